@@ -1,0 +1,100 @@
+"""Checks of arguments: each names the argument, what came, what is accepted.
+
+They run while a function is traced, so they cost nothing in a compiled step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def option(name: str, value: Any, accepted: Sequence[str]) -> None:
+  """Raises unless `value` is one of the `accepted` names."""
+  if value not in accepted:
+    listed = ", ".join(repr(a) for a in accepted)
+    raise ValueError(f"{name}={value!r} is unknown; accepted: {listed}")
+
+
+def spatial_shape(name: str, shape: Any) -> tuple[int, ...]:
+  """Returns `shape` as a tuple of 2 or 3 positive Python ints, or raises."""
+  try:
+    sizes = tuple(int(s) for s in shape)
+    whole = all(int(s) == s for s in shape)
+  except TypeError:
+    raise TypeError(
+      f"{name} must be a static (H, W) or (D, H, W) of ints, got {shape!r}"
+    ) from None
+  if not whole or len(sizes) not in (2, 3) or min(sizes) < 1:
+    raise ValueError(
+      f"{name} must be (H, W) or (D, H, W) with sizes of at least 1,"
+      f" got {tuple(shape)}"
+    )
+  return sizes
+
+
+def floating(name: str, array: Any) -> jax.Array:
+  """Returns `array` as float32 or wider; raises for complex and bool."""
+  array = jnp.asarray(array)
+  if not (
+    jnp.issubdtype(array.dtype, jnp.floating)
+    or jnp.issubdtype(array.dtype, jnp.integer)
+  ):
+    raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+  return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def coordinates(name: str, array: Any, num_axes: int) -> jax.Array:
+  """Returns coordinates `[..., num_axes]` as float32 or wider, or raises."""
+  array = floating(name, array)
+  if array.ndim < 1 or array.shape[-1] != num_axes:
+    order = "(x, y)" if num_axes == 2 else "(x, y, z)"
+    raise ValueError(
+      f"{name} must end in an axis of {num_axes}, {order},"
+      f" got shape {array.shape}"
+    )
+  return array
+
+
+def matrix(name: str, array: Any) -> jax.Array:
+  """Returns a transform matrix as float32 or wider, or raises.
+
+  Accepted are `[..., 2, 3]`, `[..., 3, 3]`, `[..., 3, 4]` and `[..., 4, 4]`.
+  """
+  array = floating(name, array)
+  if array.shape[-2:] not in ((2, 3), (3, 3), (3, 4), (4, 4)):
+    raise ValueError(
+      f"{name} must be [..., 2, 3] (affine) or [..., 3, 3] (projective), or"
+      f" [..., 3, 4] or [..., 4, 4] for volumes, got shape {array.shape}"
+    )
+  return array
+
+
+def image(name: str, array: Any, num_axes: int) -> jax.Array:
+  """Returns an image with `num_axes` spatial axes and channels, or raises."""
+  array = jnp.asarray(array)
+  layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
+  if array.ndim < num_axes + 1:
+    raise ValueError(f"{name} must be {layout}, got shape {array.shape}")
+  if min(array.shape[-num_axes - 1 : -1]) < 1:
+    raise ValueError(
+      f"{name} must be {layout} with spatial sizes of at least 1,"
+      f" got shape {array.shape}"
+    )
+  if jnp.issubdtype(array.dtype, jnp.complexfloating):
+    raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+  return array
+
+
+def batch(
+  name_a: str, shape_a: Sequence[int], name_b: str, shape_b: Sequence[int]
+) -> None:
+  """Raises unless two batch shapes broadcast against each other."""
+  try:
+    jnp.broadcast_shapes(tuple(shape_a), tuple(shape_b))
+  except ValueError:
+    raise ValueError(
+      f"the batch axes of {name_a} and {name_b} must broadcast, got"
+      f" {tuple(shape_a)} and {tuple(shape_b)}"
+    ) from None

@@ -1,0 +1,122 @@
+"""Pixel and normalised coordinates: the conventions of the whole library.
+
+Images are channels-last, `[..., H, W, C]`; volumes `[..., D, H, W, C]`. Shapes
+are always given in array order, `(H, W)` or `(D, H, W)`.
+
+Coordinates have a last axis `(x, y)` or `(x, y, z)`: the reverse of the array
+order. x grows to the right, y downwards, z into the volume.
+
+Normalised coordinates span [-1, 1] over an axis. With `align_corners=False`,
+the default everywhere, -1 and 1 are the outer *edges* of the corner pixels, so
+that a coordinate means the same place at every resolution; with
+`align_corners=True` they are the *centres* of the corner pixels. An axis of
+size 1 under `align_corners=True` has one place only: every coordinate is it.
+
+Pixel coordinates have integers at the pixel centres, 0 at the first one.
+
+A transform matrix maps *output* to *input* coordinates (it pulls), as theta in
+Jaderberg et al. 2015, eq. 1: `[..., 2, 3]` affine, `[..., 3, 3]` projective;
+`[..., 3, 4]` and `[..., 4, 4]` for volumes.
+
+Angles are radians, positive from +x towards +y; as y points down, this is
+clockwise on the screen. Zero parameters are the identity in every family.
+
+Coordinates are float32 or wider, whatever the dtype of the image. A NaN
+coordinate reads as fill, with zero gradient.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stnjax import checks
+
+
+def half_extent(size: int, align_corners: bool) -> float:
+  """Pixels from the middle of an axis to where its coordinate is 1."""
+  return (size - 1) / 2 if align_corners else size / 2
+
+
+def to_pixels(
+  coordinates: jax.Array, shape: Sequence[int], *, align_corners: bool = False
+) -> jax.Array:
+  """Turns normalised coordinates into pixel coordinates.
+
+  Args:
+    coordinates: `[..., N]`, last axis (x, y) or (x, y, z), normalised.
+    shape: spatial shape of the image, `(H, W)` or `(D, H, W)`.
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    `[..., N]` pixel coordinates, 0 at the centre of the first pixel, float32
+    or wider.
+
+  Raises:
+    ValueError: where the last axis does not fit `shape`.
+  """
+  shape = checks.spatial_shape("shape", shape)
+  coordinates = checks.coordinates("coordinates", coordinates, len(shape))
+  sizes = shape[::-1]
+  scale = np.array([half_extent(s, align_corners) for s in sizes])
+  middle = np.array([(s - 1) / 2 for s in sizes])
+  dtype = coordinates.dtype
+  return coordinates * scale.astype(dtype) + middle.astype(dtype)
+
+
+def to_normalised(
+  pixels: jax.Array, shape: Sequence[int], *, align_corners: bool = False
+) -> jax.Array:
+  """Turns pixel coordinates into normalised ones; the inverse of `to_pixels`.
+
+  Args:
+    pixels: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
+    shape: spatial shape of the image, `(H, W)` or `(D, H, W)`.
+    align_corners: as in `to_pixels`.
+
+  Returns:
+    `[..., N]` normalised coordinates, float32 or wider; 0 along an axis of
+    size 1 under `align_corners=True`.
+
+  Raises:
+    ValueError: where the last axis does not fit `shape`.
+  """
+  shape = checks.spatial_shape("shape", shape)
+  pixels = checks.coordinates("pixels", pixels, len(shape))
+  sizes = shape[::-1]
+  extents = [half_extent(s, align_corners) for s in sizes]
+  scale = np.array([1 / e if e else 0.0 for e in extents])
+  middle = np.array([(s - 1) / 2 for s in sizes])
+  dtype = pixels.dtype
+  return (pixels - middle.astype(dtype)) * scale.astype(dtype)
+
+
+def lattice(
+  output_shape: Sequence[int],
+  *,
+  align_corners: bool = False,
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> jax.Array:
+  """The normalised coordinates of the pixels of an image: the identity grid.
+
+  Args:
+    output_shape: `(H, W)` or `(D, H, W)`, each at least 1.
+    align_corners: as in `to_pixels`.
+    dtype: float32 or float64.
+
+  Returns:
+    `[*output_shape, N]`, last axis (x, y) or (x, y, z).
+
+  Raises:
+    ValueError: where `output_shape` is not 2 or 3 positive sizes.
+  """
+  output_shape = checks.spatial_shape("output_shape", output_shape)
+  indices = np.indices(output_shape, dtype=np.float64)
+  # NumPy in float64, so that the lattice is rounded to `dtype` once.
+  pixels = np.moveaxis(indices, 0, -1)[..., ::-1]
+  sizes = output_shape[::-1]
+  extents = np.array([half_extent(s, align_corners) or 1.0 for s in sizes])
+  middle = np.array([(s - 1) / 2 for s in sizes])
+  return jnp.asarray((pixels - middle) / extents, dtype)
