@@ -19,20 +19,13 @@ from flax import nnx
 from jax import lax
 
 from stnjax import checks, networks
+from stnjax.datasets import Data
 from stnjax.perturbations import Truth, perturb
 
 OPTIMISERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine", "step")
 
 _AXIS = "devices"
-
-
-class Data(NamedTuple):
-  """Images and their labels."""
-
-  images: jax.Array | np.ndarray  # [N, H, W, C], uint8
-  labels: jax.Array | np.ndarray  # [N], int32
-
 
 class Totals(NamedTuple):
   """Sums over training images; to be divided once, at the end."""

@@ -1,0 +1,1 @@
+"""Scripts: `python -m experiments.<name> --help` from the repository's root."""
