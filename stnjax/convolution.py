@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 
 # Weights of the banded matrix above which building it costs more than it wins.
 _LARGEST_BAND = 4_000_000
@@ -58,9 +58,11 @@ def conv_general_dilated(
   layout = lax.conv_dimension_numbers(
     lhs.shape, rhs.shape, options.get("dimension_numbers")
   )
-  channels_last = lax.conv_dimension_numbers(
-    lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC")
-  ) if lhs.ndim == 4 else None
+  channels_last = (
+    lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
+    if lhs.ndim == 4
+    else None
+  )
   plain = (
     layout == channels_last
     and {*window_strides, *lhs_dilation, *rhs_dilation} == {1}
@@ -77,7 +79,9 @@ def conv_general_dilated(
     pads = list(padding)
   width = lhs.shape[2] + sum(pads[1])
   outputs = width - rhs.shape[1] + 1
-  if rhs.shape[0] * width * rhs.shape[2] * outputs * rhs.shape[3] > _LARGEST_BAND:
+  if (
+    rhs.shape[0] * width * rhs.shape[2] * outputs * rhs.shape[3] > _LARGEST_BAND
+  ):
     return xla(lhs, rhs)
 
   def banded(lhs: jax.Array, rhs: jax.Array) -> jax.Array:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
+import numpy as np
 
 from stnjax import checks, coordinates
 
@@ -95,7 +95,9 @@ def affine_pixel_grid(
   # Equal sizes divide to exactly 1.
   scale = np.array([*into, 1.0])[:, None] / np.array([*out, 1.0])
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
-  centred = _map_axes(theta * scale[: theta.shape[-2]].astype(theta.dtype), axes)
+  centred = _map_axes(
+    theta * scale[: theta.shape[-2]].astype(theta.dtype), axes
+  )
   middle = np.array([(s - 1) / 2 for s in input_shape[::-1]])
   return centred + middle.astype(theta.dtype)
 

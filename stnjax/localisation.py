@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-import jax
 from flax import nnx
+import jax
 
 from stnjax import transforms
 

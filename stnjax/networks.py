@@ -15,16 +15,16 @@ with one localisation net. Poses accumulate, theta <- theta @ theta_i, and the
 original is resampled each time, so that blur does not add up.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from stnjax import checks, convolution, transforms
 from stnjax.localisation import LocalisationNet, matched_widths
@@ -61,7 +61,9 @@ def parse_placement(name: str) -> Placement:
   """
   if name == "CNN":
     return Placement("CNN", ())
-  match = re.fullmatch(r"STN-(C|DL|SL)(\d+(?:x[1-9]\d*)?(?:,\d+(?:x[1-9]\d*)?)*)", name)
+  match = re.fullmatch(
+    r"STN-(C|DL|SL)(\d+(?:x[1-9]\d*)?(?:,\d+(?:x[1-9]\d*)?)*)", name
+  )
   if not match:
     raise ValueError(
       f"network={name!r} is unknown; accepted: CNN, or STN-C, STN-DL, STN-SL"

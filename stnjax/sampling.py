@@ -82,7 +82,9 @@ def sample_pixels(
   num_axes = points.shape[-1]
   image = checks.image("image", image, num_axes)
   if image.dtype == jnp.bool_ and method != "nearest":
-    raise TypeError(f"image of dtype bool needs method='nearest', got {method!r}")
+    raise TypeError(
+      f"image of dtype bool needs method='nearest', got {method!r}"
+    )
   checks.batch(
     "image", image.shape[: -num_axes - 1], "grid", points.shape[: -num_axes - 1]
   )

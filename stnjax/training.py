@@ -6,17 +6,17 @@ hangs on the seed, the step and the image's place in the *global* batch, so
 that the number of devices changes nothing but rounding.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from flax import nnx
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
-from jax import lax
 
 from stnjax import checks, networks
 from stnjax.datasets import Data
@@ -26,6 +26,7 @@ OPTIMISERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine", "step")
 
 _AXIS = "devices"
+
 
 class Totals(NamedTuple):
   """Sums over training images; to be divided once, at the end."""
@@ -258,9 +259,7 @@ class Program:
     self._evaluate = self._compile(self._eval_loop, devices)
     self._examples = jax.jit(self._warp_examples)
 
-  def train(
-    self, state: TrainState, data: Data, num_steps: int
-  ) -> TrainState:
+  def train(self, state: TrainState, data: Data, num_steps: int) -> TrainState:
     """Takes `num_steps` steps, within one epoch, in one dispatch.
 
     Args:

@@ -1,12 +1,12 @@
 """Reading prepared TFDS directories into memory."""
 
+from collections.abc import Iterator
 import pathlib
 import struct
-from collections.abc import Iterator
 
+from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
 from stnjax.datasets import Data
 

@@ -1,12 +1,12 @@
 """Sampling by gathering whole pixels: one gather per corner of the cell."""
 
+from collections.abc import Sequence
 import itertools
 import math
-from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 
 
 def sample(

@@ -1,0 +1,106 @@
+"""What the scripts share: flags from settings, and errors as one line."""
+
+from collections.abc import Callable
+import dataclasses
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+
+from stnjax import runs
+
+
+class Interrupted(Exception):
+  """A signal asked a script to stop; what it was doing is saved."""
+
+  def __init__(self, message: str, signal: int):
+    super().__init__(message)
+    self.signal = signal
+
+
+WORKDIR = flags.DEFINE_string(
+  "workdir", "runs", "Folder of the runs, local or gs://."
+)
+
+
+def define_data_dir() -> flags.FlagHolder:
+  return flags.DEFINE_string(
+    "data_dir",
+    None,
+    "TFDS directory, local or gs://, for data sets that are not embedded.",
+  )
+
+
+def define_settings(exclude: tuple[str, ...] = ()) -> None:
+  """Defines a flag for each setting of a run."""
+  for field in dataclasses.fields(runs.Settings):
+    if field.name in exclude:
+      continue
+    help, accepted = field.metadata["help"], field.metadata["accepted"]
+    if accepted:
+      flags.DEFINE_enum(field.name, field.default, accepted, help)
+    elif field.type is bool:
+      flags.DEFINE_boolean(field.name, field.default, help)
+    elif field.type is int:
+      flags.DEFINE_integer(field.name, field.default, help)
+    elif field.type is float:
+      flags.DEFINE_float(field.name, field.default, help)
+    elif field.type is str:
+      flags.DEFINE_string(field.name, field.default, help)
+    else:
+      default = [str(value) for value in field.default]
+      flags.DEFINE_list(field.name, default, help)
+
+
+def settings_from_flags(**overrides: Any) -> runs.Settings:
+  """Reads the flags into settings, once.
+
+  Raises:
+    ValueError: for a value that is not accepted.
+  """
+  values = {}
+  for field in dataclasses.fields(runs.Settings):
+    if field.name in overrides:
+      continue
+    value = flags.FLAGS[field.name].value
+    if isinstance(value, list):
+      value = integers(field.name, value)
+    values[field.name] = value
+  return runs.Settings(**values, **overrides)
+
+
+def integers(name: str, values: list[str]) -> tuple[int, ...]:
+  """Turns the strings of a list flag into ints.
+
+  Raises:
+    ValueError: for what is no int.
+  """
+  try:
+    return tuple(int(value) for value in values)
+  except ValueError:
+    raise ValueError(
+      f"--{name} must be whole numbers separated by commas,"
+      f" got {','.join(values)}"
+    ) from None
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a script; what the user can mend is one line and exit status 2.
+
+  `--verbosity=1` shows where an error came from.
+  """
+
+  def guarded(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+      main()
+    except (runs.RunError, ValueError, OSError) as error:
+      if logging.get_verbosity() >= logging.DEBUG:
+        raise
+      sys.exit(f"error: {error}")
+    except Interrupted as stop:
+      print(stop, file=sys.stderr)
+      sys.exit(128 + stop.signal)
+
+  app.run(guarded)

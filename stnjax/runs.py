@@ -1,0 +1,326 @@
+"""A run: its settings, and the folder that holds all it wrote.
+
+<workdir>/<name of the run>/
+  config.json      the settings; a folder with other settings is refused
+  metrics.jsonl    one line per epoch
+  checkpoints/     the last states, by step (orbax)
+  evaluation.npz   of the finished run, per test image: label, prediction,
+                   pose, truth; and a few images before and after the warp
+  results.json     of the finished run: error, alignment, parameters, time
+  DONE             written last
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from absl import logging
+from etils import epath
+from flax import nnx
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from stnjax import (
+  checks,
+  datasets,
+  networks,
+  perturbations,
+  sampling,
+  training,
+  transforms,
+)
+
+_KEPT = 2  # checkpoints: the last, and one before in case it is damaged
+
+
+class RunError(Exception):
+  """A run cannot go on; the message says why and what to do."""
+
+
+def _setting(default: Any, help: str, accepted: Any = None) -> Any:
+  metadata = {"help": help, "accepted": accepted}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Everything that decides the numbers of a run; a flag each in the scripts.
+
+  Raises:
+    ValueError: for a value that is not accepted, naming what is.
+  """
+
+  network: str = _setting(
+    "STN-SL1",
+    "Network: CNN, or STN-C, STN-DL, STN-SL followed by the depths at which"
+    " the transformer sits, such as STN-C1, STN-SL0,1 or STN-SL1x2.",
+  )
+  dataset: str = _setting(
+    "mnist_subset",
+    "Data set; mnist_subset is embedded, others need --data_dir.",
+    tuple(datasets.SETS),
+  )
+  perturbation: str = _setting(
+    "rotation",
+    "How each image is perturbed, drawn afresh each time it is used.",
+    tuple(perturbations.PERTURBATIONS),
+  )
+  family: str = _setting(
+    "affine", "Transform family that is predicted.", transforms.FAMILIES
+  )
+  filters: tuple[int, ...] = _setting(
+    (16, 16), "Filters of the classifier's convolutions; the paper has 64,64."
+  )
+  localisation_widths: tuple[int, ...] = _setting(
+    (32, 32, 32),
+    "Hidden widths of a localisation net that sees the input; the first is"
+    " matched to the number of features that others see.",
+  )
+  padding: str = _setting(
+    "border", "What the transformer reads outside.", sampling.PADDINGS
+  )
+  batch_norm: bool = _setting(
+    False, "Whether a batch norm without parameters follows the transformer."
+  )
+  epochs: int = _setting(30, "Passes over the training set.")
+  batch_size: int = _setting(64, "Images of a step, over all devices.")
+  optimiser: str = _setting(
+    "adam", "Optimiser; sgd has momentum 0.9.", training.OPTIMISERS
+  )
+  learning_rate: float = _setting(1e-3, "Learning rate at the start.")
+  schedule: str = _setting(
+    "cosine",
+    "Learning rate over the run: constant, cosine (to zero) or step (a tenth"
+    " after half, a hundredth after three quarters).",
+    training.SCHEDULES,
+  )
+  localisation_lr: float = _setting(
+    1.0, "Multiplier on the learning rate of what only localisation uses."
+  )
+  holdout: bool = _setting(
+    False,
+    "Whether to train without the last tenth of the training set and to"
+    " evaluate on it instead of on the test set, for tuning.",
+  )
+  eval_passes: int = _setting(
+    10, "Passes over the evaluation set at the end, each perturbed afresh."
+  )
+  seed: int = _setting(0, "Seed of everything random.")
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.metadata["accepted"]:
+        checks.option(field.name, value, field.metadata["accepted"])
+      if field.type in (int, float) and field.name != "seed" and value <= 0:
+        raise ValueError(f"{field.name} must be positive, got {value}")
+      if field.type == tuple[int, ...] and min(value, default=1) < 1:
+        raise ValueError(f"{field.name} must be positive sizes, got {value}")
+    if self.seed < 0:
+      raise ValueError(f"seed must not be negative, got {self.seed}")
+    networks.parse_placement(self.network)
+
+  @property
+  def name(self) -> str:
+    """Name of the run's folder: what experiments usually vary, readable."""
+    return (
+      f"{self.network}-{self.family}-{self.dataset}-{self.perturbation}"
+      f"-lr_{self.learning_rate:g}-seed_{self.seed}"
+    )
+
+
+class Run:
+  """The folder of one run.
+
+  Several processes may hold the same run; only the first one writes, but for
+  checkpoints, which orbax coordinates.
+  """
+
+  def __init__(self, workdir: str, settings: Settings):
+    """Opens the folder of a run, or makes it.
+
+    Args:
+      workdir: folder of all runs, local or `gs://`.
+      settings: of this run.
+
+    Raises:
+      RunError: where the folder belongs to a run with other settings, or is
+        no run folder, or cannot be written.
+    """
+    self.settings = settings
+    self.path = epath.Path(workdir).expanduser() / settings.name
+    self._writes = jax.process_index() == 0
+    self._open()
+
+  @property
+  def done(self) -> bool:
+    """Whether the run is finished."""
+    return (self.path / "DONE").exists()
+
+  def metrics(self) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, one per epoch."""
+    return read_metrics(self.path)
+
+  def results(self) -> dict[str, Any]:
+    """The results of a finished run."""
+    return json.loads((self.path / "results.json").read_text())
+
+  def append(self, line: dict[str, Any]) -> None:
+    """Adds one epoch to metrics.jsonl."""
+    if self._writes:
+      with (self.path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+  def save(self, state: training.TrainState) -> None:
+    """Writes a checkpoint of the state, unless its step has one."""
+    with self._checkpoints() as manager:
+      step = int(state.step)
+      if manager.latest_step() != step:
+        manager.save(step, args=ocp.args.StandardSave(_leaves(state)))
+
+  def restore(self, fresh: training.TrainState) -> training.TrainState:
+    """Reads the last checkpoint; `fresh` where there is none.
+
+    Metrics of epochs after the checkpoint are taken back, as they will be
+    computed again, the same.
+
+    Args:
+      fresh: a state of this run's shapes.
+
+    Raises:
+      RunError: where the checkpoint cannot be read or does not fit.
+    """
+    with self._checkpoints() as manager:
+      step = manager.latest_step()
+      if step is None:
+        self._keep_metrics(0)
+        return fresh
+      try:
+        leaves = manager.restore(
+          step, args=ocp.args.StandardRestore(_leaves(fresh))
+        )
+      except Exception as error:  # orbax raises many kinds
+        reason = str(error).strip().splitlines()[0] if str(error) else ""
+        raise RunError(
+          f"checkpoint {self.path / 'checkpoints' / str(step)} cannot be read"
+          f" ({type(error).__name__}: {reason[:200]}); delete that folder to"
+          " resume from the one before it, or from the start"
+        ) from error
+    values = [leaves[name] for name in _leaves(fresh)]
+    state = jax.tree.unflatten(jax.tree.structure(fresh), values)
+    self._keep_metrics(step)
+    logging.info("resumed %s at step %d", self.settings.name, step)
+    return state
+
+  def finish(
+    self, evaluation: dict[str, np.ndarray], results: dict[str, Any]
+  ) -> None:
+    """Writes what the finished run found, and marks it done."""
+    if self._writes:
+      with (self.path / "evaluation.npz").open("wb") as file:
+        np.savez_compressed(file, **evaluation)
+      self._write("results.json", json.dumps(results, indent=2) + "\n")
+      self._write("DONE", "")
+
+  def _open(self) -> None:
+    config = self.path / "config.json"
+    wanted = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+    try:
+      if config.exists():
+        found = json.loads(config.read_text())
+        if found != wanted:
+          other = sorted(
+            key
+            for key in {*found, *wanted}
+            if found.get(key) != wanted.get(key)
+          )
+          changes = ", ".join(
+            f"{key}: {found.get(key)} there, {wanted.get(key)} here"
+            for key in other
+          )
+          raise RunError(
+            f"{self.path} holds a run with other settings ({changes}); choose"
+            " another workdir"
+          )
+      elif self.path.exists() and any(self.path.iterdir()):
+        raise RunError(
+          f"{self.path} is not a run folder (no config.json), and not empty;"
+          " choose another workdir"
+        )
+      elif self._writes:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write("config.json", json.dumps(wanted, indent=2) + "\n")
+    except (OSError, json.JSONDecodeError) as error:
+      raise RunError(
+        f"cannot use workdir folder {self.path}: {error}"
+      ) from error
+
+  def _write(self, name: str, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = self.path / f"{name}.partial"
+    partial.write_text(text)
+    partial.replace(self.path / name)
+
+  def _checkpoints(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+      self.path / "checkpoints",
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=_KEPT, enable_async_checkpointing=False
+      ),
+    )
+
+  def _keep_metrics(self, step: int) -> None:
+    """Drops the lines after `step`, and one that a kill cut off."""
+    kept = [line for line in self.metrics() if line["step"] <= step]
+    if self._writes:
+      self._write("metrics.jsonl", "".join(json.dumps(k) + "\n" for k in kept))
+
+
+def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
+  """The lines of a run's metrics.jsonl; without one cut off by a kill."""
+  path = epath.Path(folder) / "metrics.jsonl"
+  if not path.exists():
+    return []
+  lines = path.read_text().split("\n")
+  return [json.loads(line) for line in lines[:-1]]
+
+
+def read_settings(folder: epath.PathLike) -> Settings:
+  """The settings of a run folder.
+
+  Raises:
+    RunError: where the folder has no readable config.json.
+  """
+  path = epath.Path(folder) / "config.json"
+  try:
+    values = json.loads(path.read_text())
+    lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    return Settings(**{**values, **lists})
+  except (OSError, ValueError, TypeError) as error:
+    raise RunError(f"cannot read {path}: {error}") from error
+
+
+def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
+  """Makes the network of a run, with its initial parameters."""
+  description = datasets.SETS[settings.dataset]
+  key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+  return networks.create(
+    settings.network,
+    description.image_shape,
+    description.num_classes,
+    filters=settings.filters,
+    family=settings.family,
+    localisation_widths=settings.localisation_widths,
+    padding=settings.padding,
+    batch_norm=settings.batch_norm,
+    rngs=nnx.Rngs(key),
+  )
+
+
+def _leaves(state: training.TrainState) -> dict[str, np.ndarray]:
+  """The arrays of a state by their path in it: a layout that can be read."""
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+  }
