@@ -12,7 +12,6 @@ On several processes, start the same command on each with --coordinator,
 """
 
 from collections.abc import Callable, Sequence
-import json
 import os
 import signal
 import time
@@ -256,15 +255,17 @@ def hardware() -> str:
   return ", ".join(p for p in [*parts, f"jax {jax.__version__}"] if p)
 
 
-def _print_epoch(line: dict[str, Any]) -> None:
-  alignment = line.get("alignment_std")
-  print(
-    f"epoch {line['epoch']:4d}  train loss {line['train_loss']:.4f}"
-    f"  error {100 * line['error']:5.2f} %"
-    + (f"  alignment std {alignment:5.1f} deg" if alignment is not None else "")
-    + f"  {line['seconds']:.1f} s",
-    flush=True,
-  )
+def describe(line: dict[str, Any], epochs: int | None = None) -> str:
+  """An epoch's metrics, or a run's results, in words."""
+  parts = []
+  if epochs:
+    parts.append(f"epoch {line['epoch']}/{epochs}")
+    parts.append(f"train loss {line['train_loss']:.4f}")
+  parts.append(f"error {100 * line['error']:.2f} %")
+  if "alignment_std" in line:
+    parts.append(f"alignment std {line['alignment_std']:.1f} deg")
+  parts.append(f"{line['seconds']:.1f} s")
+  return ", ".join(parts)
 
 
 def main() -> None:
@@ -274,9 +275,12 @@ def main() -> None:
     )
   settings = cli.settings_from_flags()
   results = train(
-    settings, cli.WORKDIR.value, _DATA_DIR.value, progress=_print_epoch
+    settings,
+    cli.WORKDIR.value,
+    _DATA_DIR.value,
+    progress=lambda line: print(describe(line, settings.epochs), flush=True),
   )
-  print(f"{settings.name}: {json.dumps(results)}")
+  print(f"{settings.name}: {describe(results)}")
 
 
 if __name__ == "__main__":

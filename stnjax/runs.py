@@ -149,7 +149,7 @@ class Run:
         no run folder, or cannot be written.
     """
     self.settings = settings
-    self.path = epath.Path(workdir).expanduser() / settings.name
+    self.path = folder(workdir, settings)
     self._writes = jax.process_index() == 0
     self._open()
 
@@ -275,6 +275,11 @@ class Run:
     kept = [line for line in self.metrics() if line["step"] <= step]
     if self._writes:
       self._write("metrics.jsonl", "".join(json.dumps(k) + "\n" for k in kept))
+
+
+def folder(workdir: str, settings: Settings) -> epath.Path:
+  """Where the run with these settings is, or would be."""
+  return epath.Path(workdir).expanduser() / settings.name
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
