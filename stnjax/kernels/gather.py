@@ -83,4 +83,7 @@ def _read(
     clipped = jnp.clip(index, 0, size - 1)
     inside &= clipped == index
     flat, stride = flat + clipped * stride, stride * size
-  return pixels.at[flat].get(mode="promise_in_bounds"), inside
+  value = pixels.at[flat].get(
+    mode="promise_in_bounds", wrap_negative_indices=False
+  )
+  return value, inside
