@@ -55,39 +55,57 @@ def conv_general_dilated(
       **options,
     )
 
-  layout = lax.conv_dimension_numbers(
-    lhs.shape, rhs.shape, options.get("dimension_numbers")
+  pads = _plain_padding(
+    lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, options
   )
-  channels_last = (
-    lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
-    if lhs.ndim == 4
-    else None
-  )
-  plain = (
-    layout == channels_last
-    and {*window_strides, *lhs_dilation, *rhs_dilation} == {1}
-    and options.get("feature_group_count", 1) == 1
-    and options.get("batch_group_count", 1) == 1
-  )
-  if not plain:
-    return xla(lhs, rhs)
-  if isinstance(padding, str):
-    pads = lax.padtype_to_pads(
-      lhs.shape[1:3], rhs.shape[:2], window_strides, padding
-    )
-  else:
-    pads = list(padding)
-  width = lhs.shape[2] + sum(pads[1])
-  outputs = width - rhs.shape[1] + 1
-  if (
-    rhs.shape[0] * width * rhs.shape[2] * outputs * rhs.shape[3] > _LARGEST_BAND
-  ):
+  if pads is None:
     return xla(lhs, rhs)
 
   def banded(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return banded_conv(jnp.pad(lhs, [(0, 0), *pads, (0, 0)]), rhs)
 
   return lax.platform_dependent(lhs, rhs, cpu=banded, default=xla)
+
+
+def _plain_padding(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  lhs_dilation: Sequence[int],
+  rhs_dilation: Sequence[int],
+  options: dict[str, Any],
+) -> list[tuple[int, int]] | None:
+  """Pixels to pad where `banded_conv` serves this convolution, else None."""
+  if lhs.ndim != 4:
+    return None
+  layouts = [
+    lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
+    for numbers in (
+      options.get("dimension_numbers"),
+      ("NHWC", "HWIO", "NHWC"),
+    )
+  ]
+  if (
+    layouts[0] != layouts[1]
+    or {*window_strides, *lhs_dilation, *rhs_dilation} != {1}
+    or options.get("feature_group_count", 1) != 1
+    or options.get("batch_group_count", 1) != 1
+  ):
+    return None
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(
+      lhs.shape[1:3], rhs.shape[:2], window_strides, padding
+    )
+  height, width = (
+    size + sum(pad) for size, pad in zip(lhs.shape[1:3], padding, strict=True)
+  )
+  kernel_height, kernel_width, channels, filters = rhs.shape
+  outputs = width - kernel_width + 1
+  weights = kernel_height * width * channels * outputs * filters
+  if height < kernel_height or outputs < 1 or weights > _LARGEST_BAND:
+    return None
+  return list(padding)
 
 
 def banded_conv(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -111,12 +129,13 @@ def banded_conv(images: jax.Array, kernel: jax.Array) -> jax.Array:
     jnp.pad(kernel, ((0, 0), (x, width - kernel_width - x), (0, 0), (0, 0)))
     for x in range(out_width)
   ]
-  band = jnp.stack(bands, axis=3).reshape(-1, out_width * filters)
+  seen_size = kernel_height * width * channels
+  band = jnp.stack(bands, axis=3).reshape(seen_size, out_width * filters)
   rows = images.reshape(batch, height, width * channels)
   seen = jnp.concatenate(
     [rows[:, y : y + out_height] for y in range(kernel_height)], axis=-1
   )
-  product = seen.reshape(batch * out_height, -1) @ band
+  product = seen.reshape(batch * out_height, seen_size) @ band
   return product.reshape(batch, out_height, out_width, filters)
 
 

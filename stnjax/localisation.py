@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 import jax
+from jax import lax
 
 from stnjax import transforms
 
@@ -62,7 +63,7 @@ class LocalisationNet(nnx.Module):
     Returns:
       theta `[B, 2, 3]`, or `[B, 3, 3]` for the projective family.
     """
-    x = features.reshape(features.shape[0], -1)
+    x = lax.collapse(features, 1)
     for layer in self.hidden:
       x = nnx.relu(layer(x))
     return transforms.matrix(self.head(x), self.family)

@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 from flax import nnx
 import jax
+from jax import lax
 import jax.numpy as jnp
 
-from stnjax import checks, convolution, transforms
+from stnjax import checks, convolution, grids, sampling, transforms
 from stnjax.localisation import LocalisationNet, matched_widths
 from stnjax.warping import warp
 
@@ -229,7 +230,7 @@ class SpatialTransformerNetwork(nnx.Module):
       features, thetas, pose = self._warp_input(images, train)
     if pose is None:
       pose = jnp.broadcast_to(transforms.identity(), (len(images), 2, 3))
-    logits = self.head(features.reshape(len(images), -1))
+    logits = self.head(lax.collapse(features, 1))
     warped = warp(images, pose, padding=self.padding)
     return Output(logits, tuple(thetas), pose, warped)
 
@@ -267,7 +268,10 @@ class SpatialTransformerNetwork(nnx.Module):
     return step if theta is None else transforms.compose(theta, step)
 
   def _transform(self, depth, original, theta, train):
-    warped = warp(original, theta, padding=self.padding)
+    if self.placement.kind == "C" and self.padding == "border":
+      warped = _warp_small(original, theta)
+    else:
+      warped = warp(original, theta, padding=self.padding)
     if str(depth) in self.norms:
       warped = self.norms[str(depth)](warped, use_running_average=not train)
     return warped
@@ -335,6 +339,21 @@ def count_parameters(network: nnx.Module) -> dict[str, int]:
 def is_localisation(path: Sequence[str]) -> bool:
   """Whether a parameter's path is in a part that only localisation uses."""
   return path[0] in ("localisers", "copies")
+
+
+def _warp_small(features: jax.Array, theta: jax.Array) -> jax.Array:
+  """`warp` with border padding, with a gradient at the edge pixels' centres.
+
+  There, where the identity samples, "border" clamps and has none. Deep feature
+  maps can be 2 x 2, all edge: their transformer would never leave the identity.
+  The same border made of pixels gives the right-hand derivative, as inside.
+  """
+  shape = features.shape[1:3]
+  points = grids.affine_pixel_grid(theta, shape, shape) + 1
+  framed = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+  return sampling.sample_pixels(
+    framed, points, method="linear", padding="border"
+  )
 
 
 def _through(blocks: Sequence[nnx.Module], x: jax.Array) -> jax.Array:

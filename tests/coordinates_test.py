@@ -62,7 +62,9 @@ class ConventionTest(parameterized.TestCase):
     image[1, 3] = 1  # x = 3, y = 1
     # Output reads one pixel (2 / 5) further right: the object moves left.
     moved = stnjax.warp(image, transforms.translation(jnp.array([0.4, 0.0])))
-    self.assertEqual(np.argwhere(np.asarray(moved[..., 0]) > 0.5).tolist(), [[1, 2]])
+    self.assertEqual(
+      np.argwhere(np.asarray(moved[..., 0]) > 0.5).tolist(), [[1, 2]]
+    )
 
   def test_convention_angle_from_x_to_y_clockwise_on_screen(self):
     quarter = transforms.rotation(jnp.pi / 2)
@@ -74,7 +76,9 @@ class ConventionTest(parameterized.TestCase):
     image = np.zeros((5, 5, 1), np.float32)
     image[1, 3] = 1
     turned = stnjax.warp(image, quarter)
-    self.assertEqual(np.argwhere(np.asarray(turned[..., 0]) > 0.5).tolist(), [[1, 1]])
+    self.assertEqual(
+      np.argwhere(np.asarray(turned[..., 0]) > 0.5).tolist(), [[1, 1]]
+    )
 
   @parameterized.parameters(*transforms.FAMILIES)
   def test_convention_zero_parameters_are_the_identity(self, family):
@@ -112,7 +116,9 @@ class ConventionTest(parameterized.TestCase):
     padding=("zeros", "border"),
     bad=(jnp.nan, jnp.inf, -jnp.inf, 1e30, -1e30, 3e9),
   )
-  def test_convention_undefined_and_huge_coordinates(self, method, padding, bad):
+  def test_convention_undefined_and_huge_coordinates(
+    self, method, padding, bad
+  ):
     image = jnp.full((3, 3, 2), 7.0)
 
     def f(image, grid):
@@ -123,7 +129,9 @@ class ConventionTest(parameterized.TestCase):
     np.testing.assert_allclose(
       f(image, grid)[0, :, 0], [expected, expected, 7.0], rtol=1e-6
     )
-    to_image, to_grid = jax.grad(lambda i, g: f(i, g).sum(), (0, 1))(image, grid)
+    to_image, to_grid = jax.grad(lambda i, g: f(i, g).sum(), (0, 1))(
+      image, grid
+    )
     self.assertTrue(np.isfinite(to_image).all())
     np.testing.assert_array_equal(to_grid[0, :2], np.zeros((2, 2)))
 
@@ -140,9 +148,13 @@ class CoordinatesTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       coordinates.lattice((1, 1), align_corners=True), np.zeros((1, 1, 2))
     )
-    point = coordinates.to_pixels(jnp.array([0.7, -3.0]), (1, 1), align_corners=True)
+    point = coordinates.to_pixels(
+      jnp.array([0.7, -3.0]), (1, 1), align_corners=True
+    )
     np.testing.assert_array_equal(point, [0, 0])
-    back = coordinates.to_normalised(jnp.array([0.0, 0.0]), (1, 1), align_corners=True)
+    back = coordinates.to_normalised(
+      jnp.array([0.0, 0.0]), (1, 1), align_corners=True
+    )
     np.testing.assert_array_equal(back, [0, 0])
 
   @parameterized.product(align_corners=(False, True))
@@ -176,7 +188,9 @@ class Float64Test(absltest.TestCase):
     self.assertEqual(lattice.dtype, jnp.float64)
     pixels = coordinates.to_pixels(lattice, (3, 7))
     rows, columns = np.indices((3, 7))
-    np.testing.assert_allclose(pixels, np.stack([columns, rows], -1), atol=1e-14)
+    np.testing.assert_allclose(
+      pixels, np.stack([columns, rows], -1), atol=1e-14
+    )
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ def sample(image, grid, *, method, padding, align_corners):
       corners = []
       for up in itertools.product((0, 1), repeat=len(shape)):
         weights = [
-          (p - l) if u else 1 - (p - l)
-          for p, l, u in zip(point, low, up, strict=True)
+          (p - below) if u else 1 - (p - below)
+          for p, below, u in zip(point, low, up, strict=True)
         ]
-        index = [l + u for l, u in zip(low, up, strict=True)]
+        index = [below + u for below, u in zip(low, up, strict=True)]
         corners.append((index, float(np.prod(weights))))
     for index, weight in corners:
       if all(0 <= i < s for i, s in zip(index, shape, strict=True)):

@@ -107,7 +107,9 @@ class LoopTest(parameterized.TestCase):
     out = stnjax.grid_sample(image, grid, **mode)
     self.assertEqual(out.dtype, jnp.dtype(dtype))
     expected = reference.sample(np.asarray(image), grid, **mode)
-    tolerance = {"float32": 2e-4, "uint8": 0.51, "float16": 0.13}.get(dtype, 1.0)
+    tolerance = {"float32": 2e-4, "uint8": 0.51, "float16": 0.13}.get(
+      dtype, 1.0
+    )
     np.testing.assert_allclose(
       out.astype(jnp.float32), expected, atol=tolerance, rtol=0
     )
@@ -151,16 +153,16 @@ class LoopTest(parameterized.TestCase):
 
 
 class GradientTest(parameterized.TestCase):
-  @parameterized.product(
-    padding=sampling.PADDINGS, align_corners=(False, True)
-  )
+  @parameterized.product(padding=sampling.PADDINGS, align_corners=(False, True))
   @pytest.mark.usefixtures("x64")
   def test_numerical_gradients_off_the_lattice(self, padding, align_corners):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2))
     # A quarter to three quarters between pixel centres.
     low, high = (-1, 7) if padding == "zeros" else (1, 4)
-    pixels = rng.integers(low, high, (3, 4, 2)) + rng.uniform(0.25, 0.75, (3, 4, 2))
+    pixels = rng.integers(low, high, (3, 4, 2)) + rng.uniform(
+      0.25, 0.75, (3, 4, 2)
+    )
     sizes = np.array([6, 5])
     if align_corners:
       grid = pixels / (sizes - 1) * 2 - 1
@@ -197,7 +199,9 @@ class VariantsTest(chex.TestCase):
     expected = reference.sample(
       image, grid, method="linear", padding="border", align_corners=False
     )
-    sample = self.variant(lambda i, g: stnjax.grid_sample(i, g, padding="border"))
+    sample = self.variant(
+      lambda i, g: stnjax.grid_sample(i, g, padding="border")
+    )
     np.testing.assert_allclose(sample(image, grid), expected, atol=1e-5)
 
   def test_sharded_batch_needs_no_collectives(self):
@@ -223,13 +227,33 @@ class ErrorTest(parameterized.TestCase):
     (ValueError, "grid must be", dict(grid=jnp.zeros((2, 2, 3)))),
     (ValueError, "image must be", dict(image=jnp.zeros((3, 3)))),
     (ValueError, "image must be", dict(image=jnp.zeros((0, 3, 1)))),
-    (ValueError, "batch axes of image and grid", dict(image=jnp.zeros((2, 4, 4, 1)), grid=jnp.zeros((3, 2, 2, 2)))),
-    (TypeError, "grid must hold real", dict(grid=jnp.zeros((2, 2, 2), complex))),
-    (TypeError, "image must hold real", dict(image=jnp.zeros((3, 3, 1), complex))),
-    (TypeError, "bool needs method='nearest'", dict(image=jnp.zeros((3, 3, 1), bool))),
+    (
+      ValueError,
+      "batch axes of image and grid",
+      dict(image=jnp.zeros((2, 4, 4, 1)), grid=jnp.zeros((3, 2, 2, 2))),
+    ),
+    (
+      TypeError,
+      "grid must hold real",
+      dict(grid=jnp.zeros((2, 2, 2), complex)),
+    ),
+    (
+      TypeError,
+      "image must hold real",
+      dict(image=jnp.zeros((3, 3, 1), complex)),
+    ),
+    (
+      TypeError,
+      "bool needs method='nearest'",
+      dict(image=jnp.zeros((3, 3, 1), bool)),
+    ),
   )
   def test_wrong_arguments_are_named(self, error, message, arguments):
-    call = {"image": jnp.zeros((3, 3, 1)), "grid": jnp.zeros((2, 2, 2)), **arguments}
+    call = {
+      "image": jnp.zeros((3, 3, 1)),
+      "grid": jnp.zeros((2, 2, 2)),
+      **arguments,
+    }
     with self.assertRaisesRegex(error, message):
       stnjax.grid_sample(call.pop("image"), call.pop("grid"), **call)
 

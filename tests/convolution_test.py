@@ -1,0 +1,108 @@
+"""The banded convolution and the pooling against XLA's own."""
+
+from absl.testing import absltest, parameterized
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stnjax import convolution
+
+LAYOUT = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def both(shape, kernel_shape, strides=(1, 1), padding="VALID", **options):
+  """Value and gradients of our convolution and of XLA's."""
+  rng = np.random.default_rng(0)
+  images, kernel = rng.normal(size=shape), rng.normal(size=kernel_shape)
+  results = []
+  for conv in (convolution.conv_general_dilated, lax.conv_general_dilated):
+
+    def f(i, k, conv=conv):
+      return conv(i, k, strides, padding, **LAYOUT, **options)
+
+    value, vjp = jax.vjp(f, images, kernel)
+    results.append(
+      (value, *vjp(jnp.cos(jnp.arange(value.size * 1.0)).reshape(value.shape)))
+    )
+  return results
+
+
+@pytest.mark.usefixtures("x64")
+class ConvTest(parameterized.TestCase):
+  @parameterized.product(
+    padding=("VALID", "SAME", ((0, 1), (2, 0))),
+    shape=((2, 9, 7, 3), (1, 4, 12, 1), (0, 9, 9, 2)),
+    kernel=((3, 5), (4, 1), (1, 1)),
+  )
+  def test_values_and_gradients(self, shape, kernel, padding):
+    ours, theirs = both(shape, (*kernel, shape[-1], 4), padding=padding)
+    for a, b in zip(ours, theirs, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-12)
+
+  @parameterized.parameters(
+    dict(strides=(2, 1)),
+    dict(rhs_dilation=(2, 2)),
+    dict(lhs_dilation=(1, 2), padding=((0, 0), (0, 0))),
+    dict(feature_group_count=2),
+  )
+  def test_other_convolutions_are_left_to_xla(self, **options):
+    channels = 4 // options.get("feature_group_count", 1)
+    ours, theirs = both((2, 9, 8, 4), (3, 3, channels, 4), **options)
+    for a, b in zip(ours, theirs, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-12)
+
+  def test_a_large_image_is_left_to_xla(self):
+    text = (
+      jax.jit(
+        lambda i, k: convolution.conv_general_dilated(
+          i, k, (1, 1), "SAME", **LAYOUT
+        )
+      )
+      .lower(jnp.zeros((1, 64, 64, 48)), jnp.zeros((5, 5, 48, 64)))
+      .as_text()
+    )
+    self.assertIn("convolution", text)
+
+  def test_a_small_image_on_cpu_is_not(self):
+    text = (
+      jax.jit(
+        lambda i, k: convolution.conv_general_dilated(
+          i, k, (1, 1), "VALID", **LAYOUT
+        )
+      )
+      .lower(jnp.zeros((1, 28, 28, 1)), jnp.zeros((9, 9, 1, 16)))
+      .as_text()
+    )
+    self.assertNotIn("convolution", text)
+    self.assertIn("dot_general", text)
+
+  def test_other_layouts(self):
+    images, kernel = np.ones((1, 2, 5, 5)), np.ones((3, 2, 3, 3))
+    np.testing.assert_allclose(
+      convolution.conv_general_dilated(images, kernel, (1, 1), "VALID"),
+      lax.conv_general_dilated(images, kernel, (1, 1), "VALID"),
+    )
+
+
+class PoolTest(parameterized.TestCase):
+  @parameterized.product(
+    shape=((2, 6, 4, 3), (1, 7, 5, 1), (0, 4, 4, 1)), size=(2, 3)
+  )
+  def test_against_reduce_window(self, shape, size):
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+    def xla(x):
+      window = (1, size, size, 1)
+      return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+    value, vjp = jax.vjp(lambda x: convolution.max_pool(x, size), images)
+    expected, expected_vjp = jax.vjp(xla, images)
+    np.testing.assert_array_equal(value, expected)
+    cotangent = jnp.arange(value.size * 1.0).reshape(value.shape)
+    np.testing.assert_array_equal(vjp(cotangent)[0], expected_vjp(cotangent)[0])
+
+
+if __name__ == "__main__":
+  absltest.main()
