@@ -23,16 +23,20 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
-def define_data_dir() -> flags.FlagHolder:
-  return flags.DEFINE_string(
+def define_training(exclude: tuple[str, ...] = ()) -> None:
+  """Defines the flags of a script that trains: one for each setting, and where.
+
+  Args:
+    exclude: settings that the script sets itself.
+  """
+  flags.DEFINE_string(
     "data_dir",
     None,
     "TFDS directory, local or gs://, for data sets that are not embedded.",
   )
-
-
-def define_settings(exclude: tuple[str, ...] = ()) -> None:
-  """Defines a flag for each setting of a run."""
+  flags.DEFINE_float(
+    "checkpoint_seconds", 30.0, "Time between checkpoints of a run."
+  )
   for field in dataclasses.fields(runs.Settings):
     if field.name in exclude:
       continue
@@ -67,6 +71,12 @@ def settings_from_flags(**overrides: Any) -> runs.Settings:
       value = integers(field.name, value)
     values[field.name] = value
   return runs.Settings(**values, **overrides)
+
+
+def training_options() -> dict[str, Any]:
+  """The flags that decide where a run goes, and not what it computes."""
+  names = ("workdir", "data_dir", "checkpoint_seconds")
+  return {name: flags.FLAGS[name].value for name in names}
 
 
 def integers(name: str, values: list[str]) -> tuple[int, ...]:

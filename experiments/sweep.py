@@ -10,6 +10,7 @@ stop. To share the work, start it with --shard=0/2 and --shard=1/2.
 from collections.abc import Sequence
 import re
 import time
+from typing import Any
 
 from absl import flags
 
@@ -98,9 +99,9 @@ def clock(seconds: float) -> str:
 
 
 def run_all(
-  sweep: Sequence[runs.Settings], workdir: str, data_dir: str | None
+  sweep: Sequence[runs.Settings], workdir: str, **options: Any
 ) -> None:
-  """Trains all runs in order, printing progress."""
+  """Trains all runs in order, printing progress; options as for `train`."""
   progress = Progress(sum(settings.epochs for settings in sweep))
   for number, settings in enumerate(sweep, 1):
     label = f"{number}/{len(sweep)} {settings.network} seed {settings.seed}:"
@@ -112,7 +113,7 @@ def run_all(
     results = train.train(
       settings,
       workdir,
-      data_dir,
+      **options,
       progress=lambda line, label=label, epochs=settings.epochs: progress.epoch(
         label, epochs, line
       ),
@@ -149,7 +150,7 @@ def main() -> None:
   if _DRY_RUN.value:
     print_plan(chosen, workdir)
     return
-  run_all(chosen, workdir, _DATA_DIR.value)
+  run_all(chosen, **cli.training_options())
   print(f"report: {report.write(workdir)}")
 
 
@@ -173,6 +174,5 @@ if __name__ == "__main__":
   _DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "Only print the runs, their parameters and their state."
   )
-  _DATA_DIR = cli.define_data_dir()
-  cli.define_settings(exclude=("network", "seed"))
+  cli.define_training(exclude=("network", "seed"))
   cli.run(main)

@@ -26,7 +26,6 @@ from experiments import cli
 from stnjax import datasets, evaluation, networks, runs, training
 
 _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
-_SECONDS_PER_CHECKPOINT = 30.0
 _EXAMPLE_DRAWS = 4  # perturbations of the example images
 
 
@@ -57,6 +56,7 @@ def train(
   workdir: str,
   data_dir: str | None = None,
   *,
+  checkpoint_seconds: float = 30.0,
   progress: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> dict[str, Any]:
   """Trains and evaluates one run, or what is left of it.
@@ -65,6 +65,7 @@ def train(
     settings: of the run.
     workdir: folder of the runs.
     data_dir: TFDS directory for sets that are not embedded.
+    checkpoint_seconds: time between checkpoints, besides the last.
     progress: called with each finished epoch's line of metrics.
 
   Returns:
@@ -82,11 +83,14 @@ def train(
   train_data, eval_data = load_data(settings, data_dir)
   network = runs.build_network(settings)
   program, fresh = build_program(settings, network, len(train_data.labels))
+  run.start()
   state = run.restore(fresh)
   # The first image of each class, for the pictures.
   examples = eval_data.images[np.unique(eval_data.labels, return_index=True)[1]]
   train_data, eval_data = jax.device_put((train_data, eval_data))
-  state = _fit(run, program, state, train_data, eval_data, progress)
+  state = _fit(
+    run, program, state, train_data, eval_data, checkpoint_seconds, progress
+  )
   passes = [
     program.evaluate(state, eval_data, index)
     for index in range(settings.eval_passes)
@@ -145,7 +149,9 @@ def build_program(
   return training.Program(recipe, devices), state
 
 
-def _fit(run, program, state, train_data, eval_data, progress):
+def _fit(
+  run, program, state, train_data, eval_data, checkpoint_seconds, progress
+):
   """Trains to the last epoch, logging each and saving now and then."""
   per_epoch = training.steps_per_epoch(
     len(train_data.labels), run.settings.batch_size
@@ -170,7 +176,7 @@ def _fit(run, program, state, train_data, eval_data, progress):
         run.append(line)
         progress(line)
         seconds = 0.0
-      due = time.monotonic() - saved > _SECONDS_PER_CHECKPOINT
+      due = time.monotonic() - saved > checkpoint_seconds
       dispatch, due, stop = _agree(
         max(1, int(_SECONDS_PER_DISPATCH / took * num_steps)),
         due or step == total,
@@ -276,15 +282,13 @@ def main() -> None:
   settings = cli.settings_from_flags()
   results = train(
     settings,
-    cli.WORKDIR.value,
-    _DATA_DIR.value,
+    **cli.training_options(),
     progress=lambda line: print(describe(line, settings.epochs), flush=True),
   )
   print(f"{settings.name}: {describe(results)}")
 
 
 if __name__ == "__main__":
-  _DATA_DIR = cli.define_data_dir()
   _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to train on several."
   )
@@ -294,5 +298,5 @@ if __name__ == "__main__":
   _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Which of them this one is, from 0."
   )
-  cli.define_settings()
+  cli.define_training()
   cli.run(main)

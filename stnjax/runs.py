@@ -138,7 +138,7 @@ class Run:
   """
 
   def __init__(self, workdir: str, settings: Settings):
-    """Opens the folder of a run, or makes it.
+    """Names the folder of a run, and looks at what is in it.
 
     Args:
       workdir: folder of all runs, local or `gs://`.
@@ -146,12 +146,12 @@ class Run:
 
     Raises:
       RunError: where the folder belongs to a run with other settings, or is
-        no run folder, or cannot be written.
+        no run folder.
     """
     self.settings = settings
     self.path = folder(workdir, settings)
     self._writes = jax.process_index() == 0
-    self._open()
+    self._check()
 
   @property
   def done(self) -> bool:
@@ -165,6 +165,21 @@ class Run:
   def results(self) -> dict[str, Any]:
     """The results of a finished run."""
     return json.loads((self.path / "results.json").read_text())
+
+  def start(self) -> None:
+    """Makes the folder, if it is not there.
+
+    Raises:
+      RunError: where it cannot be written.
+    """
+    if not self._writes:
+      return
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      values = dataclasses.asdict(self.settings)
+      self._write("config.json", json.dumps(values, indent=2) + "\n")
+    except OSError as error:
+      raise RunError(f"cannot write to {self.path}: {error}") from error
 
   def append(self, line: dict[str, Any]) -> None:
     """Adds one epoch to metrics.jsonl."""
@@ -223,38 +238,31 @@ class Run:
       self._write("results.json", json.dumps(results, indent=2) + "\n")
       self._write("DONE", "")
 
-  def _open(self) -> None:
-    config = self.path / "config.json"
-    wanted = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+  def _check(self) -> None:
+    """Raises unless the folder is this run's, or free."""
     try:
-      if config.exists():
-        found = json.loads(config.read_text())
-        if found != wanted:
-          other = sorted(
-            key
-            for key in {*found, *wanted}
-            if found.get(key) != wanted.get(key)
-          )
-          changes = ", ".join(
-            f"{key}: {found.get(key)} there, {wanted.get(key)} here"
-            for key in other
-          )
+      if self.path.exists() and not (self.path / "config.json").exists():
+        if any(self.path.iterdir()):
           raise RunError(
-            f"{self.path} holds a run with other settings ({changes}); choose"
-            " another workdir"
+            f"{self.path} is not a run folder (no config.json), and not empty;"
+            " choose another workdir"
           )
-      elif self.path.exists() and any(self.path.iterdir()):
-        raise RunError(
-          f"{self.path} is not a run folder (no config.json), and not empty;"
-          " choose another workdir"
-        )
-      elif self._writes:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._write("config.json", json.dumps(wanted, indent=2) + "\n")
-    except (OSError, json.JSONDecodeError) as error:
+        return
+      if not self.path.exists():
+        return
+    except OSError as error:
+      raise RunError(f"cannot use {self.path}: {error}") from error
+    found = dataclasses.asdict(read_settings(self.path))
+    changes = ", ".join(
+      f"{name}: {found[name]} there, {value} here"
+      for name, value in dataclasses.asdict(self.settings).items()
+      if found[name] != value
+    )
+    if changes:
       raise RunError(
-        f"cannot use workdir folder {self.path}: {error}"
-      ) from error
+        f"{self.path} holds a run with other settings ({changes}); choose"
+        " another workdir"
+      )
 
   def _write(self, name: str, text: str) -> None:
     """Writes a file whole or not at all."""

@@ -1,8 +1,10 @@
 """Four CPU devices for the tests of pmap, and float64 where a test asks."""
 
+from absl import flags
 import jax
 import pytest
 
+flags.FLAGS.mark_as_parsed()  # pytest takes the command line
 jax.config.update("jax_num_cpu_devices", 4)
 
 

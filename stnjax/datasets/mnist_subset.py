@@ -52,9 +52,12 @@ class MnistSubset(tfds.core.GeneratorBasedBuilder):
       for label in range(10)
     ]
     for index in np.sort(np.concatenate(members)):
-      png = io.BytesIO()
-      Image.fromarray(data.images[index, ..., 0]).save(
-        png, "PNG", optimize=True
-      )
-      label = int(data.labels[index])
-      yield int(index), {"image": png.getvalue(), "label": label}
+      image, label = data.images[index], int(data.labels[index])
+      yield int(index), {"image": png(image), "label": label}
+
+
+def png(image: np.ndarray) -> bytes:
+  """Encodes a grey image `[H, W, 1]`; TFDS needs TensorFlow for arrays."""
+  encoded = io.BytesIO()
+  Image.fromarray(image[..., 0]).save(encoded, "PNG", optimize=True)
+  return encoded.getvalue()

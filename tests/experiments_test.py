@@ -1,0 +1,316 @@
+"""The scripts as a user meets them: runs, kills, resumes, reports, mistakes."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import report, sweep, train
+from stnjax import evaluation, runs
+
+ROOT = pathlib.Path(__file__).parent.parent
+# 10,000 digits in 20 steps of 500, with a network small enough for a test.
+SMALL = runs.Settings(
+  network="STN-SL1", filters=(2, 2), epochs=3, batch_size=500, eval_passes=2
+)
+FLAGS = (
+  "--network=STN-SL1",
+  "--filters=2,2",
+  "--epochs=3",
+  "--batch_size=500",
+  "--eval_passes=2",
+)
+
+
+def start(name, *flags, devices=1):
+  """Starts a script as its own process."""
+  count = f"--xla_force_host_platform_device_count={devices}"
+  return subprocess.Popen(
+    [sys.executable, "-m", f"experiments.{name}", *flags],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": count},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def metrics(workdir):
+  """What the small run computed, without how long it took."""
+  folder = runs.folder(str(workdir), SMALL)
+  lines = runs.read_metrics(folder)
+  results = json.loads((folder / "results.json").read_text())
+  for line in (*lines, results):
+    del line["seconds"]
+  arrays = np.load(folder / "evaluation.npz")
+  return lines, results, {name: arrays[name] for name in arrays}
+
+
+def assert_same(found, expected):
+  assert found[:2] == expected[:2]
+  for name, array in expected[2].items():
+    np.testing.assert_array_equal(found[2][name], array, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  """The small run, trained at once, in a process like the others."""
+  workdir = tmp_path_factory.mktemp("whole")
+  code, out, err = finish(start("train", *FLAGS, f"--workdir={workdir}"))
+  assert code == 0, err
+  assert "epoch 3/3" in out
+  return metrics(workdir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_run_ends_with_the_same_metrics(
+  number, uninterrupted, tmp_path
+):
+  flags = (*FLAGS, f"--workdir={tmp_path}", "--checkpoint_seconds=0")
+  folder = runs.folder(str(tmp_path), SMALL)
+  process = start("train", *flags)
+  while not runs.read_metrics(folder):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  process.send_signal(number)
+  code, _, err = finish(process)
+  assert not (folder / "DONE").exists()
+  assert any((folder / "checkpoints").iterdir())
+  if number == signal.SIGTERM:
+    assert code == 128 + signal.SIGTERM
+    assert re.search(r"stopped by SIGTERM after step \d+ of 60.*resume", err)
+  else:
+    assert code == -signal.SIGKILL
+  code, out, err = finish(start("train", *flags))
+  assert code == 0, err
+  assert "epoch 1/3" not in out
+  assert_same(metrics(tmp_path), uninterrupted)
+
+
+def test_two_processes_train_together_as_one(uninterrupted, tmp_path):
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  processes = [
+    start(
+      "train",
+      *FLAGS,
+      f"--workdir={tmp_path}",
+      f"--coordinator=127.0.0.1:{port}",
+      "--num_processes=2",
+      f"--process_id={place}",
+      devices=2,
+    )
+    for place in range(2)
+  ]
+  for code, _, err in [finish(process) for process in processes]:
+    assert code == 0, err
+  lines, results, arrays = metrics(tmp_path)
+  for line, expected in zip(lines, uninterrupted[0], strict=True):
+    assert line.keys() == expected.keys()
+    np.testing.assert_allclose(
+      line["train_loss"], expected["train_loss"], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+      line["eval_loss"], expected["eval_loss"], rtol=1e-4
+    )
+    assert abs(line["error"] - expected["error"]) <= 2 / 2000
+  assert results["hardware"].startswith("4 x cpu")
+  np.testing.assert_array_equal(arrays["label"], uninterrupted[2]["label"])
+  np.testing.assert_array_equal(
+    arrays["true_rotation"], uninterrupted[2]["true_rotation"]
+  )
+
+
+@pytest.mark.parametrize(
+  "name, flags, message",
+  [
+    ("train", ["--network=STN-X1"], "network='STN-X1' is unknown; accepted"),
+    ("train", ["--network=STN-C5"], "depth 5 is deeper.*accepted: 0 to 2"),
+    ("train", ["--dataset=svhn"], "--dataset=svhn.*mnist_subset"),
+    ("train", ["--filters=a,b"], "--filters must be whole numbers.*got a,b"),
+    ("train", ["--epochs=soon"], "--epochs=soon"),
+    ("train", ["--epochs=-1"], "epochs must be positive, got -1"),
+    ("train", ["--nosuchflag=1"], "nosuchflag"),
+    ("train", ["stray"], "unexpected argument 'stray'"),
+    ("train", ["--workdir=/dev/null/x"], "/dev/null/x"),
+    ("train", ["--dataset=mnist", "--data_dir=/none"], "not prepared in /none"),
+    ("train", ["--batch_size=20000"], "larger than the training set of 10000"),
+    ("sweep", ["--kinds=CNN,Q"], "--kinds='Q' is unknown; accepted"),
+    ("sweep", ["--only=xyz"], "matches none of the 5 runs"),
+    ("sweep", ["--only=("], "is no pattern"),
+    ("sweep", ["--shard=2/2"], "--shard='2/2' must be i/n"),
+    ("sweep", ["--seeds=1,x"], "--seeds must be whole numbers"),
+    ("report", ["--workdir=/none"], "holds no finished run"),
+  ],
+)
+def test_a_mistake_is_one_clear_line(name, flags, message, tmp_path):
+  where = [] if "workdir" in flags[0] else [f"--workdir={tmp_path}"]
+  code, out, err = finish(start(name, *where, *flags))
+  assert code != 0
+  assert "Traceback" not in err
+  told = [line for line in err.splitlines() if re.search(message, line)]
+  assert len(told) == 1, err
+  assert not list(tmp_path.iterdir())
+
+
+def test_batch_that_devices_do_not_divide(tmp_path):
+  code, _, err = finish(
+    start("train", "--batch_size=501", f"--workdir={tmp_path}", devices=2)
+  )
+  assert code != 0
+  assert err.strip().splitlines()[-1].startswith("error: batch_size=501")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+  train_once = dataclasses.replace(SMALL, epochs=1)
+  train.train(train_once, str(tmp_path))
+  folder = runs.folder(str(tmp_path), train_once)
+  (folder / "DONE").unlink()
+  for path in (folder / "checkpoints" / "20").rglob("*"):
+    if path.is_file():
+      os.truncate(path, 1)
+  kept = (folder / "metrics.jsonl").read_text()
+  flags = [*FLAGS, "--epochs=1", f"--workdir={tmp_path}"]
+  code, _, err = finish(start("train", *flags))
+  assert code != 0
+  assert "Traceback" not in err
+  assert re.search("^error: checkpoint .*/20 cannot be read.*delete", err, re.M)
+  assert (folder / "metrics.jsonl").read_text() == kept
+
+
+def test_a_signal_in_this_process_saves_and_the_rest_follows(
+  uninterrupted, tmp_path
+):
+  def stop_after_two(line):
+    if line["epoch"] == 2:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  with pytest.raises(train.cli.Interrupted, match="SIGINT after step 40 of 60"):
+    train.train(SMALL, str(tmp_path), progress=stop_after_two)
+  lines = []
+  train.train(SMALL, str(tmp_path), progress=lines.append)
+  assert [line["epoch"] for line in lines] == [3]
+  np.testing.assert_allclose(
+    lines[0]["train_loss"], uninterrupted[0][2]["train_loss"], rtol=1e-4
+  )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  wild = dataclasses.replace(
+    SMALL, network="CNN", optimiser="sgd", learning_rate=1e30
+  )
+  with pytest.raises(runs.RunError, match="loss is not finite"):
+    train.train(wild, str(tmp_path))
+  assert not (runs.folder(str(tmp_path), wild) / "DONE").exists()
+
+
+def test_holdout_keeps_off_the_test_set(tmp_path):
+  tune = dataclasses.replace(SMALL, holdout=True)
+  train_data, eval_data = train.load_data(tune, None)
+  assert len(train_data.labels) == 9000
+  assert len(eval_data.labels) == 1000
+  seen = {image.tobytes() for image in train_data.images}
+  shared = sum(image.tobytes() in seen for image in eval_data.images)
+  assert shared == 0
+
+
+def test_sweep_lists_networks_by_depth():
+  assert sweep.sweep_networks(sweep.KINDS, [0, 1, 2]) == [
+    "CNN", "STN-C0", "STN-C1", "STN-C2", "STN-DL1", "STN-DL2", "STN-SL1",
+    "STN-SL2",
+  ]  # fmt: skip
+  assert sweep.sweep_networks(["SL"], [0, 1]) == ["STN-C0", "STN-SL1"]
+
+
+def test_shards_share_the_selected_runs_without_overlap():
+  every = [
+    dataclasses.replace(SMALL, network=name, seed=seed)
+    for seed in range(3)
+    for name in ("CNN", "STN-C1", "STN-SL1")
+  ]
+  only = sweep.select(every, "STN-C1", "0/1")
+  assert [s.seed for s in only] == [0, 1, 2]
+  shards = [sweep.select(every, None, f"{i}/4") for i in range(4)]
+  assert sorted(s.name for shard in shards for s in shard) == sorted(
+    s.name for s in every
+  )
+
+
+def test_dry_run_tells_and_touches_nothing(tmp_path):
+  flags = [
+    "--dry_run",
+    "--seeds=0,1",
+    "--depths=0,1,2",
+    f"--workdir={tmp_path}",
+  ]
+  code, out, err = finish(start("sweep", *flags))
+  assert code == 0, err
+  assert len(out.splitlines()) == 16
+  assert "STN-SL2-affine-mnist_subset-rotation-lr_0.001-seed_1" in out
+  assert "41,998 parameters" in out
+  assert not list(tmp_path.iterdir())
+
+
+def test_sweep_trains_skips_what_is_done_and_reports(tmp_path):
+  flags = [
+    "--filters=2,2", "--epochs=1", "--batch_size=500", "--eval_passes=1",
+    "--kinds=CNN,SL", "--depths=1", "--seeds=0,1", f"--workdir={tmp_path}",
+  ]  # fmt: skip
+  code, out, err = finish(start("sweep", *flags))
+  assert code == 0, err
+  assert re.search(r"4/4 STN-SL1 seed 1: epoch 1/1.*left\]", out)
+  page = pathlib.Path(re.search(r"^report: (.+)$", out, re.M)[1])
+  html = page.read_text()
+  assert not re.search(r'(src|href)="(?!data:)', html)
+  assert html.count("data:image/png;base64,") == 3
+  text = (page.parent / "report.md").read_text()
+  results = [
+    json.loads((tmp_path / name / "results.json").read_text())
+    for name in sorted(os.listdir(tmp_path))
+    if name.startswith("STN-SL1")
+  ]
+  errors = [100 * r["error"] for r in results]
+  row = next(r for r in text.splitlines() if r.startswith("| STN-SL1 "))
+  assert (
+    f"{sum(errors) / 2:.2f} ± {abs(errors[0] - errors[1]) / 2**0.5:.2f}" in row
+  )
+  assert f"| {results[0]['parameters']['total']:,} |" in row
+  for picture in re.findall(r"\]\((.+?)\)", text):
+    assert (page.parent / picture).stat().st_size > 5000
+  code, out, err = finish(start("sweep", *flags))
+  assert code == 0, err
+  assert out.count("done before") == 4
+
+
+def test_results_are_what_the_kept_predictions_say(uninterrupted):
+  _, results, arrays = uninterrupted
+  wrong = arrays["predicted"] != arrays["label"]
+  assert wrong.shape == (2, 2000)
+  assert results["error"] == pytest.approx(wrong.mean())
+  std = evaluation.alignment_std(
+    arrays["true_rotation"].ravel(),
+    evaluation.predicted_rotation(arrays["pose"]).ravel(),
+    np.tile(arrays["label"], 2),
+  )
+  assert results["alignment_std"] == pytest.approx(std)
+
+
+def test_spread():
+  assert report.spread([1.25], 1) == "1.2"
+  assert report.spread([1.0, 3.0], 1) == "2.0 ± 1.4 (1.0 to 3.0)"
