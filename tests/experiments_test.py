@@ -20,13 +20,19 @@ from stnjax import evaluation, runs
 ROOT = pathlib.Path(__file__).parent.parent
 # 10,000 digits in 20 steps of 500, with a network small enough for a test.
 SMALL = runs.Settings(
-  network="STN-SL1", filters=(2, 2), epochs=3, batch_size=500, eval_passes=2
+  network="STN-SL1",
+  filters=(4, 4),
+  epochs=3,
+  batch_size=500,
+  learning_rate=0.01,
+  eval_passes=2,
 )
 FLAGS = (
   "--network=STN-SL1",
-  "--filters=2,2",
+  "--filters=4,4",
   "--epochs=3",
   "--batch_size=500",
+  "--learning_rate=0.01",
   "--eval_passes=2",
 )
 
@@ -49,9 +55,9 @@ def finish(process):
   return process.returncode, out, err
 
 
-def metrics(workdir):
-  """What the small run computed, without how long it took."""
-  folder = runs.folder(str(workdir), SMALL)
+def metrics(workdir, settings=SMALL):
+  """What a run computed, without how long it took."""
+  folder = runs.folder(str(workdir), settings)
   lines = runs.read_metrics(folder)
   results = json.loads((folder / "results.json").read_text())
   for line in (*lines, results):
@@ -83,7 +89,8 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   flags = (*FLAGS, f"--workdir={tmp_path}", "--checkpoint_seconds=0")
   folder = runs.folder(str(tmp_path), SMALL)
   process = start("train", *flags)
-  while not runs.read_metrics(folder):
+  # As soon as the first epoch is saved.
+  while not list((folder / "checkpoints").glob("[2-9]?")):
     assert process.poll() is None, process.communicate()
     time.sleep(0.01)
   process.send_signal(number)
@@ -101,39 +108,45 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   assert_same(metrics(tmp_path), uninterrupted)
 
 
-def test_two_processes_train_together_as_one(uninterrupted, tmp_path):
+# Bilinear sampling has kinks on the pixel lattice, where an untrained
+# transformer samples: rounding decides between its two slopes and grows, so a
+# transformer is held to few steps.
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"network": "CNN", "epochs": 3, "batch_size": 500},
+    {"network": "STN-SL1", "epochs": 1, "batch_size": 2500},
+  ],
+)
+def test_two_processes_train_together_as_one(options, tmp_path):
+  flags = [f"--{name}={value}" for name, value in options.items()]
+  flags += ["--filters=4,4", "--eval_passes=1"]
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
+  together = ["--num_processes=2", f"--coordinator=127.0.0.1:{port}"]
   processes = [
     start(
       "train",
-      *FLAGS,
-      f"--workdir={tmp_path}",
-      f"--coordinator=127.0.0.1:{port}",
-      "--num_processes=2",
+      *flags,
+      *together,
       f"--process_id={place}",
+      f"--workdir={tmp_path}/two",
       devices=2,
     )
     for place in range(2)
   ]
+  processes.append(start("train", *flags, f"--workdir={tmp_path}/one"))
   for code, _, err in [finish(process) for process in processes]:
     assert code == 0, err
-  lines, results, arrays = metrics(tmp_path)
-  for line, expected in zip(lines, uninterrupted[0], strict=True):
-    assert line.keys() == expected.keys()
-    np.testing.assert_allclose(
-      line["train_loss"], expected["train_loss"], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-      line["eval_loss"], expected["eval_loss"], rtol=1e-4
-    )
-    assert abs(line["error"] - expected["error"]) <= 2 / 2000
-  assert results["hardware"].startswith("4 x cpu")
-  np.testing.assert_array_equal(arrays["label"], uninterrupted[2]["label"])
-  np.testing.assert_array_equal(
-    arrays["true_rotation"], uninterrupted[2]["true_rotation"]
-  )
+  settings = runs.Settings(filters=(4, 4), eval_passes=1, **options)
+  two, one = (metrics(tmp_path / name, settings) for name in ("two", "one"))
+  for line, expected in zip((*two[0], two[1]), (*one[0], one[1]), strict=True):
+    for name in line.keys() & {"train_loss", "eval_loss", "error"}:
+      assert line[name] == pytest.approx(expected[name], rel=1e-5), name
+  assert two[1]["hardware"].startswith("4 x cpu")
+  for name in ("label", "true_rotation"):
+    np.testing.assert_array_equal(two[2][name], one[2][name])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +195,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   train.train(train_once, str(tmp_path))
   folder = runs.folder(str(tmp_path), train_once)
   (folder / "DONE").unlink()
-  for path in (folder / "checkpoints" / "20").rglob("*"):
+  for path in pathlib.Path(folder, "checkpoints", "20").rglob("*"):
     if path.is_file():
       os.truncate(path, 1)
   kept = (folder / "metrics.jsonl").read_text()
@@ -194,26 +207,25 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   assert (folder / "metrics.jsonl").read_text() == kept
 
 
-def test_a_signal_in_this_process_saves_and_the_rest_follows(
-  uninterrupted, tmp_path
-):
+def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
   def stop_after_two(line):
     if line["epoch"] == 2:
       os.kill(os.getpid(), signal.SIGINT)
 
+  whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
+  train.train(SMALL, whole)
   with pytest.raises(train.cli.Interrupted, match="SIGINT after step 40 of 60"):
-    train.train(SMALL, str(tmp_path), progress=stop_after_two)
+    train.train(SMALL, stopped, progress=stop_after_two)
   lines = []
-  train.train(SMALL, str(tmp_path), progress=lines.append)
+  train.train(SMALL, stopped, progress=lines.append)
   assert [line["epoch"] for line in lines] == [3]
-  np.testing.assert_allclose(
-    lines[0]["train_loss"], uninterrupted[0][2]["train_loss"], rtol=1e-4
-  )
+  assert_same(metrics(stopped), metrics(whole))
+  assert metrics(whole)[1]["hardware"].startswith("4 x cpu")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   wild = dataclasses.replace(
-    SMALL, network="CNN", optimiser="sgd", learning_rate=1e30
+    SMALL, network="CNN", optimiser="sgd", learning_rate=1e38
   )
   with pytest.raises(runs.RunError, match="loss is not finite"):
     train.train(wild, str(tmp_path))
