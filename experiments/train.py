@@ -17,7 +17,7 @@ import signal
 import time
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -78,13 +78,19 @@ def train(
   """
   run = runs.Run(workdir, settings)
   if run.done:
-    logging.info("%s is done", settings.name)
     return run.results()
   train_data, eval_data = load_data(settings, data_dir)
   network = runs.build_network(settings)
   program, fresh = build_program(settings, network, len(train_data.labels))
   run.start()
   state = run.restore(fresh)
+  counts = networks.count_parameters(network)
+  resumed = f"; resumed after step {state.step}" if state.step else ""
+  print(
+    f"{settings.name}: {counts['total']:,} parameters,"
+    f" {counts['localisation']:,} of them localisation{resumed}",
+    flush=True,
+  )
   # The first image of each class, for the pictures.
   examples = eval_data.images[np.unique(eval_data.labels, return_index=True)[1]]
   train_data, eval_data = jax.device_put((train_data, eval_data))
@@ -97,7 +103,7 @@ def train(
   ]
   drawn = [program.examples(state, examples, d) for d in range(_EXAMPLE_DRAWS)]
   results = {
-    "parameters": networks.count_parameters(network),
+    "parameters": counts,
     **_summary(passes, eval_data.labels),
     "seconds": round(sum(line["seconds"] for line in run.metrics()), 1),
     "hardware": hardware(),

@@ -14,7 +14,6 @@ import dataclasses
 import json
 from typing import Any
 
-from absl import logging
 from etils import epath
 from flax import nnx
 import jax
@@ -225,7 +224,6 @@ class Run:
     values = [leaves[name] for name in _leaves(fresh)]
     state = jax.tree.unflatten(jax.tree.structure(fresh), values)
     self._keep_metrics(step)
-    logging.info("resumed %s at step %d", self.settings.name, step)
     return state
 
   def finish(

@@ -79,6 +79,7 @@ def uninterrupted(tmp_path_factory):
   code, out, err = finish(start("train", *FLAGS, f"--workdir={workdir}"))
   assert code == 0, err
   assert "epoch 3/3" in out
+  assert re.search(r"^STN-SL1.*: [\d,]+ parameters, [\d,]+ of them", out, re.M)
   return metrics(workdir)
 
 
@@ -104,6 +105,7 @@ def test_a_stopped_run_ends_with_the_same_metrics(
     assert code == -signal.SIGKILL
   code, out, err = finish(start("train", *flags))
   assert code == 0, err
+  assert re.search(r"resumed after step [2-5]\d$", out, re.M)
   assert "epoch 1/3" not in out
   assert_same(metrics(tmp_path), uninterrupted)
 
