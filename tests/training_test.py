@@ -1,5 +1,7 @@
 """The steps: what they compute, and that devices change nothing."""
 
+from unittest import mock
+
 from absl.testing import absltest, parameterized
 import chex
 from flax import nnx
@@ -139,6 +141,27 @@ class TrainTest(parameterized.TestCase):
     ]
     self.assertCountEqual(orders[0].tolist(), range(32))
     self.assertNotEqual(orders[0].tolist(), orders[1].tolist())
+
+  def test_every_image_of_every_step_is_perturbed_afresh(self):
+    """With the same images in a batch, only the perturbation can differ."""
+    data = toy_data(16)
+    data = datasets.Data(np.repeat(data.images[:1], 16, 0), data.labels)
+    seen = []
+    optimiser = training.make_optimiser("sgd", 1e-3, 100)
+    program, state = make("CNN", optimiser=optimiser, batch_size=4)
+    prepare = training.Recipe.prepare
+
+    def noting(recipe, keys, images):
+      result, truth = prepare(recipe, keys, images)
+      jax.debug.callback(
+        lambda t: seen.append(np.asarray(t)), truth["rotation"]
+      )
+      return result, truth
+
+    with mock.patch.object(training.Recipe, "prepare", noting):
+      program.train(state, data, 4)
+      jax.effects_barrier()
+    self.assertLen(np.unique(np.concatenate(seen)), 16)
 
   def test_one_compilation_serves_all_dispatches(self):
     program, state = make("CNN")
