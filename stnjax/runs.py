@@ -239,17 +239,18 @@ class Run:
   def _check(self) -> None:
     """Raises unless the folder is this run's, or free."""
     try:
-      if self.path.exists() and not (self.path / "config.json").exists():
-        if any(self.path.iterdir()):
-          raise RunError(
-            f"{self.path} is not a run folder (no config.json), and not empty;"
-            " choose another workdir"
-          )
-        return
-      if not self.path.exists():
-        return
+      names = {entry.name for entry in self.path.iterdir()}
+    except FileNotFoundError:
+      return
     except OSError as error:
       raise RunError(f"cannot use {self.path}: {error}") from error
+    if "config.json" not in names:
+      if names - {"config.json.partial"}:  # a kill can leave that one
+        raise RunError(
+          f"{self.path} is not a run folder (no config.json), and not empty;"
+          " choose another workdir"
+        )
+      return
     found = dataclasses.asdict(read_settings(self.path))
     changes = ", ".join(
       f"{name}: {found[name]} there, {value} here"

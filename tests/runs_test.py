@@ -87,6 +87,12 @@ class RunTest(absltest.TestCase):
       start(self.workdir)
     self.assertEqual((self.folder / "thesis.txt").read_text(), "precious")
 
+  def test_a_folder_that_a_kill_left_half_made_is_used(self):
+    self.folder.mkdir(parents=True)
+    (self.folder / "config.json.partial").write_text('{"net')
+    start(self.workdir).append(line(1))
+    self.assertEqual(runs.read_settings(self.folder), SETTINGS)
+
   def test_a_workdir_that_is_a_file_is_refused(self):
     path = pathlib.Path(self.workdir) / "file"
     path.write_text("")
