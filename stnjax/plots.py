@@ -5,6 +5,7 @@ or call its `savefig`.
 """
 
 from collections.abc import Mapping, Sequence
+import itertools
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -102,12 +103,15 @@ def learning_curves(
   """
   figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
   axes = figure.subplots(1, len(curves), squeeze=False).ravel()
+  # A network keeps its colour in panels that lack another.
+  names = dict.fromkeys(name for panel in curves.values() for name in panel)
+  colours = dict(zip(names, itertools.cycle(_COLOURS), strict=False))
   for axis, (label, by_network) in zip(axes, curves.items(), strict=True):
-    for index, (name, seeds) in enumerate(by_network.items()):
+    for name, seeds in by_network.items():
       shortest = min(len(values) for values in seeds)
       values = np.stack([values[:shortest] for values in seeds])
       epochs = np.arange(1, shortest + 1)
-      colour = _COLOURS[index % len(_COLOURS)]
+      colour = colours[name]
       axis.plot(epochs, values.mean(axis=0), color=colour, label=name, lw=1.4)
       axis.fill_between(
         epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2
