@@ -286,7 +286,8 @@ class Run:
 
 def folder(workdir: str, settings: Settings) -> epath.Path:
   """Where the run with these settings is, or would be."""
-  return epath.Path(workdir).expanduser() / settings.name
+  # Absolute, as orbax wants it.
+  return epath.Path(workdir).expanduser().resolve() / settings.name
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:

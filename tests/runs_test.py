@@ -1,5 +1,6 @@
 """Run folders: settings, metrics, checkpoints, and what must be refused."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -138,6 +139,11 @@ class RunTest(absltest.TestCase):
     self.assertTrue(run.done)
     self.assertEqual(run.results(), {"error": 0.5})
     self.assertEqual(runs.read_settings(self.folder), SETTINGS)
+
+  def test_a_relative_workdir(self):
+    with contextlib.chdir(self.workdir):
+      start("here").save(fresh_state()._replace(step=jnp.int32(10)))
+      self.assertEqual(int(start("here").restore(fresh_state()).step), 10)
 
   def test_looking_makes_no_folder(self):
     run = runs.Run(self.workdir, SETTINGS)

@@ -28,7 +28,7 @@ def sample(
     points.
   """
   sizes = image.shape[-2::-1]
-  pixels = image.reshape(-1, image.shape[-1])
+  pixels = image.reshape(math.prod(sizes), image.shape[-1])
   defined = ~jnp.isnan(points).any(axis=-1, keepdims=True)
   points = jnp.where(defined, points, 0)
   positions = [
@@ -45,16 +45,16 @@ def _clamp(position: jax.Array, size: int, padding: str) -> jax.Array:
   # In float, before the cast to integers, whose range huge coordinates exceed.
   # "zeros" leaves room for the blend over the border. `lax.clamp` has no
   # gradient at or beyond its bounds.
-  low, high = (-2.0, size + 1.0) if padding == "zeros" else (0.0, size - 1.0)
-  return lax.clamp(low, position, high)
+  low, high = (-2, size + 1) if padding == "zeros" else (0, size - 1)
+  kind = position.dtype.type  # `lax.clamp` does not promote
+  return lax.clamp(kind(low), position, kind(high))
 
 
 def _nearest(
   pixels: jax.Array, positions: Sequence[jax.Array], sizes: Sequence[int]
 ) -> jax.Array:
   indices = [jnp.round(p).astype(jnp.int32) for p in positions]
-  value, inside = _read(pixels, indices, sizes)
-  return jnp.where(inside[..., None], value, 0)
+  return _read(pixels, indices, sizes)
 
 
 def _linear(
@@ -67,16 +67,16 @@ def _linear(
     taps.append([(lower, 1 - fraction), (lower + 1, fraction)])
   corners = []
   for corner in itertools.product(*taps):
-    value, inside = _read(pixels, [index for index, _ in corner], sizes)
-    weight = jnp.where(inside, math.prod(w for _, w in corner), 0)
+    value = _read(pixels, [index for index, _ in corner], sizes)
+    weight = math.prod(weight for _, weight in corner)
     corners.append(weight[..., None] * value)
   return sum(corners[1:], corners[0])
 
 
 def _read(
   pixels: jax.Array, indices: Sequence[jax.Array], sizes: Sequence[int]
-) -> tuple[jax.Array, jax.Array]:
-  """Pixels `[..., C]` at the nearest valid indices; which were valid."""
+) -> jax.Array:
+  """Pixels `[..., C]` at per-axis indices; 0 at those outside."""
   flat, stride = 0, 1
   inside = True
   for index, size in zip(indices, sizes, strict=True):
@@ -86,4 +86,4 @@ def _read(
   value = pixels.at[flat].get(
     mode="promise_in_bounds", wrap_negative_indices=False
   )
-  return value, inside
+  return jnp.where(inside[..., None], value, 0)
