@@ -38,6 +38,7 @@ setup(
   extras_require={
     "tpu": ["jax[tpu]>=0.10"],
     "gpu": ["jax[cuda13]>=0.10"],
+    "gcs": ["gcsfs"],
     "prepare": ["tensorflow"],
     "test": [
       "pytest>=8",

@@ -19,7 +19,9 @@ class Interrupted(Exception):
 
 
 WORKDIR = flags.DEFINE_string(
-  "workdir", "runs", "Folder of the runs, local or gs://."
+  "workdir",
+  "runs",
+  "Folder of the runs, local or gs:// (which needs the extra gcs).",
 )
 
 
@@ -104,10 +106,10 @@ def run(main: Callable[[], None]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # orbax tells of every step
+      logging.set_verbosity(logging.ERROR)  # orbax tells of every step
     try:
       main()
-    except (runs.RunError, ValueError, OSError) as error:
+    except (runs.RunError, ValueError, OSError, ImportError) as error:
       if logging.get_verbosity() >= logging.DEBUG:
         raise
       sys.exit(f"error: {error}")

@@ -15,11 +15,12 @@ import io
 import json
 from typing import Any, NamedTuple
 
+from absl import flags
 from etils import epath
 import numpy as np
 
 from experiments import cli
-from stnjax import evaluation, plots, runs
+from stnjax import evaluation, networks, plots, runs
 
 
 class Finished(NamedTuple):
@@ -31,8 +32,11 @@ class Finished(NamedTuple):
   folder: epath.Path
 
   def evaluation(self) -> Mapping[str, np.ndarray]:
-    content = (self.folder / "evaluation.npz").read_bytes()
-    return np.load(io.BytesIO(content))
+    path = self.folder / "evaluation.npz"
+    try:
+      return np.load(io.BytesIO(path.read_bytes()))
+    except (OSError, ValueError) as error:
+      raise runs.RunError(f"cannot read {path}: {error}") from error
 
 
 @dataclasses.dataclass
@@ -128,9 +132,17 @@ def _groups(
     yield common, {name: by_network[name] for name in order}
 
 
-def _order(network: str) -> tuple[int, str]:
-  """CNN first, then C, DL, SL, each by depth."""
-  return (("CNN", "STN-C", "STN-D", "STN-S").index(network[:5]), network)
+def _order(network: str) -> tuple[int, tuple[int, ...]]:
+  """CNN first, then C, DL, SL, each by depths."""
+  placement = networks.parse_placement(network)
+  return ("CNN", "C", "DL", "SL").index(placement.kind), placement.depths
+
+
+_ALIGNMENT = (
+  " Alignment std: of what is left of the rotation after the transformer, about"
+  " the pose common to the class; 0 is perfect, a transformer that does nothing"
+  " has that of the perturbation (51.96 for angles uniform in ±90)."
+)
 
 
 def _section(
@@ -152,10 +164,8 @@ def _section(
   parts: list[str | Table | Picture] = [
     f"Settings: {', '.join(changed)}. Hardware: {'; '.join(hardware)}.",
     _table(members),
-    "Mean ± standard deviation over the seeds, and their range. Alignment std:"
-    " of what is left of the rotation after the transformer, about the pose"
-    " common to the class; 0 is perfect, a transformer that does nothing has"
-    " that of the perturbation (51.96 for angles uniform in ±90).",
+    "Mean ± standard deviation over the seeds, and their range."
+    + _ALIGNMENT * (settings.perturbation == "rotation"),
   ]
   for name, caption, figure in _figures(members):
     path = output / f"{name}_{number}.png"
@@ -208,9 +218,22 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def _figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
   """Name, caption and figure of each picture."""
-  first = {name: group[0] for name, group in members.items()}
-  stns = {n: run.evaluation() for n, run in first.items() if n != "CNN"}
-  seed = next(iter(first.values())).settings.seed
+  by_seed = {
+    name: {run.settings.seed: run for run in group}
+    for name, group in members.items()
+    if name != "CNN"
+  }
+  # The same seed perturbs alike: without one in common, nothing to compare.
+  seed = (
+    min(set.intersection(*map(set, by_seed.values())), default=None)
+    if (by_seed)
+    else None
+  )
+  stns = {
+    name: seeds[seed].evaluation()
+    for name, seeds in by_seed.items()
+    if seed is not None
+  }
   if stns:
     before = next(iter(stns.values()))["before"]
     after = {name: arrays["after"] for name, arrays in stns.items()}
@@ -338,4 +361,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+  flags.adopt_module_key_flags(cli)
   cli.run(main)

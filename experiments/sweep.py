@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from absl import flags
+from flax import nnx
 
 from experiments import cli, report, train
 from stnjax import networks, runs
@@ -77,7 +78,7 @@ class Progress:
     self._finished += 1
     self._trained += 1
     elapsed = time.monotonic() - self._start
-    left = elapsed / self._trained * (self._total - self._finished)
+    left = elapsed / self._trained * max(0, self._total - self._finished)
     print(
       f"{label} {train.describe(line, epochs)}"
       f"  [{clock(elapsed)} so far, about {clock(left)} left]",
@@ -102,6 +103,9 @@ def run_all(
   sweep: Sequence[runs.Settings], workdir: str, **options: Any
 ) -> None:
   """Trains all runs in order, printing progress; options as for `train`."""
+  for settings in sweep:  # a mistake shows now, not after hours
+    runs.Run(workdir, settings)
+    nnx.eval_shape(lambda settings=settings: runs.build_network(settings))
   progress = Progress(sum(settings.epochs for settings in sweep))
   for number, settings in enumerate(sweep, 1):
     label = f"{number}/{len(sweep)} {settings.network} seed {settings.seed}:"
@@ -125,11 +129,11 @@ def print_plan(sweep: Sequence[runs.Settings], workdir: str) -> None:
   """Prints each run's name, parameters and state, without training."""
   for settings in sweep:
     count = networks.count_parameters(runs.build_network(settings))["total"]
-    folder = runs.folder(workdir, settings)
-    if (folder / "DONE").exists():
+    run = runs.Run(workdir, settings)
+    if run.done:
       state = "done"
     else:
-      state = f"{len(runs.read_metrics(folder))}/{settings.epochs} epochs"
+      state = f"{len(run.metrics())}/{settings.epochs} epochs"
     print(f"{settings.name}  {count:,} parameters  {state}")
 
 
@@ -149,6 +153,9 @@ def main() -> None:
   workdir = cli.WORKDIR.value
   if _DRY_RUN.value:
     print_plan(chosen, workdir)
+    return
+  if not chosen:
+    print(f"shard {_SHARD.value} of {len(sweep)} runs has none")
     return
   run_all(chosen, **cli.training_options())
   print(f"report: {report.write(workdir)}")
@@ -175,4 +182,5 @@ if __name__ == "__main__":
     "dry_run", False, "Only print the runs, their parameters and their state."
   )
   cli.define_training(exclude=("network", "seed"))
+  flags.adopt_module_key_flags(cli)
   cli.run(main)

@@ -30,10 +30,20 @@ _EXAMPLE_DRAWS = 4  # perturbations of the example images
 
 
 class _Signals:
-  """Notes SIGTERM and SIGINT, for the loop to act on between dispatches."""
+  """Notes SIGTERM and SIGINT, to act on where the state is saved."""
 
-  def __init__(self):
+  def __init__(self, name: str):
     self.received = 0
+    self._name = name
+
+  def check(self, number: int, step: int) -> None:
+    """Raises where a signal came, to any process."""
+    if number:
+      raise cli.Interrupted(
+        f"{self._name} stopped by {signal.Signals(number).name} after step"
+        f" {step}, and saved; run the same command to resume",
+        number,
+      )
 
   def __enter__(self):
     self._before = {
@@ -94,13 +104,21 @@ def train(
   # The first image of each class, for the pictures.
   examples = eval_data.images[np.unique(eval_data.labels, return_index=True)[1]]
   train_data, eval_data = jax.device_put((train_data, eval_data))
-  state = _fit(
-    run, program, state, train_data, eval_data, checkpoint_seconds, progress
-  )
-  passes = [
-    program.evaluate(state, eval_data, index)
-    for index in range(settings.eval_passes)
-  ]
+  with _Signals(settings.name) as signals:
+    state = _fit(
+      run,
+      program,
+      state,
+      train_data,
+      eval_data,
+      signals,
+      checkpoint_seconds,
+      progress,
+    )
+    passes = []
+    for index in range(settings.eval_passes):
+      signals.check(_agree(signals.received)[0], state.step)
+      passes.append(program.evaluate(state, eval_data, index))
   drawn = [program.examples(state, examples, d) for d in range(_EXAMPLE_DRAWS)]
   results = {
     "parameters": counts,
@@ -156,7 +174,14 @@ def build_program(
 
 
 def _fit(
-  run, program, state, train_data, eval_data, checkpoint_seconds, progress
+  run,
+  program,
+  state,
+  train_data,
+  eval_data,
+  signals,
+  checkpoint_seconds,
+  progress,
 ):
   """Trains to the last epoch, logging each and saving now and then."""
   per_epoch = training.steps_per_epoch(
@@ -165,38 +190,32 @@ def _fit(
   total = per_epoch * run.settings.epochs
   step, dispatch, seconds = int(state.step), 1, 0.0
   saved = time.monotonic()
-  with _Signals() as signals:
-    while step < total:
-      started = time.monotonic()
-      num_steps = min(dispatch, per_epoch - step % per_epoch)
-      state = jax.block_until_ready(program.train(state, train_data, num_steps))
-      took = time.monotonic() - started
-      step, seconds = step + num_steps, seconds + took
-      if not np.isfinite(state.totals.loss):
-        raise runs.RunError(
-          f"{run.settings.name}: the loss is not finite after step {step}; try"
-          " a lower learning_rate or localisation_lr"
-        )
-      if step % per_epoch == 0:
-        line = _line(program, state, eval_data, step // per_epoch, seconds)
-        run.append(line)
-        progress(line)
-        seconds = 0.0
-      due = time.monotonic() - saved > checkpoint_seconds
-      dispatch, due, stop = _agree(
-        max(1, int(_SECONDS_PER_DISPATCH / took * num_steps)),
-        due or step == total,
-        signals.received,
+  while step < total:
+    started = time.monotonic()
+    num_steps = min(dispatch, per_epoch - step % per_epoch)
+    state = jax.block_until_ready(program.train(state, train_data, num_steps))
+    took = time.monotonic() - started
+    step, seconds = step + num_steps, seconds + took
+    if not np.isfinite(state.totals.loss):
+      raise runs.RunError(
+        f"{run.settings.name}: the loss is not finite after step {step}; try"
+        " a lower learning_rate or localisation_lr"
       )
-      if due or stop:
-        run.save(state)
-        saved = time.monotonic()
-      if stop:
-        raise cli.Interrupted(
-          f"{run.settings.name} stopped by {signal.Signals(stop).name} after"
-          f" step {step} of {total}, and saved; run the same command to resume",
-          stop,
-        )
+    if step % per_epoch == 0:
+      line = _line(program, state, eval_data, step // per_epoch, seconds)
+      run.append(line)
+      progress(line)
+      seconds = 0.0
+    due = time.monotonic() - saved > checkpoint_seconds
+    dispatch, due, stop = _agree(
+      max(1, int(_SECONDS_PER_DISPATCH / took * num_steps)),
+      due or step == total,
+      signals.received,
+    )
+    if due or stop:
+      run.save(state)
+      saved = time.monotonic()
+    signals.check(stop, step)
   return state
 
 
@@ -305,4 +324,5 @@ if __name__ == "__main__":
     "process_id", None, "Which of them this one is, from 0."
   )
   cli.define_training()
+  flags.adopt_module_key_flags(cli)
   cli.run(main)

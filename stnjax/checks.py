@@ -22,7 +22,7 @@ def spatial_shape(name: str, shape: Any) -> tuple[int, ...]:
   try:
     sizes = tuple(int(s) for s in shape)
     whole = all(int(s) == s for s in shape)
-  except TypeError:
+  except (TypeError, ValueError):
     raise TypeError(
       f"{name} must be a static (H, W) or (D, H, W) of ints, got {shape!r}"
     ) from None

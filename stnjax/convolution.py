@@ -91,6 +91,8 @@ def _plain_padding(
     or {*window_strides, *lhs_dilation, *rhs_dilation} != {1}
     or options.get("feature_group_count", 1) != 1
     or options.get("batch_group_count", 1) != 1
+    or options.get("precision") is not None
+    or options.get("preferred_element_type") is not None
   ):
     return None
   if isinstance(padding, str):
@@ -103,7 +105,9 @@ def _plain_padding(
   kernel_height, kernel_width, channels, filters = rhs.shape
   outputs = width - kernel_width + 1
   weights = kernel_height * width * channels * outputs * filters
-  if height < kernel_height or outputs < 1 or weights > _LARGEST_BAND:
+  cropped = min(min(pad) for pad in padding) < 0
+  small = weights <= _LARGEST_BAND
+  if cropped or height < kernel_height or outputs < 1 or not small:
     return None
   return list(padding)
 

@@ -1,6 +1,6 @@
 """Errors and alignment, from what evaluation kept of each image.
 
-NumPy in float64: these are small arrays, and the results are reported.
+Statistics are NumPy in float64: small arrays, whose results are reported.
 """
 
 from typing import NamedTuple
@@ -23,13 +23,16 @@ def predicted_rotation(poses: np.ndarray) -> np.ndarray:
       the image's centre is taken.
 
   Returns:
-    `[...]` radians in (-pi, pi], positive clockwise on the screen.
+    `[...]` radians in (-pi, pi], positive clockwise on the screen; NaN where a
+    pose is not finite or cannot be inverted.
   """
   poses = np.asarray(poses)
   if poses.shape[-2] == 3:
     poses = _affine_at_centre(poses)
-  applied = transforms.invert(poses)
-  return np.asarray(transforms.decompose(applied).rotation, np.float64)
+  applied = np.asarray(transforms.invert(poses))
+  rotation = np.asarray(transforms.decompose(applied).rotation, np.float64)
+  # A pose that cannot be inverted aligns nothing, rather than by 0 degrees.
+  return np.where(np.isfinite(applied).all(axis=(-2, -1)), rotation, np.nan)
 
 
 def rotation_residual(

@@ -94,9 +94,9 @@ class Output(NamedTuple):
   """The whole transform, in the same shape: the identity for a CNN; for
   features warped at several depths, the product over depths."""
   warped: jax.Array
-  """`[B, H, W, C]`, the input resampled at `pose`: what the blocks see, but
-  for a network that warps features, where it shows what its transform would
-  have made of the input."""
+  """`[B, H, W, C]`, the input resampled at `pose`: what the blocks see (before
+  a batch norm), but for a network that warps features, where it shows what its
+  transform would have made of the input."""
 
 
 class Block(nnx.Module):
@@ -268,7 +268,8 @@ class SpatialTransformerNetwork(nnx.Module):
     return step if theta is None else transforms.compose(theta, step)
 
   def _transform(self, depth, original, theta, train):
-    if self.placement.kind == "C" and self.padding == "border":
+    features = self.placement.kind == "C" and depth > 0
+    if features and self.padding == "border":
       warped = _warp_small(original, theta)
     else:
       warped = warp(original, theta, padding=self.padding)

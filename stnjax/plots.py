@@ -13,7 +13,16 @@ import numpy as np
 from stnjax import evaluation
 
 _WIDTH = 9.0  # inches, of a page
-_COLOURS = ("#777777", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+_COLOURS = (
+  "#777777",
+  "#0072b2",
+  "#d55e00",
+  "#009e73",
+  "#cc79a7",
+  "#e69f00",
+  "#56b4e9",
+  "#000000",
+)
 
 
 def before_and_after(

@@ -12,6 +12,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from etils import epath
@@ -112,13 +113,18 @@ class Settings:
       value = getattr(self, field.name)
       if field.metadata["accepted"]:
         checks.option(field.name, value, field.metadata["accepted"])
-      if field.type in (int, float) and field.name != "seed" and value <= 0:
-        raise ValueError(f"{field.name} must be positive, got {value}")
+      number = field.type in (int, float) and field.name != "seed"
+      if number and not 0 < value < math.inf:
+        raise ValueError(
+          f"{field.name} must be positive and finite, got {value}"
+        )
       if field.type == tuple[int, ...] and min(value, default=1) < 1:
         raise ValueError(f"{field.name} must be positive sizes, got {value}")
     if self.seed < 0:
       raise ValueError(f"seed must not be negative, got {self.seed}")
     networks.parse_placement(self.network)
+    if len(self.filters) != 2:
+      raise ValueError(f"filters must be two sizes, got {self.filters}")
 
   @property
   def name(self) -> str:
@@ -181,10 +187,20 @@ class Run:
       raise RunError(f"cannot write to {self.path}: {error}") from error
 
   def append(self, line: dict[str, Any]) -> None:
-    """Adds one epoch to metrics.jsonl."""
-    if self._writes:
-      with (self.path / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    """Adds one epoch to metrics.jsonl.
+
+    Raises:
+      RunError: where it has the epoch, which another process must have added.
+    """
+    if not self._writes:
+      return
+    lines = self.metrics()
+    if lines and lines[-1]["step"] >= line["step"]:
+      raise RunError(
+        f"{self.path} already has step {line['step']}: is another process"
+        " training the same run?"
+      )
+    self._write_metrics([*lines, line])
 
   def save(self, state: training.TrainState) -> None:
     """Writes a checkpoint of the state, unless its step has one."""
@@ -279,9 +295,13 @@ class Run:
 
   def _keep_metrics(self, step: int) -> None:
     """Drops the lines after `step`, and one that a kill cut off."""
-    kept = [line for line in self.metrics() if line["step"] <= step]
     if self._writes:
-      self._write("metrics.jsonl", "".join(json.dumps(k) + "\n" for k in kept))
+      lines = self.metrics()
+      self._write_metrics([line for line in lines if line["step"] <= step])
+
+  def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
+    # Whole, as gs:// has no appending.
+    self._write("metrics.jsonl", "".join(json.dumps(k) + "\n" for k in lines))
 
 
 def folder(workdir: str, settings: Settings) -> epath.Path:
@@ -291,12 +311,19 @@ def folder(workdir: str, settings: Settings) -> epath.Path:
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
-  """The lines of a run's metrics.jsonl; without one cut off by a kill."""
+  """The lines of a run's metrics.jsonl; without one cut off by a kill.
+
+  Raises:
+    RunError: for a line that is no JSON.
+  """
   path = epath.Path(folder) / "metrics.jsonl"
   if not path.exists():
     return []
   lines = path.read_text().split("\n")
-  return [json.loads(line) for line in lines[:-1]]
+  try:
+    return [json.loads(line) for line in lines[:-1]]
+  except ValueError as error:
+    raise RunError(f"cannot read {path}: {error}") from error
 
 
 def read_settings(folder: epath.PathLike) -> Settings:

@@ -317,7 +317,8 @@ class Program:
   def _compile(self, loop: Callable, devices: Sequence[jax.Device]) -> Callable:
     """The choice between jit and pmap, for a loop(shard, axis_name, ...)."""
     if self._count == 1:
-      return jax.jit(functools.partial(loop, 0, None))
+      run = jax.jit(functools.partial(loop, 0, None))
+      return lambda *args: run(*jax.device_put(args, devices[0]))
     mapped = jax.pmap(
       lambda shard, *args: loop(shard, _AXIS, *args),
       axis_name=_AXIS,

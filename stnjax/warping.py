@@ -24,7 +24,8 @@ def warp(
   the inverse (`stnjax.transforms.invert`). Zoom by 2: a scale of 0.5.
 
   Convention: `stnjax.coordinates`. Coordinates are worked out in pixels, so
-  that the identity and whole-pixel shifts copy pixels exactly.
+  that the identity and whole-pixel shifts copy pixels exactly (integers with
+  "linear" as far as float32 holds them; "nearest" copies any).
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for a 3-D transform.

@@ -78,6 +78,23 @@ class ConvTest(parameterized.TestCase):
     self.assertNotIn("convolution", text)
     self.assertIn("dot_general", text)
 
+  def test_what_the_band_cannot_do_is_left_to_xla(self):
+    ours, theirs = both((1, 7, 8, 2), (2, 2, 2, 2), padding=((-1, 0), (0, 0)))
+    for a, b in zip(ours, theirs, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-12)
+    images, kernel = (
+      jnp.ones(s, "bfloat16") for s in ((1, 4, 4, 1), (2, 2, 1, 1))
+    )
+    out = convolution.conv_general_dilated(
+      images,
+      kernel,
+      (1, 1),
+      "VALID",
+      preferred_element_type=jnp.float32,
+      **LAYOUT,
+    )
+    self.assertEqual(out.dtype, jnp.float32)
+
   def test_other_layouts(self):
     images, kernel = np.ones((1, 2, 5, 5)), np.ones((3, 2, 3, 3))
     np.testing.assert_allclose(

@@ -47,6 +47,10 @@ class AlignmentTest(parameterized.TestCase):
       evaluation.predicted_rotation(projective), angles, atol=1e-5
     )
 
+  def test_a_pose_that_is_no_pose_is_not_perfect(self):
+    for pose in (np.full((2, 3), np.nan), np.zeros((2, 3))):
+      self.assertTrue(np.isnan(evaluation.predicted_rotation(pose)))
+
   def test_a_perfect_transformer_has_no_residual(self):
     # Objects are turned by `true`; theta = rotation(true) undoes it.
     true = uniform_angles(50)

@@ -165,6 +165,7 @@ def test_two_processes_train_together_as_one(options, tmp_path):
     ("train", ["--workdir=/dev/null/x"], "/dev/null/x"),
     ("train", ["--dataset=mnist", "--data_dir=/none"], "not prepared in /none"),
     ("train", ["--batch_size=20000"], "larger than the training set of 10000"),
+    ("sweep", ["--kinds=CNN,C", "--depths=5"], "depth 5 is deeper"),
     ("sweep", ["--kinds=CNN,Q"], "--kinds='Q' is unknown; accepted"),
     ("sweep", ["--only=xyz"], "matches none of the 5 runs"),
     ("sweep", ["--only=("], "is no pattern"),
@@ -232,6 +233,30 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   with pytest.raises(runs.RunError, match="loss is not finite"):
     train.train(wild, str(tmp_path))
   assert not (runs.folder(str(tmp_path), wild) / "DONE").exists()
+
+
+def test_a_signal_at_the_last_checkpoint_is_heard(tmp_path, monkeypatch):
+  one = dataclasses.replace(SMALL, epochs=1)
+  save = runs.Run.save
+
+  def save_and_signal(run, state):
+    save(run, state)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(runs.Run, "save", save_and_signal)
+  with pytest.raises(train.cli.Interrupted, match="SIGTERM after step 20"):
+    train.train(one, str(tmp_path))
+  monkeypatch.undo()
+  assert train.train(one, str(tmp_path))["error"] > 0
+
+
+@pytest.mark.parametrize("name", ["train", "sweep", "report"])
+def test_help_lists_the_options(name):
+  _, out, _ = finish(start(name, "--help"))
+  assert "--workdir" in out
+  if name != "report":
+    assert "--epochs" in out
+    assert "(default: '30')" in out
 
 
 def test_holdout_keeps_off_the_test_set(tmp_path):

@@ -1,5 +1,6 @@
 """README's Python runs, and prints what its comments say."""
 
+import ast
 import pathlib
 import re
 
@@ -13,27 +14,26 @@ class ReadmeTest(absltest.TestCase):
   def test_python_blocks_run_and_print_what_they_say(self):
     names, checked = {}, 0
     for block in re.findall(r"```python\n(.*?)```", README, re.S):
-      for line in block.splitlines():
-        code, _, comment = line.partition("  #")
-        comment = comment.strip()
-        if re.match(r"(import|from|\w+ = )", code):
-          exec(code, names)
-          if comment.startswith("["):
-            shape = names[code.split()[0]].shape
-            self.assertEqual(str(list(shape)), comment, line)
-            checked += 1
-        elif code:
-          value = eval(code, names)
-          if comment.startswith("Array("):
-            number = float(re.match(r"Array\((.+?),", comment)[1])
-            np.testing.assert_allclose(value, number, rtol=1e-5)
-            checked += 1
-          elif comment.startswith("{"):
-            self.assertEqual(value, eval(comment))
-            checked += 1
-          elif comment.startswith("["):
-            self.assertEqual(str(list(value.shape)), comment, line)
-            checked += 1
+      lines = block.splitlines()
+      for node in ast.parse(block).body:
+        value = None
+        if isinstance(node, ast.Expr):
+          value = eval(ast.unparse(node), names)
+        else:
+          exec(ast.unparse(node), names)
+          if isinstance(node, ast.Assign):
+            value = names[node.targets[0].id]
+        comment = lines[node.end_lineno - 1].partition("  # ")[2]
+        if comment.startswith("Array("):
+          number = float(re.match(r"Array\((.+?),", comment)[1])
+          np.testing.assert_allclose(value, number, rtol=1e-5)
+        elif comment.startswith("{"):
+          self.assertEqual(value, ast.literal_eval(comment))
+        elif comment.startswith("["):
+          self.assertEqual(str(list(value.shape)), comment)
+        else:
+          continue
+        checked += 1
     self.assertEqual(checked, 5)
 
   def test_every_link_to_a_file_leads_somewhere(self):

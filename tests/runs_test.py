@@ -145,6 +145,19 @@ class RunTest(absltest.TestCase):
       start("here").save(fresh_state()._replace(step=jnp.int32(10)))
       self.assertEqual(int(start("here").restore(fresh_state()).step), 10)
 
+  def test_two_writers_of_one_run_are_noticed(self):
+    first, second = start(self.workdir), start(self.workdir)
+    first.append(line(1))
+    with self.assertRaisesRegex(runs.RunError, "another process"):
+      second.append(line(1))
+    self.assertEqual(first.metrics(), [line(1)])
+
+  def test_a_damaged_line_of_metrics_is_named(self):
+    run = start(self.workdir)
+    (self.folder / "metrics.jsonl").write_text("no json\n")
+    with self.assertRaisesRegex(runs.RunError, "cannot read.*metrics.jsonl"):
+      run.metrics()
+
   def test_looking_makes_no_folder(self):
     run = runs.Run(self.workdir, SETTINGS)
     self.assertFalse(run.done)
@@ -163,6 +176,9 @@ class SettingsTest(parameterized.TestCase):
     ({"epochs": 0}, "epochs must be positive, got 0"),
     ({"batch_size": -4}, "batch_size must be positive"),
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
+    ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+    ({"localisation_lr": float("inf")}, "localisation_lr must be positive"),
+    ({"filters": ()}, "filters must be two"),
     ({"filters": (3, 0)}, "filters must be positive sizes"),
     ({"seed": -1}, "seed must not be negative"),
   )

@@ -114,6 +114,38 @@ class LoopTest(parameterized.TestCase):
       out.astype(jnp.float32), expected, atol=tolerance, rtol=0
     )
 
+  @parameterized.product(
+    image=("float32", "float64", "bfloat16"),
+    grid=("float32", "float64", "bfloat16"),
+    method=sampling.METHODS,
+    padding=sampling.PADDINGS,
+  )
+  @pytest.mark.usefixtures("x64")
+  def test_dtypes_mix_in_double_precision(self, image, grid, **mode):
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.uniform(size=(4, 5, 1)), image)
+    grid = jnp.asarray(random_grid(rng, 2), grid)
+    out = stnjax.grid_sample(image, grid, **mode)
+    self.assertEqual(out.dtype, image.dtype)
+    expected = reference.sample(
+      np.asarray(image), np.asarray(grid), align_corners=False, **mode
+    )
+    tolerance = 0.01 if image.dtype == jnp.bfloat16 else 1e-5
+    np.testing.assert_allclose(
+      out.astype(jnp.float64), expected, atol=tolerance, rtol=0
+    )
+
+  @parameterized.parameters(jnp.nan, jnp.inf)
+  def test_a_bad_edge_pixel_stays_where_it_is(self, bad):
+    image = jnp.ones((4, 4, 1)).at[0, 0].set(bad)
+    grid = jnp.array([[[-5.0, -5.0], [0.5, 0.5], [-0.75, -5.0]]])
+    out = stnjax.grid_sample(image, grid)
+    np.testing.assert_allclose(out[0, :, 0], [0, 1, 0])
+
+  def test_no_channels(self):
+    out = stnjax.grid_sample(jnp.ones((4, 4, 0)), jnp.zeros((2, 3, 2)))
+    self.assertEqual(out.shape, (2, 3, 0))
+
   def test_nearest_keeps_integers_and_booleans(self):
     grid = jnp.array([[[0.5, -0.5]]])
     big = jnp.array([[[2**30 + 1], [2**30 + 3]]] * 2, jnp.int32)

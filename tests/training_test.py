@@ -45,6 +45,20 @@ def make(
   return training.Program(recipe, jax.devices()[:devices]), state
 
 
+def noting_prepare(note):
+  """Calls `note(images, truth)` with each batch that is prepared."""
+  prepare = training.Recipe.prepare
+
+  def noting(recipe, keys, images):
+    result, truth = prepare(recipe, keys, images)
+    jax.debug.callback(
+      lambda *arrays: note(*jax.tree.map(np.asarray, arrays)), images, truth
+    )
+    return result, truth
+
+  return mock.patch.object(training.Recipe, "prepare", noting)
+
+
 def max_difference(a, b):
   gaps = jax.tree.map(
     lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), a, b
@@ -133,44 +147,46 @@ class TrainTest(parameterized.TestCase):
       program.train(state, data, 2)
 
   def test_every_image_is_seen_once_an_epoch_in_another_order(self):
+    data = toy_data(32)
+    data.images[:, 0, 0, 0] = np.arange(32)  # a mark to know an image by
     program, state = make("CNN", batch_size=8)
-    recipe = program.recipe
-    orders = [
-      jax.random.permutation(jax.random.fold_in(recipe.key("order"), e), 32)
-      for e in range(2)
-    ]
-    self.assertCountEqual(orders[0].tolist(), range(32))
-    self.assertNotEqual(orders[0].tolist(), orders[1].tolist())
+    orders = []
+    for _ in range(2):
+      seen = []
+      with noting_prepare(lambda images, _, seen=seen: seen.append(images)):
+        program, _ = make("CNN", batch_size=8)
+        state = program.train(state, data, 4)
+        jax.effects_barrier()
+      orders.append(np.concatenate(seen)[:, 0, 0, 0].tolist())
+    for order in orders:
+      self.assertCountEqual(order, range(32))
+    self.assertNotEqual(*orders)
 
   def test_every_image_of_every_step_is_perturbed_afresh(self):
     """With the same images in a batch, only the perturbation can differ."""
     data = toy_data(16)
     data = datasets.Data(np.repeat(data.images[:1], 16, 0), data.labels)
     seen = []
-    optimiser = training.make_optimiser("sgd", 1e-3, 100)
-    program, state = make("CNN", optimiser=optimiser, batch_size=4)
-    prepare = training.Recipe.prepare
-
-    def noting(recipe, keys, images):
-      result, truth = prepare(recipe, keys, images)
-      jax.debug.callback(
-        lambda t: seen.append(np.asarray(t)), truth["rotation"]
-      )
-      return result, truth
-
-    with mock.patch.object(training.Recipe, "prepare", noting):
+    program, state = make("CNN", batch_size=4)
+    with noting_prepare(lambda _, truth: seen.append(truth["rotation"])):
       program.train(state, data, 4)
       jax.effects_barrier()
     self.assertLen(np.unique(np.concatenate(seen)), 16)
 
   def test_one_compilation_serves_all_dispatches(self):
     program, state = make("CNN")
-    data = toy_data(64)
-    traced = chex.assert_max_traces(program._train_loop, n=1)
-    run = jax.jit(lambda *args: traced(0, None, *args))
-    for steps in (1, 3, 2):
-      state = run(state, data, np.int32(steps))
+    data = toy_data(96)
+    once = chex.assert_max_traces(training.train_step, n=1)
+    with mock.patch.object(training, "train_step", once):
+      for steps in (1, 3, 2):
+        state = program.train(state, data, steps)
     self.assertEqual(int(state.step), 6)
+
+  def test_the_device_that_is_named_is_used(self):
+    _, state = make("CNN")
+    program = training.Program(make("CNN")[0].recipe, jax.devices()[2:3])
+    state = program.train(state, toy_data(16), 1)
+    self.assertEqual(state.step.devices(), {jax.devices()[2]})
 
   def test_it_learns(self):
     data = toy_data(256)

@@ -25,7 +25,7 @@ class MnistSubset(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(
       description=(
         "The first 1000 training and 200 test images of each digit of MNIST,"
-        " in MNIST's order. MNIST: Y. LeCun, C. Cortes, C. J. C. Burges;"
+        " in the order of TFDS. MNIST: Y. LeCun, C. Cortes, C. J. C. Burges;"
         " CC BY-SA 3.0, which holds for this subset too."
       ),
       features=tfds.features.FeaturesDict(
