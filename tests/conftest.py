@@ -1,8 +1,19 @@
 """Four CPU devices for the tests of pmap, and float64 where a test asks."""
 
+import os
+import tempfile
+
 from absl import flags
 import jax
 import pytest
+
+# What one test compiled another need not; scripts that tests start share it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  cache = tempfile.TemporaryDirectory(prefix="stnjax-tests-")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+  jax.config.update("jax_compilation_cache_dir", cache.name)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 flags.FLAGS.mark_as_parsed()  # pytest takes the command line
 jax.config.update("jax_num_cpu_devices", 4)

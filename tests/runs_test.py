@@ -173,7 +173,7 @@ class SettingsTest(parameterized.TestCase):
     ({"padding": "wrap"}, "padding='wrap'"),
     ({"optimiser": "lion"}, "optimiser='lion'"),
     ({"schedule": "linear"}, "schedule='linear'"),
-    ({"epochs": 0}, "epochs must be positive, got 0"),
+    ({"epochs": 0}, "epochs must be positive and finite, got 0"),
     ({"batch_size": -4}, "batch_size must be positive"),
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
     ({"learning_rate": float("nan")}, "learning_rate must be positive"),

@@ -67,8 +67,8 @@ def max_difference(a, b):
 
 
 class DeviceTest(parameterized.TestCase):
-  @parameterized.product(
-    name=("CNN", "STN-C1", "STN-SL1"), batch_norm=(False, True)
+  @parameterized.parameters(
+    ("CNN", False), ("STN-C1", True), ("STN-SL1", False), ("STN-SL1", True)
   )
   def test_pmap_on_four_devices_equals_jit_on_one(self, name, batch_norm):
     data, test = toy_data(64), toy_data(23, 1)
@@ -256,7 +256,7 @@ class OptimiserTest(parameterized.TestCase):
 
 
 class EvaluateTest(parameterized.TestCase):
-  @parameterized.parameters(1, 15, 16, 17, 40)
+  @parameterized.parameters(1, 16, 19)
   def test_every_image_counts_once_whatever_the_batch(self, n):
     data = toy_data(n)
     program, state = make("STN-SL1")
