@@ -224,15 +224,12 @@ def _figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
     if name != "CNN"
   }
   # The same seed perturbs alike: without one in common, nothing to compare.
-  seed = (
-    min(set.intersection(*map(set, by_seed.values())), default=None)
-    if (by_seed)
-    else None
-  )
+  shared = set.intersection(*map(set, by_seed.values())) if by_seed else set()
+  seed = min(shared, default=None)
   stns = {
-    name: seeds[seed].evaluation()
-    for name, seeds in by_seed.items()
-    if seed is not None
+    name: runs_of[seed].evaluation()
+    for name, runs_of in by_seed.items()
+    if shared
   }
   if stns:
     before = next(iter(stns.values()))["before"]
