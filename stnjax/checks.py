@@ -8,28 +8,49 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def option(name: str, value: Any, accepted: Sequence[str]) -> None:
-  """Raises unless `value` is one of the `accepted` names."""
-  if value not in accepted:
+def option(name: str, value: Any, accepted: Sequence[Any]) -> None:
+  """Raises unless `value` is one of those `accepted`."""
+  if not any(type(value) is type(a) and value == a for a in accepted):
     listed = ", ".join(repr(a) for a in accepted)
     raise ValueError(f"{name}={value!r} is unknown; accepted: {listed}")
 
 
-def spatial_shape(name: str, shape: Any) -> tuple[int, ...]:
-  """Returns `shape` as a tuple of 2 or 3 positive Python ints, or raises."""
+def flag(name: str, value: Any) -> None:
+  """Raises unless `value` is True or False, known while tracing."""
+  if not isinstance(value, bool | np.bool_):
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def whole(name: str, value: Any, least: int) -> None:
+  """Raises unless `value` is a Python int of at least `least`."""
+  if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    raise TypeError(f"{name} must be an int, got {value!r}")
+  if value < least:
+    raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def spatial_shape(
+  name: str, shape: Any, num_axes: int | None = None
+) -> tuple[int, ...]:
+  """Returns `shape` as a tuple of positive Python ints, or raises.
+
+  There are `num_axes` of them, or 2 or 3.
+  """
+  layout = {2: "(H, W)", 3: "(D, H, W)"}.get(num_axes, "(H, W) or (D, H, W)")
   try:
     sizes = tuple(int(s) for s in shape)
-    whole = all(int(s) == s for s in shape)
+    integral = all(int(s) == s for s in shape)
   except (TypeError, ValueError):
     raise TypeError(
-      f"{name} must be a static (H, W) or (D, H, W) of ints, got {shape!r}"
+      f"{name} must be a static {layout} of ints, got {shape!r}"
     ) from None
-  if not whole or len(sizes) not in (2, 3) or min(sizes) < 1:
+  accepted = (2, 3) if num_axes is None else (num_axes,)
+  if not integral or len(sizes) not in accepted or min(sizes) < 1:
     raise ValueError(
-      f"{name} must be (H, W) or (D, H, W) with sizes of at least 1,"
-      f" got {tuple(shape)}"
+      f"{name} must be {layout} with sizes of at least 1, got {tuple(shape)}"
     )
   return sizes
 

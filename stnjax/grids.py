@@ -1,13 +1,14 @@
 """Sampling grids: for each output pixel, the place to read in the input."""
 
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks, coordinates
+from stnjax import checks, coordinates, sampling
 
 
 def affine_grid(
@@ -82,48 +83,244 @@ def affine_pixel_grid(
   Raises:
     ValueError: for a wrong shape, or shapes of different dimension.
   """
-  theta, output_shape = _checked(matrix, output_shape)
-  input_shape = checks.spatial_shape("input_shape", input_shape)
+  centred = _centred(matrix, input_shape, output_shape, align_corners)
+  axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
+  middle = np.array([(s - 1) / 2 for s in input_shape[::-1]])
+  return _map_axes(centred, axes) + middle.astype(centred.dtype)
+
+
+def jacobian(
+  matrix: ArrayLike,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int],
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """How far `affine_pixel_grid` moves per pixel of the output.
+
+  Args:
+    matrix: as for `affine_grid`.
+    input_shape: spatial shape of the image that will be sampled.
+    output_shape: spatial shape of the grid.
+    align_corners: as for `affine_grid`.
+
+  Returns:
+    d input / d output in pixels: `[..., N, N]` where `matrix` is affine, else
+    `[..., *output_shape, N, N]`, 0 where the denominator of a projective
+    transform vanishes.
+
+  Raises:
+    ValueError: for a wrong shape, or shapes of different dimension.
+  """
+  centred = _centred(matrix, input_shape, output_shape, align_corners)
   num_axes = len(output_shape)
-  if len(input_shape) != num_axes:
-    raise ValueError(
-      f"input_shape must have {num_axes} sizes, as the matrix has axes,"
-      f" got {input_shape}"
+  linear = centred[..., :num_axes, :num_axes]
+  if centred.shape[-2] == num_axes:
+    return linear
+  axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
+  weight, regular = _regular(_row(centred[..., -1, :], axes))
+  points = jnp.where(regular, _map_axes(centred, axes), 0)
+  per_pixel = (..., *[None] * num_axes, slice(None), slice(None))
+  last = centred[..., -1:, :num_axes][per_pixel]
+  # The quotient rule, with points = numerator / weight.
+  change = linear[per_pixel] - points[..., None] * last
+  return jnp.where(regular[..., None], change / weight[..., None], 0)
+
+
+def tps_grid(
+  offsets: ArrayLike,
+  output_shape: Sequence[int],
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """The grid of a thin-plate spline through displaced control points.
+
+  Convention: the control points are a regular lattice over [-1, 1], its
+  outermost points at -1 and 1; each output place that is a control point reads
+  the input at that point plus its offset, and in between the bending energy is
+  least. Zero offsets are the identity, exactly.
+
+  Args:
+    offsets: `[..., K, K, 2]`, normalised units, rows of points along y; or
+      `[..., K, K, K, 3]` for volumes. The axes may differ in K, each at least
+      2.
+    output_shape: `(H, W)`, or `(D, H, W)` for volumes.
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    `[..., *output_shape, N]` normalised coordinates, float32 or wider.
+
+  Raises:
+    ValueError: for a wrong shape of either argument.
+    TypeError: for complex or boolean offsets, or sizes that are not static.
+
+  Gradient: exact; the grid is linear in the offsets.
+
+  Reference: Bookstein 1989, "Principal warps"; in volumes the kernel is r
+    instead of r^2 log r.
+
+  >>> tps_grid(jnp.full((2, 2, 2), 0.25), (1, 1)).tolist()
+  [[[0.25, 0.25]]]
+  """
+  offsets, num_axes = _checked_field("offsets", offsets, least=2)
+  output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
+  control_shape = offsets.shape[-num_axes - 1 : -1]
+  lattice = coordinates.lattice(
+    output_shape, align_corners=align_corners, dtype=offsets.dtype
+  )
+  ends = [np.linspace(-1, 1, size) for size in control_shape]
+  controls = np.stack(np.meshgrid(*ends, indexing="ij")[::-1], axis=-1)
+  controls = controls.reshape(-1, num_axes)
+  precise = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+  weights = precise(
+    _spline_solution(controls).astype(offsets.dtype),
+    offsets.reshape(*offsets.shape[: -num_axes - 1], -1, num_axes),
+  )
+  basis = _spline_basis(
+    lattice.reshape(-1, num_axes), controls.astype(offsets.dtype), jnp
+  )
+  displacement = precise(basis, weights)
+  batch = displacement.shape[:-2]
+  return lattice + displacement.reshape(*batch, *output_shape, num_axes)
+
+
+def flow_grid(
+  displacement: ArrayLike, *, align_corners: bool = False
+) -> jax.Array:
+  """The grid of a displacement field: the identity lattice plus the field.
+
+  Convention: `stnjax.coordinates`. Each output pixel reads the input at its
+  own place plus the displacement.
+
+  Args:
+    displacement: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
+      normalised units, last axis (x, y) or (x, y, z).
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    The normalised coordinates, in the shape of `displacement`, float32 or
+    wider.
+
+  Raises:
+    ValueError: for a wrong shape.
+    TypeError: for complex or boolean displacements.
+
+  Gradient: the identity.
+
+  Reference: none needed; "dense displacement field" in registration.
+
+  >>> flow_grid(jnp.full((1, 2, 2), 0.25)).tolist()
+  [[[-0.25, 0.25], [0.75, 0.25]]]
+  """
+  field, num_axes = _checked_field("displacement", displacement)
+  checks.flag("align_corners", align_corners)
+  return field + coordinates.lattice(
+    field.shape[-num_axes - 1 : -1],
+    align_corners=align_corners,
+    dtype=field.dtype,
+  )
+
+
+def velocity_grid(
+  velocity: ArrayLike, *, steps: int = 7, align_corners: bool = False
+) -> jax.Array:
+  """The grid of the flow along a velocity field for unit time.
+
+  A diffeomorphism, where the field is smooth at the scale of its pixels:
+  `velocity_grid(-velocity)` undoes it. Scaling and squaring: the field over
+  `2 ** steps` is a displacement, which is composed with itself `steps` times.
+
+  Convention: `stnjax.coordinates`. Outside, the field goes on as at its edge.
+
+  Args:
+    velocity: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
+      normalised units, last axis (x, y) or (x, y, z).
+    steps: how often to square, at least 0. Enough where the field over
+      `2 ** steps` moves nothing by more than about half a pixel.
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    The normalised coordinates, in the shape of `velocity`, float32 or wider.
+
+  Raises:
+    ValueError: for a wrong shape, or `steps` below 0.
+    TypeError: for complex or boolean velocities, or `steps` that is no int.
+
+  Gradient: that of the steps, each a linear interpolation.
+
+  Reference: Arsigny et al. 2006, "A log-Euclidean framework for statistics on
+    diffeomorphisms"; Dalca et al. 2018 (arXiv:1805.04605).
+
+  >>> velocity_grid(jnp.full((1, 1, 2), 0.25)).tolist()
+  [[[0.25, 0.25]]]
+  """
+  field, num_axes = _checked_field("velocity", velocity)
+  checks.flag("align_corners", align_corners)
+  checks.whole("steps", steps, 0)
+  shape = field.shape[-num_axes - 1 : -1]
+  # In pixels, whose lattice is whole numbers.
+  lattice = np.moveaxis(np.indices(shape)[::-1], 0, -1).astype(field.dtype)
+  extents = np.array(
+    [coordinates.half_extent(s, align_corners) for s in shape[::-1]]
+  ).astype(field.dtype)
+
+  def square(displacement: jax.Array, _) -> tuple[jax.Array, None]:
+    moved = sampling.sample_pixels(
+      displacement, lattice + displacement * extents, padding="border"
     )
+    return displacement + moved, None
+
+  displacement, _ = jax.lax.scan(square, field / 2**steps, length=steps)
+  return flow_grid(displacement, align_corners=align_corners)
+
+
+def _centred(
+  matrix: ArrayLike,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int],
+  align_corners: bool,
+) -> jax.Array:
+  """The matrix between pixel coordinates whose 0 is the middle of the image."""
+  theta, output_shape = _checked(matrix, output_shape)
+  num_axes = len(output_shape)
+  input_shape = checks.spatial_shape("input_shape", input_shape, num_axes)
   into = [coordinates.half_extent(s, align_corners) for s in input_shape[::-1]]
   out = [_nonzero_half_extent(s, align_corners) for s in output_shape[::-1]]
   # Equal sizes divide to exactly 1.
   scale = np.array([*into, 1.0])[:, None] / np.array([*out, 1.0])
-  axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
-  centred = _map_axes(
-    theta * scale[: theta.shape[-2]].astype(theta.dtype), axes
-  )
-  middle = np.array([(s - 1) / 2 for s in input_shape[::-1]])
-  return centred + middle.astype(theta.dtype)
+  return theta * scale[: theta.shape[-2]].astype(theta.dtype)
 
 
 def _map_axes(matrix: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
   """Applies a matrix to the lattice with the given values along x, y(, z)."""
   num_axes = len(axes)
-  # Broadcast products instead of a matmul: exact on hardware whose matrix
-  # units round their operands, and nothing to store for the lattice.
-  points = [
-    axis.astype(matrix.dtype).reshape(-1, *[1] * place)
-    for place, axis in enumerate(axes)
-  ]
-
-  def row(index: int) -> jax.Array:
-    entries = [matrix[..., index, i] for i in range(num_axes + 1)]
-    entries = [e.reshape(*e.shape, *[1] * num_axes) for e in entries]
-    terms = [e * p for e, p in zip(entries, points, strict=False)]
-    return sum(terms[1:], terms[0]) + entries[-1]
-
-  mapped = jnp.stack([row(i) for i in range(num_axes)], axis=-1)
+  rows = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
+  mapped = jnp.stack(rows, axis=-1)
   if matrix.shape[-2] == num_axes:
     return mapped
-  weight = row(num_axes)[..., None]
-  regular = jnp.abs(weight) > jnp.finfo(matrix.dtype).eps
-  return jnp.where(regular, mapped / jnp.where(regular, weight, 1.0), jnp.nan)
+  weight, regular = _regular(_row(matrix[..., -1, :], axes))
+  return jnp.where(regular, mapped / weight, jnp.nan)
+
+
+def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
+  """One row of a matrix, applied to the lattice."""
+  # Broadcast products instead of a matmul: exact on hardware whose matrix
+  # units round their operands, and nothing to store for the lattice.
+  per_pixel = (..., *[None] * len(axes))
+  result = row[..., -1][per_pixel]
+  for place, axis in reversed(list(enumerate(axes))):
+    points = axis.astype(row.dtype).reshape(-1, *[1] * place)
+    result = row[..., place][per_pixel] * points + result
+  return result
+
+
+def _regular(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Denominators that can be divided by, and where they are the true ones."""
+  regular = jnp.abs(weight) > jnp.finfo(weight.dtype).eps
+  return jnp.where(regular, weight, 1)[..., None], regular[..., None]
 
 
 def _nonzero_half_extent(size: int, align_corners: bool) -> float:
@@ -131,14 +328,49 @@ def _nonzero_half_extent(size: int, align_corners: bool) -> float:
   return coordinates.half_extent(size, align_corners) or 1.0
 
 
+def _spline_basis(points, controls, numpy):
+  """Values `[P, K + N + 1]` at points `[P, N]`: the kernels, 1, the axes."""
+  # A product instead of a difference of squares: no cancellation.
+  squares = ((points[:, None] - controls) ** 2).sum(axis=-1)
+  apart = squares > 0
+  safe = numpy.where(apart, squares, 1)
+  flat = points.shape[-1] == 2
+  kernel = safe * numpy.log(safe) if flat else numpy.sqrt(safe)
+  ones = numpy.ones_like(points[:, :1])
+  kernel = numpy.where(apart, kernel, 0)
+  return numpy.concatenate([kernel, ones, points], axis=-1)
+
+
+def _spline_solution(controls: np.ndarray) -> np.ndarray:
+  """From values at the controls to weights of the basis, `[K + N + 1, K]`."""
+  basis = _spline_basis(controls, controls, np)
+  count, total = basis.shape
+  system = np.zeros((total, total))
+  system[:count] = basis
+  system[count:, :count] = basis[:, count:].T
+  return np.linalg.inv(system)[:, :count]
+
+
 def _checked(
   matrix: ArrayLike, output_shape: Sequence[int]
 ) -> tuple[jax.Array, tuple[int, ...]]:
   theta = checks.matrix("matrix", matrix)
-  shape = checks.spatial_shape("output_shape", output_shape)
-  if len(shape) != theta.shape[-1] - 1:
+  num_axes = theta.shape[-1] - 1
+  return theta, checks.spatial_shape("output_shape", output_shape, num_axes)
+
+
+def _checked_field(
+  name: str, field: ArrayLike, least: int = 1
+) -> tuple[jax.Array, int]:
+  field = checks.floating(name, field)
+  num_axes = field.shape[-1] if field.ndim else 0
+  if (
+    num_axes not in (2, 3)
+    or field.ndim < num_axes + 1
+    or min(field.shape[-num_axes - 1 : -1]) < least
+  ):
     raise ValueError(
-      f"output_shape must have {theta.shape[-1] - 1} sizes for a matrix of"
-      f" shape {theta.shape}, got {shape}"
+      f"{name} must be [..., h, w, 2], or [..., d, h, w, 3] for volumes, with"
+      f" sizes of at least {least}, got shape {field.shape}"
     )
-  return theta, shape
+  return field, num_axes

@@ -1,19 +1,26 @@
-"""Sampling an image at the places of a grid."""
+"""Sampling an image at the places of a grid, and the adjoint of that."""
 
+from collections.abc import Sequence
 import functools
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+import numpy as np
 
-from stnjax import checks, coordinates
+from stnjax import checks, coordinates, splines
 from stnjax.kernels import gather
 
-METHODS = ("nearest", "linear")
+METHODS = ("nearest", "linear", "cubic", "spline", "linearised")
 """Accepted values of `method`."""
 
-PADDINGS = ("zeros", "border")
+PADDINGS = ("zeros", "constant", "border", "reflection", "wrap")
 """Accepted values of `padding`."""
+
+IMPLEMENTATIONS = ("auto", "gather")
+"""Accepted values of `implementation`."""
+
+_AUXILIARY = 7  # displaced samples of "linearised", as in the paper
 
 
 def grid_sample(
@@ -22,44 +29,378 @@ def grid_sample(
   *,
   method: str = "linear",
   padding: str = "zeros",
+  fill_value: ArrayLike = 0.0,
   align_corners: bool = False,
-) -> jax.Array:
+  return_mask: bool = False,
+  prefilter: bool = True,
+  key: jax.Array | None = None,
+  implementation: str = "auto",
+) -> jax.Array | tuple[jax.Array, jax.Array]:
   """Samples an image at the places of a grid.
 
   Convention: the grid holds normalised input coordinates, last axis (x, y) or
-  (x, y, z); see `stnjax.coordinates`. Values and gradients are those of
-  `torch.nn.functional.grid_sample` on channels-last arrays.
+  (x, y, z); see `stnjax.coordinates`. Where
+  `torch.nn.functional.grid_sample` has the mode, values and gradients are its
+  on channels-last arrays; "spline" is `scipy.ndimage.map_coordinates` of order
+  3.
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` where the grid's last axis
       is 3. Floating or integer; boolean for "nearest".
     grid: `[..., *shape, N]` with N spatial axes in `shape`, N = 2 or 3. Batch
       axes broadcast against the image's.
-    method: "nearest" (ties to the even pixel) or "linear".
-    padding: what lies outside the image: "zeros", into which "linear" blends
-      over the pixel beyond the last centres, or "border", the nearest pixel.
+    method: how to read between pixels. "nearest" (ties to the even pixel);
+      "linear"; "cubic", the convolution of Keys with a = -0.75; "spline", the
+      cubic B-spline through the pixels; "linearised", the values of "linear"
+      with a gradient from further around, which takes a `key`.
+    padding: what lies outside the image. "zeros" and "constant", a
+      `fill_value`, into which the pixels on the edge blend; "border", the
+      nearest pixel; "reflection", mirrored at the outer edges of the image, or
+      with `align_corners` at the centres of its outermost pixels; "wrap",
+      repeated with a period of the image's size.
+    fill_value: with padding="constant", a number or `[C]`.
     align_corners: whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
+    return_mask: also return the weight of the result that came from inside.
+    prefilter: with method="spline", False where `image` already holds
+      `spline_coefficients`.
+    key: with method="linearised", the random key of the displaced samples.
+    implementation: "auto" or "gather".
 
   Returns:
     `[..., *shape, C]` in the dtype of `image`; integers are rounded to the
-    nearest (ties to even). Places with a NaN coordinate are 0.
+    nearest (ties to even) and saturate. Places with a NaN coordinate are the
+    fill. With `return_mask` also `[..., *shape]`, float32 or wider: what an
+    image of ones would give with padding="zeros". It is between 0 and 1, but
+    for the overshoot of "cubic" and "spline" next to the edge.
 
   Raises:
     ValueError: for an unknown option, a wrong shape, batch axes that do not
-      broadcast.
-    TypeError: for complex values, or a boolean image with "linear".
+      broadcast, an option that the method or padding does not take.
+    TypeError: for complex values, flags that are not True or False, or a
+      boolean image with another method than "nearest".
 
-  Gradient: "linear" has both. At a pixel centre the derivative with respect to
-    the grid is the right-hand one; it is zero where "border" clamps (the edge
-    pixels' centres included) and at NaN. "nearest" has the image's only.
+  Gradient: with respect to image, grid and fill, finite everywhere. At a pixel
+    centre the derivative of "linear" with respect to the grid is the
+    right-hand one; it is zero where "border" clamps (the edge pixels' centres
+    included), at NaN and at infinity. "cubic" has one continuous derivative,
+    "spline" two, "nearest" none. "linearised" gives the image the gradient of
+    "linear" and the grid the slope of a plane fitted to 8 samples, of which 7
+    are displaced at random by about a pixel (more where the grid is coarser
+    than the image); it is meant to be differentiated once.
 
-  Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5.
+  Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5; Keys 1981; Unser
+    1999; Jiang et al. 2019 (arXiv:1901.07124).
 
   >>> ramp = jnp.arange(4.0).reshape(1, 4, 1)
   >>> grid_sample(ramp, jnp.array([[[0.0, 0.0]]])).tolist()
   [[[1.5]]]
   """
+  grid, num_axes = _checked_grid(grid)
+  image = checks.image("image", image, num_axes)
+  shape = image.shape[-num_axes - 1 : -1]
+  checks.flag("align_corners", align_corners)
+  points = coordinates.to_pixels(grid, shape, align_corners=align_corners)
+  return sample_pixels(
+    image,
+    points,
+    method=method,
+    padding=padding,
+    fill_value=fill_value,
+    align_corners=align_corners,
+    return_mask=return_mask,
+    prefilter=prefilter,
+    key=key,
+    implementation=implementation,
+  )
+
+
+def sample_pixels(
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  method: str = "linear",
+  padding: str = "zeros",
+  fill_value: ArrayLike = 0.0,
+  align_corners: bool = False,
+  return_mask: bool = False,
+  prefilter: bool = True,
+  key: jax.Array | None = None,
+  implementation: str = "auto",
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+  """As `grid_sample`, at pixel coordinates (0 at the first pixel's centre)."""
+  checks.option("method", method, METHODS)
+  checks.option("padding", padding, PADDINGS)
+  checks.option("implementation", implementation, IMPLEMENTATIONS)
+  checks.flag("align_corners", align_corners)
+  checks.flag("return_mask", return_mask)
+  checks.flag("prefilter", prefilter)
+  num_axes = points.shape[-1]
+  image = checks.image("image", image, num_axes)
+  if image.dtype == jnp.bool_ and method != "nearest":
+    raise TypeError(
+      f"image of dtype bool needs method='nearest', got {method!r}"
+    )
+  if not prefilter and method != "spline":
+    raise ValueError(f"prefilter=False needs method='spline', got {method!r}")
+  checks.batch(
+    "image", image.shape[: -num_axes - 1], "grid", points.shape[: -num_axes - 1]
+  )
+  return _sample(
+    image,
+    points,
+    _checked_fill(fill_value, padding, image.shape[-1]),
+    _checked_key(key, method),
+    method=method,
+    padding=padding,
+    align_corners=align_corners,
+    return_mask=return_mask,
+    prefilter=prefilter,
+  )
+
+
+def splat(
+  values: ArrayLike,
+  grid: ArrayLike,
+  output_shape: Sequence[int],
+  *,
+  padding: str = "zeros",
+  align_corners: bool = False,
+) -> jax.Array:
+  """Adds values into an image at the places of a grid: forward warping.
+
+  The exact adjoint of linear `grid_sample`: for every image x of
+  `output_shape`, `sum(splat(v, grid, output_shape) * x)` is
+  `sum(v * grid_sample(x, grid))`. Each value goes to the pixels that
+  `grid_sample` would have read, with the same weights; the splat of ones
+  counts, and divides to a mean.
+
+  Convention: `stnjax.coordinates`.
+
+  Args:
+    values: `[..., *shape, C]`, real.
+    grid: `[..., *shape, N]`, where in the result each value goes, normalised.
+      Batch axes broadcast against those of `values`.
+    output_shape: `(H, W)` or `(D, H, W)`.
+    padding: where values go whose place is outside: "zeros" (what falls
+      outside is lost), "border", "reflection" or "wrap".
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    `[..., *output_shape, C]`, in the dtype of `values` (float32 for integers).
+    Values whose place is NaN are lost.
+
+  Raises:
+    ValueError: for an unknown padding, a wrong shape, batch axes that do not
+      broadcast.
+    TypeError: for complex or boolean values.
+
+  Gradient: with respect to values and grid; for the grid as in `grid_sample`.
+
+  Reference: the transpose of Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5.
+
+  >>> splat(jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 2)), (2, 2)).ravel().tolist()
+  [0.25, 0.25, 0.25, 0.25]
+  """
+  checks.option("padding", padding, [p for p in PADDINGS if p != "constant"])
+  grid, num_axes = _checked_grid(grid)
+  output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
+  dtype = jnp.asarray(values).dtype
+  values = checks.floating("values", values)
+  if values.shape[-num_axes - 1 : -1] != grid.shape[-num_axes - 1 : -1]:
+    raise ValueError(
+      "values must have the spatial shape of grid,"
+      f" {grid.shape[-num_axes - 1 : -1]}, got shape {values.shape}"
+    )
+  checks.flag("align_corners", align_corners)
+  checks.batch(
+    "values", values.shape[: -num_axes - 1], "grid", grid.shape[: -num_axes - 1]
+  )
+  points = coordinates.to_pixels(
+    grid, output_shape, align_corners=align_corners
+  )
+  result = _splat(values, points, output_shape, padding, align_corners)
+  return result.astype(
+    dtype if jnp.issubdtype(dtype, jnp.floating) else values.dtype
+  )
+
+
+def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """Turns sampled values into `dtype`: integers round and saturate."""
+  if jnp.issubdtype(dtype, jnp.integer) and result.dtype != dtype:
+    info, kind = jnp.iinfo(dtype), result.dtype.type
+    high = kind(info.max)
+    if int(high) > info.max:  # rounded up, beyond what the cast may see
+      high = np.nextafter(high, kind(0))
+    result = jnp.clip(jnp.round(result), kind(info.min), high)
+  return result.astype(dtype)
+
+
+# Compiled as a whole, so that a call outside `jit` is one dispatch.
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    "method",
+    "padding",
+    "align_corners",
+    "return_mask",
+    "prefilter",
+  ),
+)
+def _sample(
+  image: jax.Array,
+  points: jax.Array,
+  fill: jax.Array,
+  key: jax.Array | None,
+  *,
+  method: str,
+  padding: str,
+  align_corners: bool,
+  return_mask: bool,
+  prefilter: bool,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+  outside = "zeros" if padding == "constant" else padding
+  read = functools.partial(_read, padding=outside, align_corners=align_corners)
+  if method == "spline":
+    result = _read_spline(
+      image, points, read, outside, align_corners, prefilter
+    )
+  elif method == "linearised":
+    result = _read_linearised(image, points, key, read)
+  else:
+    result = read(image, points, method=method)
+  if padding != "constant" and not return_mask:
+    return cast(result, image.dtype)
+  mask = _coverage(points, image.shape, method)
+  if padding == "constant":
+    weight = mask[..., None]
+    if method == "nearest":  # keeps integers that floats cannot hold
+      result = jnp.where(weight > 0, result, cast(fill, result.dtype))
+    else:
+      result = result + (1 - weight) * fill
+  result = cast(result, image.dtype)
+  return (result, mask) if return_mask else result
+
+
+def _read(
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  method: str,
+  padding: str,
+  align_corners: bool,
+) -> jax.Array:
+  """The kernel over batches."""
+  sample = functools.partial(
+    gather.sample, method=method, padding=padding, align_corners=align_corners
+  )
+  inside = ",".join("dhw"[-points.shape[-1] :])
+  outside = ",".join("xyz"[: points.shape[-1]])
+  signature = f"({inside},c),({outside},n)->({outside},c)"
+  return jnp.vectorize(sample, signature=signature)(image, points)
+
+
+def _read_spline(image, points, read, padding, align_corners, prefilter):
+  num_axes = points.shape[-1]
+  coefficients = checks.floating("image", image)
+  if prefilter:
+    coefficients = splines.solve(coefficients, num_axes, padding, align_corners)
+  if padding in ("zeros", "border"):
+    coefficients = splines.extend(coefficients, num_axes, padding)
+    points = points + splines.margin(coefficients.dtype)
+  return read(coefficients, points, method="spline")
+
+
+def _read_linearised(image, points, key, read):
+  """Linear values whose slope is that of a plane fitted to samples around."""
+  num_axes = points.shape[-1]
+  into = np.array(image.shape[-num_axes - 1 : -1][::-1])
+  out = np.array(points.shape[-num_axes - 1 : -1][::-1])
+  # In the paper the displacements are a sum of two: half a pixel of the grid,
+  # in units in which image and grid are 2 wide, and one pixel of the image.
+  spread = np.hypot(0.25 * into / out, 1).astype(points.dtype)
+  centre = jax.lax.stop_gradient(points)
+  noise = jax.random.normal(key, (_AUXILIARY, *points.shape), points.dtype)
+  offsets = jnp.concatenate([jnp.zeros_like(noise[:1]), noise * spread])
+  values = read(jax.lax.stop_gradient(image), centre + offsets, method="linear")
+  slope = _plane_slope(offsets, values)
+  moved = jnp.where(jnp.isfinite(points), points - centre, 0)
+  return read(image, centre, method="linear") + jnp.einsum(
+    "...nc,...n->...c", jax.lax.stop_gradient(slope), moved
+  )
+
+
+def _plane_slope(offsets: jax.Array, values: jax.Array) -> jax.Array:
+  """Least-squares slopes `[..., N, C]` of `[K, ..., C]` at `[K, ..., N]`."""
+  offsets = offsets - offsets.mean(axis=0)
+  values = values - values.mean(axis=0)
+  precise = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  moments = precise("k...n,k...m->...nm", offsets, offsets)
+  products = precise("k...n,k...c->...nc", offsets, values)
+  if moments.shape[-1] == 2:
+    (a, b), (_, d) = jnp.moveaxis(moments, (-2, -1), (0, 1))
+    rows = [jnp.stack([d, -b], -1), jnp.stack([-b, a], -1)]
+    determinant = a * d - b * b
+  else:
+    u, v, w = jnp.moveaxis(moments, -2, 0)
+    rows = [jnp.cross(v, w), jnp.cross(w, u), jnp.cross(u, v)]
+    determinant = (u * rows[0]).sum(-1)
+  inverse = jnp.stack(rows, axis=-2) / determinant[..., None, None]
+  slope = precise("...nm,...mc->...nc", inverse, products)
+  return jnp.where(jnp.isfinite(slope), slope, 0)
+
+
+def _coverage(
+  points: jax.Array, image_shape: Sequence[int], method: str
+) -> jax.Array:
+  """What an image of ones would give with zeros outside, `[..., *shape]`.
+
+  Such an image is a product over the axes, and so is its sample.
+  """
+  num_axes = points.shape[-1]
+  result = jnp.ones(points.shape[:-1], points.dtype)
+  for axis, size in enumerate(image_shape[-num_axes - 1 : -1][::-1]):
+    ones, place = jnp.ones((size, 1), points.dtype), points[..., axis, None]
+    kernel = "linear" if method == "linearised" else method
+    if method == "spline":
+      ones = splines.extend(splines.solve(ones, 1, "zeros", False), 1, "zeros")
+      place = place + splines.margin(ones.dtype)
+    sample = gather.sample(
+      ones, place, method=kernel, padding="zeros", align_corners=False
+    )
+    result = result * sample[..., 0]
+  return result
+
+
+@functools.partial(
+  jax.jit, static_argnames=("output_shape", "padding", "align_corners")
+)
+def _splat(
+  values: jax.Array,
+  points: jax.Array,
+  output_shape: tuple[int, ...],
+  padding: str,
+  align_corners: bool,
+) -> jax.Array:
+  num_axes = points.shape[-1]
+  batch = jnp.broadcast_shapes(
+    values.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
+  )
+  dtype = jnp.promote_types(values.dtype, points.dtype)
+  values = jnp.broadcast_to(values, (*batch, *values.shape[-num_axes - 1 :]))
+  read = functools.partial(
+    _read,
+    points=points,
+    method="linear",
+    padding=padding,
+    align_corners=align_corners,
+  )
+  image = jax.ShapeDtypeStruct((*batch, *output_shape, values.shape[-1]), dtype)
+  return jax.linear_transpose(read, image)(values.astype(dtype))[0]
+
+
+def _checked_grid(grid: ArrayLike) -> tuple[jax.Array, int]:
   grid = checks.floating("grid", grid)
   num_axes = grid.shape[-1] if grid.ndim else 0
   if num_axes not in (2, 3) or grid.ndim < num_axes + 1:
@@ -67,40 +408,36 @@ def grid_sample(
       "grid must be [..., h, w, 2], or [..., d, h, w, 3] for volumes,"
       f" got shape {grid.shape}"
     )
-  image = checks.image("image", image, num_axes)
-  shape = image.shape[-num_axes - 1 : -1]
-  points = coordinates.to_pixels(grid, shape, align_corners=align_corners)
-  return sample_pixels(image, points, method=method, padding=padding)
+  return grid, num_axes
 
 
-def sample_pixels(
-  image: jax.Array, points: jax.Array, *, method: str, padding: str
+def _checked_fill(
+  fill_value: ArrayLike, padding: str, channels: int
 ) -> jax.Array:
-  """As `grid_sample`, at pixel coordinates (0 at the first pixel's centre)."""
-  checks.option("method", method, METHODS)
-  checks.option("padding", padding, PADDINGS)
-  num_axes = points.shape[-1]
-  image = checks.image("image", image, num_axes)
-  if image.dtype == jnp.bool_ and method != "nearest":
-    raise TypeError(
-      f"image of dtype bool needs method='nearest', got {method!r}"
+  fill = checks.floating("fill_value", fill_value)
+  if fill.shape not in ((), (channels,)):
+    raise ValueError(
+      f"fill_value must be a number or [{channels}], one per channel of the"
+      f" image, got shape {fill.shape}"
     )
-  checks.batch(
-    "image", image.shape[: -num_axes - 1], "grid", points.shape[: -num_axes - 1]
+  unused = isinstance(fill_value, int | float) and fill_value == 0
+  if padding != "constant" and not unused:
+    raise ValueError(
+      f"fill_value needs padding='constant', got padding={padding!r}"
+    )
+  return fill
+
+
+def _checked_key(key: jax.Array | None, method: str) -> jax.Array | None:
+  if method != "linearised":
+    if key is not None:
+      raise ValueError(f"key is for method='linearised', got {method!r}")
+    return None
+  if key is None:
+    raise ValueError("method='linearised' needs a key, as jax.random.key(0)")
+  typed = isinstance(key, jax.Array) and jnp.issubdtype(
+    key.dtype, jax.dtypes.prng_key
   )
-  return _sample_batch(image, points, method, padding)
-
-
-# Compiled as a whole, so that a call outside `jit` is one dispatch.
-@functools.partial(jax.jit, static_argnames=("method", "padding"))
-def _sample_batch(
-  image: jax.Array, points: jax.Array, method: str, padding: str
-) -> jax.Array:
-  sample = functools.partial(gather.sample, method=method, padding=padding)
-  inside = ",".join("dhw"[-points.shape[-1] :])
-  outside = ",".join("xyz"[: points.shape[-1]])
-  signature = f"({inside},c),({outside},n)->({outside},c)"
-  result = jnp.vectorize(sample, signature=signature)(image, points)
-  if jnp.issubdtype(image.dtype, jnp.integer) and method != "nearest":
-    result = jnp.round(result)
-  return result.astype(image.dtype)
+  if not typed and jnp.shape(key) != (2,):
+    raise TypeError(f"key must be a jax.random.key, got {key!r}")
+  return key

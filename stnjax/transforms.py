@@ -5,67 +5,76 @@ A matrix maps output to input coordinates, both normalised (see
 object in the picture therefore moves by the *inverse* of the matrix.
 """
 
+from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+import numpy as np
 
-from stnjax import checks
+from stnjax import checks, coordinates
 
-_NUM_PARAMS = {
-  "translation": 2,
-  "rotation": 1,
-  "scale": 1,
-  "similarity": 4,
-  "affine": 6,
-  "projective": 8,
+_NUM_PARAMS = {  # family -> number for images, for volumes
+  "translation": (2, 3),
+  "rotation": (1, 3),
+  "scale": (1, 1),
+  "similarity": (4, 7),
+  "affine": (6, 12),
+  "projective": (8, 15),
 }
 
 FAMILIES = tuple(_NUM_PARAMS)
 """Names of the transform families."""
 
 
-def num_params(family: str) -> int:
+def num_params(family: str, *, num_axes: int = 2) -> int:
   """Number of parameters of a transform family.
 
   Args:
     family: one of `FAMILIES`.
+    num_axes: 2 for images, 3 for volumes.
 
   Raises:
-    ValueError: for an unknown family.
+    ValueError: for an unknown family or number of axes.
   """
   checks.option("family", family, FAMILIES)
-  return _NUM_PARAMS[family]
+  checks.option("num_axes", num_axes, (2, 3))
+  return _NUM_PARAMS[family][num_axes - 2]
 
 
-def matrix(params: ArrayLike, family: str) -> jax.Array:
+def matrix(params: ArrayLike, family: str, *, num_axes: int = 2) -> jax.Array:
   """Turns parameter vectors into matrices; zeros are the identity.
 
   Convention, per family (offsets in normalised units, angles in radians):
     translation: (tx, ty).
-    rotation: (angle).
+    rotation: (angle); for volumes a vector along the axis of rotation, as long
+      as the angle.
     scale: (log of the factor on the coordinates); above 0 the object shrinks.
-    similarity: (log-scale, angle, tx, ty); rotate, scale, then translate.
+    similarity: (log-scale, *rotation, *translation); rotate, scale, then
+      translate.
     affine: six numbers added row by row to the identity `[2, 3]`, as in
-      Jaderberg et al. 2015.
+      Jaderberg et al. 2015; twelve for volumes.
     projective: eight numbers added row by row to the identity `[3, 3]`, whose
-      last entry stays 1.
+      last entry stays 1; fifteen for volumes.
 
   Args:
     params: `[..., num_params(family)]`, real.
     family: one of `FAMILIES`.
+    num_axes: 2 for images, 3 for volumes.
 
   Returns:
-    `[..., 2, 3]`, or `[..., 3, 3]` for "projective"; float32 or wider.
+    `[..., N, N + 1]`, or `[..., N + 1, N + 1]` for "projective", with N =
+    `num_axes`; float32 or wider.
 
   Raises:
-    ValueError: for an unknown family or a wrong number of parameters.
+    ValueError: for an unknown family, a wrong number of parameters or axes.
 
   >>> matrix(jnp.zeros(6), "affine").tolist()
   [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
   """
-  expected = num_params(family)
+  expected = num_params(family, num_axes=num_axes)
   params = checks.floating("params", params)
   if params.ndim < 1 or params.shape[-1] != expected:
     raise ValueError(
@@ -76,20 +85,25 @@ def matrix(params: ArrayLike, family: str) -> jax.Array:
     case "translation":
       return translation(params)
     case "rotation":
-      return rotation(params[..., 0])
+      return _turn(params)
     case "scale":
-      return scaling(jnp.exp(params[..., :1]) * jnp.ones(2, params.dtype))
+      return scaling(jnp.exp(params) * jnp.ones(num_axes, params.dtype))
     case "similarity":
-      turn = rotation(params[..., 1])[..., :2]
+      turn = _turn(params[..., 1:-num_axes])[..., :-1]
       linear = jnp.exp(params[..., :1, None]) * turn
-      return jnp.concatenate([linear, params[..., 2:, None]], axis=-1)
+      offset = params[..., -num_axes:, None]
+      return jnp.concatenate([linear, offset], axis=-1)
     case "affine":
-      return identity(params.dtype) + params.reshape(*params.shape[:-1], 2, 3)
+      shape = (num_axes, num_axes + 1)
+      return jnp.eye(*shape, dtype=params.dtype) + params.reshape(
+        *params.shape[:-1], *shape
+      )
     case _:
       last = jnp.zeros((*params.shape[:-1], 1), params.dtype)
       square = jnp.concatenate([params, last], axis=-1)
-      return jnp.eye(3, dtype=params.dtype) + square.reshape(
-        *params.shape[:-1], 3, 3
+      width = num_axes + 1
+      return jnp.eye(width, dtype=params.dtype) + square.reshape(
+        *params.shape[:-1], width, width
       )
 
 
@@ -130,18 +144,33 @@ def scaling(factors: ArrayLike) -> jax.Array:
   return jnp.concatenate([linear, jnp.zeros_like(linear[..., :1])], axis=-1)
 
 
-def rotation(angle: ArrayLike) -> jax.Array:
-  """Matrix that turns coordinates by `angle` `[...]`, radians, +x towards +y.
+def rotation(angle: ArrayLike, *, axis: str | None = None) -> jax.Array:
+  """Matrix that turns coordinates by `angle` `[...]`, radians.
 
   The object turns by `-angle`. Normalised coordinates are isotropic only for
-  square images.
+  square images and cubic volumes.
+
+  Args:
+    angle: `[...]`, positive from +x towards +y; about "x" from +y towards +z,
+      about "y" from +z towards +x.
+    axis: for volumes, "x", "y" or "z".
 
   Returns:
-    `[..., 2, 3]`.
+    `[..., 2, 3]`; `[..., 3, 4]` with an axis.
+
+  Raises:
+    ValueError: for an unknown axis.
   """
   angle = checks.floating("angle", angle)
+  checks.option("axis", axis, (None, "x", "y", "z"))
   cos, sin, zero = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle)
-  return _rows([[cos, -sin, zero], [sin, cos, zero]])
+  if axis is None:
+    return _rows([[cos, -sin, zero], [sin, cos, zero]])
+  one = jnp.ones_like(angle)
+  turn = _rows([[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]])
+  shift = "xyz".index(axis)  # from (x, y, z) to (axis, next, next but one)
+  turn = jnp.roll(turn, (shift, shift), axis=(-2, -1))
+  return jnp.concatenate([turn, jnp.zeros_like(turn[..., :1])], axis=-1)
 
 
 def shearing(shear: ArrayLike) -> jax.Array:
@@ -203,6 +232,121 @@ def invert(matrix: ArrayLike) -> jax.Array:
   checked = checks.matrix("matrix", matrix)
   inverse = jnp.linalg.inv(to_homogeneous(checked))
   return inverse[..., : checked.shape[-2], :]
+
+
+def from_pixels(
+  matrix: ArrayLike,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int] | None = None,
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """The transform that a matrix between *pixel* coordinates makes.
+
+  Convention: `matrix` takes pixels (x, y) of the output to pixels of the
+  input, 0 at the first pixel's centre. That is what scikit-image's
+  `warp(image, matrix)` takes. `scipy.ndimage.affine_transform` takes it in
+  array order: reverse its rows and its columns, the offset's place aside.
+
+  Args:
+    matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`, in pixels.
+    input_shape: spatial shape of the image that will be warped.
+    output_shape: spatial shape of the result; `input_shape` by default.
+    align_corners: as the transform will be used.
+
+  Returns:
+    The transform in normalised coordinates, in the shape of `matrix`.
+
+  Raises:
+    ValueError: for a wrong shape; for an input axis of size 1 with
+      `align_corners`, on which normalised coordinates tell no places apart.
+
+  >>> from_pixels(jnp.array([[1.0, 0, 2], [0, 1, 0]]), (4, 4)).tolist()
+  [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+  """
+  pixels = checks.matrix("matrix", matrix)
+  into, out = _frames(pixels, input_shape, output_shape, align_corners)
+  if not into[0].all():
+    raise ValueError(
+      "input_shape must have sizes of at least 2 with align_corners=True,"
+      f" got {tuple(input_shape)}"
+    )
+  scale, middle = into
+  inverse = _frame(1 / scale, -middle / scale)
+  return _between(inverse, pixels, _frame(*out))
+
+
+def to_pixels(
+  matrix: ArrayLike,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int] | None = None,
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """The matrix between pixel coordinates of a transform; see `from_pixels`.
+
+  Args:
+    matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`, normalised.
+    input_shape: spatial shape of the image that is warped.
+    output_shape: spatial shape of the result; `input_shape` by default.
+    align_corners: as the transform is used.
+
+  Returns:
+    Pixels (x, y) of the output to pixels of the input, in the shape of
+    `matrix`.
+
+  Raises:
+    ValueError: for a wrong shape.
+  """
+  theta = checks.matrix("matrix", matrix)
+  into, (scale, middle) = _frames(
+    theta, input_shape, output_shape, align_corners
+  )
+  inverse = _frame(1 / scale, -middle / scale)
+  return _between(_frame(*into), theta, inverse)
+
+
+def from_opencv(
+  matrix: ArrayLike,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int] | None = None,
+  *,
+  inverse_map: bool = False,
+  align_corners: bool = False,
+) -> jax.Array:
+  """The transform that `cv2.warpAffine` or `cv2.warpPerspective` makes.
+
+  Convention: OpenCV's matrix takes pixels (x, y) of the *input* to pixels of
+  the output (it pushes), unless its flags hold `WARP_INVERSE_MAP`; its `dsize`
+  is (width, height), where shapes are (height, width) here.
+
+  Args:
+    matrix: `[..., 2, 3]` or `[..., 3, 3]`, as OpenCV takes it.
+    input_shape: `(H, W)` of the image that will be warped.
+    output_shape: `(H, W)` of the result; `input_shape` by default.
+    inverse_map: whether OpenCV is given `WARP_INVERSE_MAP`.
+    align_corners: as the transform will be used.
+
+  Returns:
+    The transform in normalised coordinates, in the shape of `matrix`.
+
+  Raises:
+    ValueError: as for `from_pixels`.
+
+  >>> from_opencv(jnp.array([[1.0, 0, 2], [0, 1, 0]]), (4, 4)).tolist()
+  [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]]
+  """
+  pixels = checks.matrix("matrix", matrix)
+  if pixels.shape[-1] != 3:
+    raise ValueError(
+      f"matrix must be [..., 2, 3] or [..., 3, 3], got shape {pixels.shape}"
+    )
+  checks.flag("inverse_map", inverse_map)
+  if not inverse_map:
+    pixels = invert(pixels)
+  return from_pixels(
+    pixels, input_shape, output_shape, align_corners=align_corners
+  )
 
 
 class Decomposition(NamedTuple):
@@ -267,6 +411,62 @@ def to_homogeneous(matrix: ArrayLike) -> jax.Array:
     return checked
   last = jnp.zeros((*checked.shape[:-2], 1, width), checked.dtype)
   return jnp.concatenate([checked, last.at[..., -1].set(1)], axis=-2)
+
+
+def _frames(matrix, input_shape, output_shape, align_corners):
+  """Per image, (scale, middle) from normalised to pixel coordinates."""
+  checks.flag("align_corners", align_corners)
+  num_axes = matrix.shape[-1] - 1
+  shapes = {"input_shape": input_shape, "output_shape": output_shape}
+  if output_shape is None:
+    shapes["output_shape"] = input_shape
+  frames = []
+  for name, shape in shapes.items():
+    sizes = checks.spatial_shape(name, shape, num_axes)[::-1]
+    scale = [coordinates.half_extent(size, align_corners) for size in sizes]
+    frames.append((np.array(scale), (np.array(sizes) - 1) / 2))
+  into, (scale, middle) = frames
+  # One pixel has no extent between corner centres: its coordinate is 0.
+  return into, (np.where(scale > 0, scale, 1.0), middle)
+
+
+def _frame(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
+  frame = np.diag([*scale, 1.0])
+  frame[:-1, -1] = offset
+  return frame
+
+
+def _between(
+  left: np.ndarray, matrix: jax.Array, right: np.ndarray
+) -> jax.Array:
+  product = functools.reduce(
+    functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST),
+    (
+      left.astype(matrix.dtype),
+      to_homogeneous(matrix),
+      right.astype(matrix.dtype),
+    ),
+  )
+  return product[..., : matrix.shape[-2], :]
+
+
+def _turn(params: jax.Array) -> jax.Array:
+  """Rotation by an angle `[..., 1]` or by a rotation vector `[..., 3]`."""
+  if params.shape[-1] == 1:
+    return rotation(params[..., 0])
+  x, y, z = jnp.moveaxis(params, -1, 0)
+  zero = jnp.zeros_like(x)
+  cross = _rows([[zero, -z, y], [z, zero, -x], [-y, x, zero]])
+  square = jnp.sum(params * params, axis=-1)
+  # Rodrigues: I + sin(a)/a K + (1 - cos(a))/a^2 K^2, in sinc, which is smooth
+  # at 0; the input of the root is masked too, or its gradient would be NaN.
+  turned = square > 0
+  angle = jnp.where(turned, jnp.sqrt(jnp.where(turned, square, 1.0)), 0.0)
+  first = jnp.sinc(angle / jnp.pi)[..., None, None]
+  second = 0.5 * jnp.square(jnp.sinc(angle / (2 * jnp.pi)))[..., None, None]
+  twice = jnp.matmul(cross, cross, precision=jax.lax.Precision.HIGHEST)
+  turn = jnp.eye(3, dtype=params.dtype) + first * cross + second * twice
+  return jnp.concatenate([turn, jnp.zeros_like(turn[..., :1])], axis=-1)
 
 
 def _rows(rows: list[list[jax.Array]]) -> jax.Array:

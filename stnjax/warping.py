@@ -1,11 +1,12 @@
 """Warping an image by a transform: grid and sampling in one call."""
 
 from collections.abc import Sequence
+import functools
 
 import jax
 from jax.typing import ArrayLike
 
-from stnjax import checks, grids, sampling
+from stnjax import antialiasing, checks, grids, sampling
 
 
 def warp(
@@ -15,17 +16,25 @@ def warp(
   output_shape: Sequence[int] | None = None,
   method: str = "linear",
   padding: str = "zeros",
+  fill_value: ArrayLike = 0.0,
   align_corners: bool = False,
-) -> jax.Array:
+  antialias: bool = False,
+  return_mask: bool = False,
+  prefilter: bool = True,
+  key: jax.Array | None = None,
+  implementation: str = "auto",
+) -> jax.Array | tuple[jax.Array, jax.Array]:
   """Warps an image by an affine or projective transform.
 
   The transform maps *output* to *input* coordinates, both normalised: output
   pixel p shows `image` at `transform @ p`. The object in the picture moves by
-  the inverse (`stnjax.transforms.invert`). Zoom by 2: a scale of 0.5.
+  the inverse (`stnjax.transforms.invert`). Zoom by 2: a scale of 0.5. Matrices
+  of OpenCV, scikit-image or scipy: `transforms.from_opencv`, `.from_pixels`.
 
   Convention: `stnjax.coordinates`. Coordinates are worked out in pixels, so
-  that the identity and whole-pixel shifts copy pixels exactly (integers with
-  "linear" as far as float32 holds them; "nearest" copies any).
+  that the identity and whole-pixel shifts copy pixels exactly with "nearest",
+  "linear" and "cubic" (integers as far as float32 holds them; "nearest" copies
+  any).
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for a 3-D transform.
@@ -33,23 +42,36 @@ def warp(
     transform: `[..., 2, 3]` affine or `[..., 3, 3]` projective; for volumes
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
     output_shape: spatial shape of the result; that of `image` by default.
-    method: "nearest" or "linear"; see `grid_sample`.
-    padding: "zeros" or "border"; see `grid_sample`.
+    method: "nearest", "linear", "cubic", "spline" or "linearised"; see
+      `grid_sample`.
+    padding: "zeros", "constant", "border", "reflection" or "wrap"; see
+      `grid_sample`.
+    fill_value: with padding="constant", a number or `[C]`.
     align_corners: whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
+    antialias: whether to blur `image` first as far as the transform shrinks
+      it: an affine one each axis of the image by its own Gaussian, a
+      projective one all alike, from pixel to pixel differently.
+    return_mask: also return the weight of the result that came from inside.
+    prefilter: with method="spline", False where `image` already holds
+      `spline_coefficients`.
+    key: with method="linearised", the random key of the displaced samples.
+    implementation: "auto" or "gather".
 
   Returns:
-    `[..., *output_shape, C]` in the dtype of `image`.
+    `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
+    `[..., *output_shape]`; see `grid_sample`.
 
   Raises:
     ValueError: for an unknown option, a wrong shape, batch axes that do not
-      broadcast.
-    TypeError: for complex values, a boolean image with "linear", or sizes that
-      are not static.
+      broadcast, an option that the method or padding does not take.
+    TypeError: for complex values, a boolean image with another method than
+      "nearest", flags that are not True or False, sizes that are not static.
 
-  Gradient: with respect to image and transform, as for `grid_sample`; nonzero
-    at the identity. Pixels for which the denominator of a projective transform
-    vanishes are 0 with zero gradient.
+  Gradient: with respect to image, transform and fill, as for `grid_sample`;
+    nonzero at the identity. Pixels for which the denominator of a projective
+    transform vanishes are the fill with zero gradient. Antialiasing is
+    differentiated too, and adds nothing where the transform does not shrink.
 
   Reference: Jaderberg et al. 2015 (arXiv:1506.02025), section 3.
 
@@ -65,8 +87,37 @@ def warp(
   batch, shape = image.shape[: -num_axes - 1], image.shape[-num_axes - 1 : -1]
   if output_shape is None:
     output_shape = shape
+  output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
   checks.batch("image", batch, "transform", theta.shape[:-2])
-  points = grids.affine_pixel_grid(
-    theta, shape, output_shape, align_corners=align_corners
+  checks.flag("align_corners", align_corners)
+  checks.flag("antialias", antialias)
+  if antialias and (method == "nearest" or not prefilter):
+    raise ValueError(
+      "antialias=True needs a method other than 'nearest', and pixels instead"
+      f" of coefficients, got method={method!r}, prefilter={prefilter!r}"
+    )
+  sample = functools.partial(
+    sampling.sample_pixels,
+    points=grids.affine_pixel_grid(
+      theta, shape, output_shape, align_corners=align_corners
+    ),
+    method=method,
+    padding=padding,
+    fill_value=fill_value,
+    align_corners=align_corners,
+    prefilter=prefilter,
+    key=key,
+    implementation=implementation,
   )
-  return sampling.sample_pixels(image, points, method=method, padding=padding)
+  if not antialias:
+    return sample(image, return_mask=return_mask)
+  result = antialiasing.filtered_sample(
+    checks.floating("image", image),
+    theta,
+    output_shape,
+    sample,
+    cyclic=padding == "wrap",
+    align_corners=align_corners,
+  )
+  result = sampling.cast(result, image.dtype)
+  return (result, sample(image, return_mask=True)[1]) if return_mask else result

@@ -1,8 +1,10 @@
-"""Slow, independent references: NumPy loops written from the definitions."""
+"""Slow, independent references: NumPy, written from the definitions."""
 
-import itertools
+import functools
 
 import numpy as np
+
+FAR = 60  # pixels outside that take part; splines have forgotten them by then
 
 
 def to_pixel(coordinate, size, align_corners):
@@ -12,32 +14,111 @@ def to_pixel(coordinate, size, align_corners):
   return ((coordinate + 1) * size - 1) / 2
 
 
-def sample(image, grid, *, method, padding, align_corners):
+def to_coordinate(pixel, size, align_corners):
+  """The inverse of `to_pixel`; for one pixel between corners, any place."""
+  if align_corners:
+    return pixel / max(size - 1, 1) * 2 - 1
+  return (2 * pixel + 1) / size - 1
+
+
+def source(place, size, padding, align_corners):
+  """Which pixel of an axis stands at an integer place; None for nothing."""
+  if padding == "border":
+    return min(max(place, 0), size - 1)
+  if padding == "wrap":
+    return place % size
+  if padding == "reflection" and size > 1:
+    while not 0 <= place < size:  # unfold, a mirror at a time
+      if place < 0:
+        place = -place - (not align_corners)
+      else:
+        place = 2 * (size - 1) + (not align_corners) - place
+  elif padding == "reflection":
+    place = 0
+  return place if 0 <= place < size else None
+
+
+def kernel(x, method):
+  """The weight of a pixel at distance x."""
+  x = abs(x)
+  if method == "linear":
+    return max(1 - x, 0)
+  if method == "cubic":
+    if x < 1:
+      return 1.25 * x**3 - 2.25 * x**2 + 1
+    return -0.75 * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0
+  if x < 1:  # the cubic B-spline
+    return 2 / 3 - x**2 + x**3 / 2
+  return (2 - x) ** 3 / 6 if x < 2 else 0
+
+
+def weights(position, size, *, method, padding, align_corners):
+  """The weight of every pixel of an axis in the sample at a pixel position."""
+  result = np.zeros(size)
+  if np.isnan(position):
+    return result
+  if method == "nearest":
+    if padding == "reflection":  # as torch: ties go to the even pixel inside
+      position = fold(position, size, padding, align_corners)
+    places = {round(position): 1.0}
+  elif method == "spline":
+    if padding in ("wrap", "reflection"):
+      position = fold(position, size, padding, align_corners)
+    position = np.clip(position, 2 - FAR, size + FAR - 3)
+    base = int(np.floor(position))
+    coefficients = spline_matrix(size, padding, align_corners)
+    return sum(
+      kernel(position - tap, method) * coefficients[tap + FAR]
+      for tap in range(base - 1, base + 3)
+    )
+  else:
+    base = int(np.floor(position))
+    places = {
+      tap: kernel(position - tap, method) for tap in range(base - 2, base + 4)
+    }
+  for place, weight in places.items():
+    index = source(place, size, padding, align_corners)
+    if index is not None:
+      result[index] += weight
+  return result
+
+
+def fold(position, size, padding, align_corners):
+  """A position brought to where the image is, a period or mirror at a time."""
+  if padding == "wrap":
+    return position % size
+  low, high = (0, size - 1) if align_corners else (-0.5, size - 0.5)
+  if high == low:
+    return 0
+  while not low <= position <= high:
+    position = 2 * low - position if position < low else 2 * high - position
+  return position
+
+
+@functools.cache
+def spline_matrix(size, padding, align_corners):
+  """From the pixels to the coefficients at places -FAR to size + FAR."""
+  total = size + 2 * FAR
+  extension = np.zeros((total, size))
+  for row in range(total):
+    index = source(row - FAR, size, padding, align_corners)
+    if index is not None:
+      extension[row, index] = 1
+  diagonals = 4 * np.eye(total) + np.eye(total, k=1) + np.eye(total, k=-1)
+  return np.linalg.solve(diagonals / 6, extension)
+
+
+def sample(image, grid, *, align_corners, **mode):
   """Samples one image `[*shape, C]` at a grid `[*out, N]`, point by point."""
   shape = image.shape[:-1]
   result = np.zeros((*grid.shape[:-1], image.shape[-1]))
   for place in np.ndindex(*grid.shape[:-1]):
-    point = [  # array order
-      to_pixel(float(c), size, align_corners)
-      for c, size in zip(grid[place][::-1], shape, strict=True)
-    ]
-    if padding == "border":
-      point = [min(max(p, 0), s - 1) for p, s in zip(point, shape, strict=True)]
-    if method == "nearest":
-      corners = [([round(p) for p in point], 1.0)]
-    else:
-      low = [int(np.floor(p)) for p in point]
-      corners = []
-      for up in itertools.product((0, 1), repeat=len(shape)):
-        weights = [
-          (p - below) if u else 1 - (p - below)
-          for p, below, u in zip(point, low, up, strict=True)
-        ]
-        index = [below + u for below, u in zip(low, up, strict=True)]
-        corners.append((index, float(np.prod(weights))))
-    for index, weight in corners:
-      if all(0 <= i < s for i, s in zip(index, shape, strict=True)):
-        result[place] += weight * image[tuple(index)].astype(np.float64)
+    value = image.astype(np.float64)
+    for coordinate, size in zip(grid[place][::-1], shape, strict=True):
+      position = to_pixel(float(coordinate), size, align_corners)
+      row = weights(position, size, align_corners=align_corners, **mode)
+      value = np.tensordot(row, value, 1)
+    result[place] = value
   return result
 
 
@@ -46,12 +127,12 @@ def grid(matrix, output_shape, *, align_corners):
   num_axes = len(output_shape)
   result = np.zeros((*output_shape, num_axes))
   for place in np.ndindex(*output_shape):
-    point = []
-    for index, size in zip(place[::-1], output_shape[::-1], strict=True):
-      if align_corners:
-        point.append(-1 + 2 * index / (size - 1) if size > 1 else 0.0)
-      else:
-        point.append((2 * index + 1) / size - 1)
+    point = [
+      to_coordinate(index, size, align_corners)
+      if size > 1 or not align_corners
+      else 0.0
+      for index, size in zip(place[::-1], output_shape[::-1], strict=True)
+    ]
     mapped = np.asarray(matrix, np.float64) @ [*point, 1.0]
     if len(mapped) > num_axes:
       mapped = mapped[:-1] / mapped[-1]

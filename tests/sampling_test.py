@@ -1,4 +1,6 @@
-"""grid_sample against torch (values, both gradients) and a NumPy loop."""
+"""grid_sample and splat against torch, scipy and NumPy."""
+
+import functools
 
 from absl.testing import absltest, parameterized
 import chex
@@ -7,17 +9,17 @@ import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
 import pytest
+import scipy.ndimage
 
 import stnjax
 from stnjax import sampling
 from tests import reference
 
-SHAPES = ((5, 6), (1, 4), (3, 1), (1, 1), (4, 3, 2), (2, 1, 5))
-MODES = dict(
-  method=sampling.METHODS,
-  padding=sampling.PADDINGS,
-  align_corners=(False, True),
+INTERPOLATIONS = ("nearest", "linear", "cubic", "spline")
+TORCH = dict(
+  padding=("zeros", "border", "reflection"), align_corners=(False, True)
 )
+KEY = jax.random.key(0)
 
 
 def random_grid(rng, num_axes, batch=()):
@@ -28,88 +30,211 @@ def random_grid(rng, num_axes, batch=()):
   return grid
 
 
-def lattice_grid(shape, align_corners):
-  """Exactly on pixel centres, on the border, and a pixel beyond it."""
-  axes = []
-  for size in shape[::-1]:
-    pixels = np.arange(-2, size + 2) + 0.0
-    pixels = np.sort(np.append(pixels, [-0.5, size - 0.5]))
-    if align_corners:
-      axes.append(pixels / max(size - 1, 1) * 2 - 1)
-    else:
-      axes.append((2 * pixels + 1) / size - 1)
-  return np.stack(np.meshgrid(*axes, indexing="xy"), -1)
+def off_lattice_grid(rng, shape, low, high, align_corners):
+  """Between a quarter and three quarters of the way between pixel centres."""
+  num_axes = len(shape)
+  size = (3, 4, 2)[:num_axes]
+  pixels = rng.integers(low, high, (*size, num_axes)) + rng.uniform(
+    0.25, 0.75, (*size, num_axes)
+  )
+  return to_coordinates(pixels, shape, align_corners)
 
 
-def torch_sample(image, grid, cotangent, method, padding, align_corners):
-  """Value and both gradients of torch's grid_sample, channels last."""
-  torch = pytest.importorskip("torch")
-  image = torch.tensor(np.moveaxis(image, -1, 1), requires_grad=True)
-  grid = torch.tensor(grid, requires_grad=True)
-  mode = "bilinear" if method == "linear" else method
-  value = torch.nn.functional.grid_sample(
-    image, grid, mode=mode, padding_mode=padding, align_corners=align_corners
+def lattice_grid(rng, shape, align_corners):
+  """On pixel centres and edges, inside and outside, with exact coordinates.
+
+  Exact where sizes are powers of two; with corners aligned, one more.
+  """
+  num_axes = len(shape)
+  pixels = rng.integers(
+    -6, 2 * max(shape) + 6, (*(9, 7, 2)[:num_axes], num_axes)
   )
-  (value * torch.tensor(np.moveaxis(cotangent, -1, 1))).sum().backward()
-  return (
-    np.moveaxis(value.detach().numpy(), 1, -1),
-    np.moveaxis(image.grad.numpy(), 1, -1),
-    grid.grad.numpy(),
+  return to_coordinates(pixels / 2, shape, align_corners)
+
+
+def to_coordinates(pixels, shape, align_corners):
+  axes = [
+    [reference.to_coordinate(p, size, align_corners) for p in line]
+    for line, size in zip(
+      pixels.reshape(-1, len(shape)).T, shape[::-1], strict=True
+    )
+  ]
+  return np.stack(axes, -1).reshape(pixels.shape)
+
+
+def sample_fn(**mode):
+  return lambda image, grid: stnjax.grid_sample(image, grid, **mode)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "padding"))
+def value_and_vjp(image, grid, key, method, padding):
+  value, vjp = jax.vjp(
+    sample_fn(method=method, padding=padding, key=key), image, grid
   )
+  return value, vjp(jnp.ones_like(value))
 
 
 @pytest.mark.usefixtures("x64")
 class TorchTest(parameterized.TestCase):
-  def check(self, image, grid, **mode):
+  """Values and both gradients, to 1e-10."""
+
+  def check(self, image, grid, method, padding, align_corners):
+    torch = pytest.importorskip("torch")
     rng = np.random.default_rng(1)
     cotangent = rng.normal(size=(*grid.shape[:-1], image.shape[-1]))
-    expected = torch_sample(image, grid, cotangent, **mode)
     value, vjp = jax.vjp(
-      lambda i, g: stnjax.grid_sample(i, g, **mode), image, grid
+      sample_fn(method=method, padding=padding, align_corners=align_corners),
+      image,
+      grid,
     )
-    for ours, theirs in zip((value, *vjp(cotangent)), expected, strict=True):
-      np.testing.assert_allclose(ours, theirs, atol=1e-10, rtol=0)
+    image = torch.tensor(np.moveaxis(image, -1, 1), requires_grad=True)
+    grid = torch.tensor(grid, requires_grad=True)
+    expected = torch.nn.functional.grid_sample(
+      image,
+      grid,
+      mode={"linear": "bilinear", "cubic": "bicubic"}.get(method, method),
+      padding_mode=padding,
+      align_corners=align_corners,
+    )
+    expected.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
+    pairs = {
+      "value": (value, np.moveaxis(expected.detach().numpy(), 1, -1)),
+      "image": (vjp(cotangent)[0], np.moveaxis(image.grad.numpy(), 1, -1)),
+      "grid": (vjp(cotangent)[1], grid.grad.numpy()),
+    }
+    for name, (ours, theirs) in pairs.items():
+      np.testing.assert_allclose(ours, theirs, atol=1e-10, rtol=0, err_msg=name)
 
-  @parameterized.product(shape=SHAPES, **MODES)
+  @parameterized.product(
+    shape=((5, 6), (7, 1), (4, 3, 2)), method=("nearest", "linear"), **TORCH
+  )
   def test_random_points(self, shape, **mode):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, *shape, 3))
     self.check(image, random_grid(rng, len(shape), (2,)), **mode)
 
-  @parameterized.product(shape=((4, 8), (1, 4), (2, 4, 1)), **MODES)
-  def test_points_on_centres_and_borders(self, shape, **mode):
-    # Powers of two, so that coordinates on the lattice are exact; with corners
-    # aligned, one more.
+  @parameterized.product(
+    shape=((4, 8), (1, 4), (1, 1), (2, 4, 1)),
+    method=("nearest", "linear"),
+    **TORCH,
+  )
+  def test_points_on_centres_and_edges(self, shape, **mode):
+    rng = np.random.default_rng(0)
     if mode["align_corners"]:
       shape = tuple(size + 1 if size > 1 else 1 for size in shape)
-    image = np.random.default_rng(0).normal(size=(1, *shape, 2))
-    if len(shape) == 2:
-      grid = lattice_grid(shape, mode["align_corners"])[None]
-    else:
-      rng = np.random.default_rng(2)
-      pixels = rng.integers(-2, 6, (1, 3, 4, 5, 3)).astype(float)
-      sizes = np.array(shape[::-1])
-      if mode["align_corners"]:
-        grid = pixels / np.maximum(sizes - 1, 1) * 2 - 1
-      else:
-        grid = (2 * pixels + 1) / sizes - 1
+    image = rng.normal(size=(1, *shape, 2))
+    grid = lattice_grid(rng, shape, mode["align_corners"])[None]
     self.check(image, grid, **mode)
 
-
-class LoopTest(parameterized.TestCase):
-  @parameterized.product(
-    shape=SHAPES, dtype=("float32", "bfloat16", "float16", "uint8"), **MODES
-  )
-  def test_every_dtype(self, shape, dtype, **mode):
+  @parameterized.product(shape=((5, 6), (7, 1), (8, 4)), **TORCH)
+  def test_cubic(self, shape, padding, align_corners):
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.uniform(0, 255, (*shape, 2)), dtype)
-    grid = random_grid(rng, len(shape)).astype(np.float32)
+    if shape == (8, 4):
+      shape = tuple(size + align_corners for size in shape)
+      grid = lattice_grid(rng, shape, align_corners)[None]
+    else:
+      grid = random_grid(rng, 2, (1,))
+    image = rng.normal(size=(1, *shape, 2))
+    self.check(image, grid, "cubic", padding, align_corners)
+
+
+@pytest.mark.usefixtures("x64")
+class ScipyTest(parameterized.TestCase):
+  MODES = {  # ours -> scipy's, and how well scipy keeps to it
+    ("wrap", False): ("grid-wrap", 1e-10),
+    ("wrap", True): ("grid-wrap", 1e-10),
+    ("reflection", False): ("reflect", 1e-10),
+    ("reflection", True): ("mirror", 1e-10),
+    # scipy has these two go on for 12 pixels only.
+    ("border", False): ("nearest", 1e-6),
+    ("zeros", True): ("grid-constant", 1e-6),
+  }
+
+  @parameterized.product(
+    mode=tuple(MODES),
+    method=("linear", "spline"),
+    shape=((13, 16), (5, 6), (4, 3, 5)),
+  )
+  def test_map_coordinates(self, mode, method, shape):
+    padding, align_corners = mode
+    if mode == ("reflection", False) and method == "spline":
+      # scipy's own spline misses the pixels of shorter axes: by 1e-5 for 3.
+      shape = tuple(size + 9 for size in shape)
+    name, tolerance = self.MODES[mode]
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=shape)
+    pixels = rng.uniform(-7, 12, (50, len(shape)))  # array order
+    expected = scipy.ndimage.map_coordinates(
+      image, pixels.T, order=3 if method == "spline" else 1, mode=name
+    )
+    grid = to_coordinates(pixels[:, ::-1], shape, align_corners)
+    grid = grid.reshape(50, *[1] * (len(shape) - 1), len(shape))
+    out = stnjax.grid_sample(
+      image[..., None],
+      grid,
+      method=method,
+      padding=padding,
+      align_corners=align_corners,
+    )
+    np.testing.assert_allclose(out.ravel(), expected, atol=tolerance, rtol=0)
+
+  @parameterized.parameters("wrap", "reflection")
+  def test_filter(self, padding):
+    image = np.random.default_rng(0).normal(size=(2, 16, 15, 3))
+    mode = {"wrap": "grid-wrap", "reflection": "reflect"}[padding]
+    expected = np.stack(
+      [
+        scipy.ndimage.spline_filter(image[b, ..., c], 3, mode=mode)
+        for b in range(2)
+        for c in range(3)
+      ]
+    ).reshape(2, 3, 16, 15)
+    np.testing.assert_allclose(
+      stnjax.spline_coefficients(image, padding=padding),
+      np.moveaxis(expected, 1, -1),
+      atol=1e-10,
+    )
+
+
+class DefinitionTest(parameterized.TestCase):
+  """Against weights worked out from the definitions, per axis and pixel."""
+
+  @parameterized.product(
+    shape=((5, 6), (1, 4), (2, 3, 1)),
+    method=INTERPOLATIONS,
+    padding=("zeros", "border", "reflection", "wrap"),
+    align_corners=(False, True),
+  )
+  def test_values(self, shape, **mode):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(*shape, 2)).astype(np.float32)
+    grid = rng.uniform(-1.7, 1.7, (*(5, 3, 2)[: len(shape)], len(shape)))
+    grid.reshape(-1, len(shape))[0] = 8
+    grid.reshape(-1, len(shape))[1] = np.nan
+    grid = grid.astype(np.float32)
+    np.testing.assert_allclose(
+      stnjax.grid_sample(image, grid, **mode),
+      reference.sample(image, grid, **mode),
+      atol=3e-5,
+    )
+
+  @parameterized.product(
+    dtype=("bfloat16", "float16", "uint8", "int32"),
+    method=INTERPOLATIONS,
+    padding=("zeros", "reflection"),
+  )
+  def test_every_dtype(self, dtype, **mode):
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.uniform(60, 190, (5, 6, 2)), dtype)
+    grid = random_grid(rng, 2).astype(np.float32)
     out = stnjax.grid_sample(image, grid, **mode)
     self.assertEqual(out.dtype, jnp.dtype(dtype))
-    expected = reference.sample(np.asarray(image), grid, **mode)
-    tolerance = {"float32": 2e-4, "uint8": 0.51, "float16": 0.13}.get(
-      dtype, 1.0
+    expected = reference.sample(
+      np.asarray(image, np.float64), grid, align_corners=False, **mode
     )
+    tolerance = {"float16": 0.13, "bfloat16": 1.0}.get(dtype, 0.501)
+    if dtype == "uint8":
+      expected = np.clip(expected, 0, 255)
     np.testing.assert_allclose(
       out.astype(jnp.float32), expected, atol=tolerance, rtol=0
     )
@@ -117,23 +242,42 @@ class LoopTest(parameterized.TestCase):
   @parameterized.product(
     image=("float32", "float64", "bfloat16"),
     grid=("float32", "float64", "bfloat16"),
-    method=sampling.METHODS,
-    padding=sampling.PADDINGS,
+    method=INTERPOLATIONS,
   )
   @pytest.mark.usefixtures("x64")
-  def test_dtypes_mix_in_double_precision(self, image, grid, **mode):
+  def test_dtypes_mix_in_double_precision(self, image, grid, method):
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.uniform(size=(4, 5, 1)), image)
     grid = jnp.asarray(random_grid(rng, 2), grid)
-    out = stnjax.grid_sample(image, grid, **mode)
+    out = stnjax.grid_sample(image, grid, method=method, padding="border")
     self.assertEqual(out.dtype, image.dtype)
     expected = reference.sample(
-      np.asarray(image), np.asarray(grid), align_corners=False, **mode
+      np.asarray(image, np.float64),
+      np.asarray(grid, np.float64),
+      method=method,
+      padding="border",
+      align_corners=False,
     )
     tolerance = 0.01 if image.dtype == jnp.bfloat16 else 1e-5
     np.testing.assert_allclose(
       out.astype(jnp.float64), expected, atol=tolerance, rtol=0
     )
+
+  @parameterized.product(method=("linear", "cubic", "spline"), edge=(0, 255))
+  def test_integers_saturate(self, method, edge):
+    image = jnp.full((4, 4, 1), 255 - edge, jnp.uint8).at[:, 2:].set(edge)
+    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 31), [0.0]), -1)
+    out = stnjax.grid_sample(image, grid, method=method, padding="border")
+    expected = reference.sample(
+      np.asarray(image, np.float64),
+      grid,
+      method=method,
+      padding="border",
+      align_corners=False,
+    )
+    if method != "linear":
+      self.assertTrue((expected > 255).any() or (expected < 0).any())
+    np.testing.assert_allclose(out, np.clip(expected, 0, 255), atol=0.501)
 
   @parameterized.parameters(jnp.nan, jnp.inf)
   def test_a_bad_edge_pixel_stays_where_it_is(self, bad):
@@ -142,118 +286,465 @@ class LoopTest(parameterized.TestCase):
     out = stnjax.grid_sample(image, grid)
     np.testing.assert_allclose(out[0, :, 0], [0, 1, 0])
 
-  def test_no_channels(self):
-    out = stnjax.grid_sample(jnp.ones((4, 4, 0)), jnp.zeros((2, 3, 2)))
+  @parameterized.parameters(*INTERPOLATIONS)
+  def test_no_channels(self, method):
+    out = stnjax.grid_sample(
+      jnp.ones((4, 4, 0)), jnp.zeros((2, 3, 2)), method=method
+    )
     self.assertEqual(out.shape, (2, 3, 0))
 
   def test_nearest_keeps_integers_and_booleans(self):
     grid = jnp.array([[[0.5, -0.5]]])
     big = jnp.array([[[2**30 + 1], [2**30 + 3]]] * 2, jnp.int32)
-    out = stnjax.grid_sample(big, grid, method="nearest")
-    self.assertEqual(int(out[0, 0, 0]), 2**30 + 3)
+    for padding in sampling.PADDINGS:
+      out = stnjax.grid_sample(big, grid, method="nearest", padding=padding)
+      self.assertEqual(int(out[0, 0, 0]), 2**30 + 3)
     mask = jnp.array([[[False], [True]]] * 2)
     out = stnjax.grid_sample(mask, grid, method="nearest")
     self.assertEqual(out.dtype, jnp.bool_)
     self.assertTrue(bool(out[0, 0, 0]))
 
-  @parameterized.parameters(
-    ((), (), ()),
-    ((), (3,), (3,)),
-    ((3,), (), (3,)),
-    ((0,), (0,), (0,)),
-    ((0,), (), (0,)),
-    ((1,), (1,), (1,)),
-    ((2, 1), (3,), (2, 3)),
+  @parameterized.product(
+    case=(
+      ((), (), ()),
+      ((), (3,), (3,)),
+      ((3,), (), (3,)),
+      ((0,), (0,), (0,)),
+      ((0,), (), (0,)),
+      ((1,), (1,), (1,)),
+      ((2, 1), (3,), (2, 3)),
+    ),
+    method=("linear", "spline"),
   )
-  def test_batch_axes_broadcast(self, image_batch, grid_batch, batch):
+  def test_convention_batch_axes_broadcast(self, case, method):
+    image_batch, grid_batch, batch = case
     rng = np.random.default_rng(0)
     image = rng.normal(size=(*image_batch, 4, 5, 2)).astype(np.float32)
     grid = rng.uniform(-1.2, 1.2, (*grid_batch, 3, 2, 2)).astype(np.float32)
-    out = stnjax.grid_sample(image, grid)
+    out, mask = stnjax.grid_sample(image, grid, method=method, return_mask=True)
     self.assertEqual(out.shape, (*batch, 3, 2, 2))
+    self.assertEqual(mask.shape, (*grid_batch, 3, 2))
     images = np.broadcast_to(image, (*batch, 4, 5, 2))
     grids = np.broadcast_to(grid, (*batch, 3, 2, 2))
     for place in np.ndindex(*batch):
       expected = reference.sample(
         images[place],
         grids[place],
-        method="linear",
+        method=method,
         padding="zeros",
         align_corners=False,
       )
       np.testing.assert_allclose(out[place], expected, atol=1e-5)
 
 
+class FillTest(parameterized.TestCase):
+  """The constant outside, and the mask that says how much of it is in."""
+
+  @parameterized.product(
+    method=INTERPOLATIONS, shape=((5, 6), (1, 4), (3, 2, 4))
+  )
+  def test_constant_is_an_image_that_goes_on(self, method, shape):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(*shape, 2)).astype(np.float32)
+    grid = random_grid(rng, len(shape)).astype(np.float32)
+    fill = np.array([3.0, -2.0], np.float32)
+    expected = fill + reference.sample(
+      image - fill, grid, method=method, padding="zeros", align_corners=False
+    )
+    out = stnjax.grid_sample(
+      image, grid, method=method, padding="constant", fill_value=fill
+    )
+    np.testing.assert_allclose(out, expected, atol=3e-5)
+
+  @parameterized.product(
+    method=sampling.METHODS,
+    padding=sampling.PADDINGS,
+    align_corners=(False, True),
+  )
+  def test_mask_is_what_ones_would_give(self, method, padding, align_corners):
+    rng = np.random.default_rng(0)
+    grid = random_grid(rng, 2).astype(np.float32)
+    grid[1, 1] = np.nan
+    _, mask = stnjax.grid_sample(
+      jnp.zeros((5, 6, 1)),
+      grid,
+      method=method,
+      padding=padding,
+      align_corners=align_corners,
+      return_mask=True,
+      key=KEY if method == "linearised" else None,
+    )
+    expected = reference.sample(
+      np.ones((5, 6, 1)),
+      grid,
+      method="linear" if method == "linearised" else method,
+      padding="zeros",
+      align_corners=align_corners,
+    )
+    np.testing.assert_allclose(mask, expected[..., 0], atol=1e-5)
+
+  @parameterized.product(method=INTERPOLATIONS, dtype=("float32", "uint8"))
+  def test_nan_reads_as_fill(self, method, dtype):
+    image = jnp.ones((4, 4, 1), dtype)
+    grid = jnp.array([[[jnp.nan, 0.0], [0.0, jnp.nan]]])
+    out = stnjax.grid_sample(
+      image, grid, method=method, padding="constant", fill_value=7
+    )
+    np.testing.assert_array_equal(out.ravel(), [7, 7])
+
+  def test_fill_has_a_gradient(self):
+    grid = jnp.array([[[-1.0, 0.0], [-5.0, 0.0], [0.0, 0.0]]])
+    grad = jax.grad(
+      lambda fill: stnjax.grid_sample(
+        jnp.ones((4, 4, 1)), grid, padding="constant", fill_value=fill
+      ).sum()
+    )(0.5)
+    np.testing.assert_allclose(grad, 1.5)
+
+
+class SplineTest(parameterized.TestCase):
+  @parameterized.product(
+    padding=sampling.PADDINGS, align_corners=(False, True), num_axes=(2, 3)
+  )
+  def test_coefficients_can_be_reused(self, num_axes, **mode):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, *(4, 5, 3)[:num_axes], 2)).astype(np.float32)
+    grid = random_grid(rng, num_axes, (2,)).astype(np.float32)
+    coefficients = stnjax.spline_coefficients(image, num_axes=num_axes, **mode)
+    self.assertEqual(coefficients.shape, image.shape)
+    np.testing.assert_allclose(
+      stnjax.grid_sample(
+        coefficients, grid, method="spline", prefilter=False, **mode
+      ),
+      stnjax.grid_sample(image, grid, method="spline", **mode),
+      atol=1e-5,
+    )
+
+  @parameterized.parameters(jnp.bfloat16, jnp.uint8)
+  def test_coefficients_are_wide(self, dtype):
+    coefficients = stnjax.spline_coefficients(jnp.ones((3, 3, 1), dtype))
+    self.assertEqual(coefficients.dtype, jnp.float32)
+
+
 class GradientTest(parameterized.TestCase):
-  @parameterized.product(padding=sampling.PADDINGS, align_corners=(False, True))
+  @parameterized.product(
+    method=("linear", "cubic", "spline"),
+    padding=("zeros", "border", "reflection", "wrap"),
+  )
   @pytest.mark.usefixtures("x64")
-  def test_numerical_gradients_off_the_lattice(self, padding, align_corners):
+  def test_numerical_gradients_off_the_lattice(self, **mode):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2))
-    # A quarter to three quarters between pixel centres.
-    low, high = (-1, 7) if padding == "zeros" else (1, 4)
-    pixels = rng.integers(low, high, (3, 4, 2)) + rng.uniform(
-      0.25, 0.75, (3, 4, 2)
-    )
-    sizes = np.array([6, 5])
-    if align_corners:
-      grid = pixels / (sizes - 1) * 2 - 1
-    else:
-      grid = (2 * pixels + 1) / sizes - 1
-    check_grads(
-      lambda i, g: stnjax.grid_sample(
-        i, g, padding=padding, align_corners=align_corners
-      ),
-      (image, grid),
-      order=2,
-      modes=("fwd", "rev"),
-      eps=1e-5,
-    )
+    grid = off_lattice_grid(rng, (5, 6), -2, 7, False)
+    check_grads(sample_fn(**mode), (image, grid), 1, ("fwd", "rev"), eps=1e-5)
 
-  def test_unused_image_cotangent_costs_nothing(self):
+  @parameterized.parameters(
+    ("linear", "zeros"), ("cubic", "border"), ("cubic", "reflection")
+  )
+  @pytest.mark.usefixtures("x64")
+  def test_second_derivatives(self, method, padding):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(5, 6, 1))
+    grid = off_lattice_grid(rng, (5, 6), -2, 7, False)
+    sample = sample_fn(method=method, padding=padding)
+    gradient = jax.jit(jax.grad(lambda i, g: (sample(i, g) ** 2).sum(), (0, 1)))
+    check_grads(gradient, (image, grid), 1, ("fwd",), eps=1e-5)
+
+  @parameterized.parameters("linear", "cubic")
+  @pytest.mark.usefixtures("x64")
+  def test_volumes(self, method):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, 4, 5, 1))
+    grid = off_lattice_grid(rng, (3, 4, 5), -2, 5, False)
+    check_grads(sample_fn(method=method), (image, grid), 1, ("rev",), eps=1e-6)
+
+  @parameterized.product(
+    method=sampling.METHODS,
+    padding=sampling.PADDINGS,
+    bad=(np.nan, np.inf, -np.inf, 1e30, -3e9),
+  )
+  def test_no_coordinate_makes_a_gradient_that_is_not_finite(
+    self, method, padding, bad
+  ):
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 2)))
+    grid = jnp.array([[[bad, 0.1], [0.1, bad], [bad, bad], [0.1, 0.3]]])
+    key = KEY if method == "linearised" else None
+    value, (to_image, to_grid) = value_and_vjp(
+      image, grid, key, method, padding
+    )
+    chex.assert_tree_all_finite((value, to_image, to_grid))
+    if not np.isfinite(bad):
+      np.testing.assert_array_equal(to_grid[~np.isfinite(grid)], 0)
+
+  def test_convention_right_hand_gradient_at_pixel_centres(self):
+    ramp = jnp.array([0.0, 1.0, 3.0, 7.0])[None, :, None]
+    x = reference.to_coordinate(np.arange(4), 4, False)
+    grid = jnp.stack([jnp.asarray(x), jnp.zeros(4)], -1)[None]
+    grad = jax.grad(lambda g: stnjax.grid_sample(ramp, g).sum())(grid)
+    np.testing.assert_allclose(grad[0, :, 0], np.array([1, 2, 4, -7]) * 2)
+
+  @parameterized.parameters("linear", "cubic", "spline", "linearised")
+  def test_unused_image_cotangent_costs_nothing(self, method):
     image = jnp.ones((2, 8, 8, 3))
     grid = jnp.zeros((2, 4, 4, 2))
+    key = KEY if method == "linearised" else None
 
     def text(argnums):
-      grad = jax.grad(lambda i, g: stnjax.grid_sample(i, g).sum(), argnums)
+      grad = jax.grad(
+        lambda i, g: stnjax.grid_sample(i, g, method=method, key=key).sum(),
+        argnums,
+      )
       return jax.jit(grad).lower(image, grid).compile().as_text()
 
     self.assertNotIn(" scatter(", text(1))
     self.assertIn(" scatter(", text(0))
 
 
-class VariantsTest(chex.TestCase):
+class LinearisedTest(parameterized.TestCase):
+  def test_values_and_image_gradient_are_those_of_linear(self):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(5, 6, 2)).astype(np.float32)
+    grid = random_grid(rng, 2).astype(np.float32)
+    ours, vjp = jax.vjp(
+      lambda i: stnjax.grid_sample(i, grid, method="linearised", key=KEY), image
+    )
+    linear, linear_vjp = jax.vjp(lambda i: stnjax.grid_sample(i, grid), image)
+    np.testing.assert_allclose(ours, linear, atol=1e-6)
+    cotangent = rng.normal(size=linear.shape).astype(np.float32)
+    np.testing.assert_allclose(vjp(cotangent)[0], linear_vjp(cotangent)[0])
+
+  @parameterized.parameters(2, 3)
+  def test_slope_of_a_plane_is_exact(self, num_axes):
+    shape = (40, 60, 50)[:num_axes]
+    slopes = np.array([0.5, -1.5, 2.0])[:num_axes]  # per pixel, x first
+    pixels = np.stack(np.indices(shape)[::-1], -1)
+    image = (pixels @ slopes)[..., None].astype(np.float32)
+    grid = jnp.full((*(20, 30, 25)[:num_axes], num_axes), 0.1)
+    grad = jax.grad(
+      lambda g: stnjax.grid_sample(image, g, method="linearised", key=KEY).sum()
+    )(grid)
+    expected = slopes * np.array(shape[::-1]) / 2
+    np.testing.assert_allclose(
+      grad, np.broadcast_to(expected, grad.shape), rtol=1e-3
+    )
+
+  def test_gradient_reaches_further_than_linear(self):
+    # A bright pixel two pixels away: linear sees nothing of it.
+    image = jnp.zeros((9, 9, 1)).at[4, 6].set(1.0)
+    grid = jnp.zeros((1, 1, 2))
+
+    def slope(key, method):
+      return jax.grad(
+        lambda g: stnjax.grid_sample(image, g, method=method, key=key).sum()
+      )(grid)[0, 0, 0]
+
+    self.assertEqual(slope(None, "linear"), 0)
+    keys = jax.random.split(KEY, 500)
+    slopes = jax.vmap(lambda key: slope(key, "linearised"))(keys)
+    error = slopes.std() / len(keys) ** 0.5
+    self.assertGreater(slopes.mean(), 5 * error)
+
+  def test_the_key_decides(self):
+    image = np.random.default_rng(0).normal(size=(9, 9, 1))
+    grid = jnp.zeros((2, 2, 2))
+
+    def slope(seed):
+      return jax.grad(
+        lambda g: stnjax.grid_sample(
+          image, g, method="linearised", key=jax.random.key(seed)
+        ).sum()
+      )(grid)
+
+    np.testing.assert_array_equal(slope(1), slope(1))
+    self.assertTrue((slope(1) != slope(2)).all())
+
+
+class SplatTest(parameterized.TestCase):
+  @parameterized.product(
+    shape=((5, 6), (1, 4), (3, 2, 4)),
+    padding=("zeros", "border", "reflection", "wrap"),
+    align_corners=(False, True),
+  )
+  def test_against_the_definition(self, shape, padding, align_corners):
+    rng = np.random.default_rng(0)
+    grid = random_grid(rng, len(shape)).astype(np.float32)
+    grid.reshape(-1, len(shape))[2] = np.nan
+    values = rng.normal(size=(*grid.shape[:-1], 2)).astype(np.float32)
+    expected = np.zeros((*shape, 2))
+    for place in np.ndindex(*grid.shape[:-1]):
+      tile = values[place]
+      for coordinate, size in zip(grid[place], shape[::-1], strict=True):
+        row = reference.weights(
+          reference.to_pixel(float(coordinate), size, align_corners),
+          size,
+          method="linear",
+          padding=padding,
+          align_corners=align_corners,
+        )
+        tile = np.multiply.outer(row, tile)
+      expected += tile
+    out = stnjax.splat(
+      values, grid, shape, padding=padding, align_corners=align_corners
+    )
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+
+  @parameterized.parameters(
+    ((), (3,)), ((3,), ()), ((2, 1), (3,)), ((0,), (0,))
+  )
+  def test_batches_broadcast(self, values_batch, grid_batch):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(*values_batch, 2, 3, 2)).astype(np.float32)
+    grid = rng.uniform(-1, 1, (*grid_batch, 2, 3, 2)).astype(np.float32)
+    out = stnjax.splat(values, grid, (4, 5))
+    batch = np.broadcast_shapes(values_batch, grid_batch)
+    self.assertEqual(out.shape, (*batch, 4, 5, 2))
+    values = np.broadcast_to(values, (*batch, 2, 3, 2))
+    grid = np.broadcast_to(grid, (*batch, 2, 3, 2))
+    for place in np.ndindex(*batch):
+      np.testing.assert_allclose(
+        out[place], stnjax.splat(values[place], grid[place], (4, 5)), atol=1e-6
+      )
+
+  @parameterized.parameters(
+    ("bfloat16", "bfloat16"), ("float32", "float32"), ("uint8", "float32")
+  )
+  def test_dtypes(self, dtype, expected):
+    # 300 ones into one pixel: more than bfloat16 counts to.
+    out = stnjax.splat(
+      jnp.ones((300, 1, 1), dtype), jnp.zeros((300, 1, 2)), (1, 1)
+    )
+    self.assertEqual(out.dtype, jnp.dtype(expected))
+    np.testing.assert_allclose(out.astype(jnp.float32).ravel(), [300])
+
+  @pytest.mark.usefixtures("x64")
+  def test_gradients(self):
+    rng = np.random.default_rng(0)
+    grid = off_lattice_grid(rng, (5, 6), -1, 5, False)
+    values = rng.normal(size=(*grid.shape[:-1], 2))
+    check_grads(
+      lambda v, g: stnjax.splat(v, g, (5, 6)),
+      (values, grid),
+      2,
+      ("fwd", "rev"),
+      eps=1e-5,
+    )
+
+  @parameterized.parameters(
+    (ValueError, "padding='constant'", dict(padding="constant")),
+    (ValueError, "grid must be", dict(grid=jnp.zeros((2, 2)))),
+    (ValueError, "values must have the sp", dict(values=jnp.ones((2, 2, 1)))),
+    (ValueError, "values must have the spatial", dict(values=jnp.ones(3))),
+    (TypeError, "values must hold", dict(values=jnp.ones((2, 3, 1), bool))),
+    (ValueError, r"output_shape must be \(H, W\)", dict(output_shape=(4,))),
+    (TypeError, "output_shape", dict(output_shape=4)),
+    (TypeError, "align_corners must be", dict(align_corners=None)),
+    (
+      ValueError,
+      "batch axes of values and grid",
+      dict(values=jnp.ones((2, 2, 3, 1)), grid=jnp.zeros((3, 2, 3, 2))),
+    ),
+  )
+  def test_wrong_arguments_are_named(self, error, message, arguments):
+    call = dict(
+      values=jnp.ones((2, 3, 1)), grid=jnp.zeros((2, 3, 2)), output_shape=(4, 4)
+    )
+    with self.assertRaisesRegex(error, message):
+      stnjax.splat(**{**call, **arguments})
+
+
+class TransformationsTest(chex.TestCase):
+  """The same under what JAX does to functions."""
+
   @chex.all_variants()
   def test_all_variants_agree(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2)).astype(np.float32)
     grid = random_grid(rng, 2).astype(np.float32)
     expected = reference.sample(
-      image, grid, method="linear", padding="border", align_corners=False
+      image, grid, method="cubic", padding="border", align_corners=False
     )
-    sample = self.variant(
-      lambda i, g: stnjax.grid_sample(i, g, padding="border")
-    )
+    sample = self.variant(sample_fn(method="cubic", padding="border"))
     np.testing.assert_allclose(sample(image, grid), expected, atol=1e-5)
 
-  def test_sharded_batch_needs_no_collectives(self):
-    mesh = jax.make_mesh((4,), ("batch",))
+  def test_checkpoint_and_export(self):
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(5, 6, 2)), jnp.float32)
+    grid = jnp.asarray(random_grid(rng, 2), jnp.float32)
+    for method in INTERPOLATIONS:
+      sample = sample_fn(method=method)
+
+      def loss(grid, sample=sample):
+        return jnp.sum(sample(image, grid) ** 2)
+
+      chex.assert_trees_all_close(
+        jax.grad(jax.checkpoint(loss))(grid), jax.grad(loss)(grid), atol=1e-4
+      )
+      exported = jax.export.export(jax.jit(sample))(image, grid)
+      chex.assert_trees_all_close(
+        exported.call(image, grid), sample(image, grid), atol=1e-5
+      )
+      # Nothing that only this runtime knows.
+      self.assertNotIn("custom_call", exported.mlir_module())
+
+  @parameterized.parameters(*sampling.METHODS, "splat", "warp", "velocity")
+  def test_sharded_batch_needs_no_collectives(self, method):
+    mesh = jax.make_mesh(
+      (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
     spec = jax.NamedSharding(mesh, jax.P("batch"))
     image = jax.device_put(jnp.ones((8, 6, 6, 2)), spec)
     grid = jax.device_put(jnp.zeros((8, 6, 6, 2)), spec)
-    grads = jax.jit(
-      jax.grad(lambda i, g: (stnjax.grid_sample(i, g) ** 2).sum(), (0, 1)),
-      out_shardings=(spec, spec),
-    )
-    text = grads.lower(image, grid).compile().as_text()
+    theta = jax.device_put(jnp.ones((8, 3, 3)), spec)
+
+    def loss(image, grid, theta):
+      if method == "splat":
+        result = stnjax.splat(image, grid, (5, 5))
+      elif method == "warp":
+        result = stnjax.warp(image, theta, antialias=True)
+      elif method == "velocity":
+        result = stnjax.velocity_grid(grid, steps=2)
+      else:
+        key = KEY if method == "linearised" else None
+        result = stnjax.grid_sample(image, grid, method=method, key=key)
+      return (result**2).sum()
+
+    grads = jax.jit(jax.grad(loss, (0, 1, 2)), out_shardings=(spec, spec, spec))
+    text = grads.lower(image, grid, theta).compile().as_text()
     for collective in (" all-gather", " all-reduce", " all-to-all", "permute("):
       self.assertNotIn(collective, text)
+
+  def test_pmap_and_shard_map(self):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(4, 2, 5, 6, 1)).astype(np.float32)
+    grid = rng.uniform(-1, 1, (4, 2, 3, 3, 2)).astype(np.float32)
+    sample = sample_fn(method="cubic")
+    expected = sample(image, grid)
+    np.testing.assert_allclose(
+      jax.pmap(sample)(image, grid), expected, atol=1e-5
+    )
+    mesh = jax.make_mesh(
+      (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    spec = jax.P("batch")
+    mapped = jax.shard_map(sample, mesh=mesh, in_specs=spec, out_specs=spec)
+    np.testing.assert_allclose(mapped(image, grid), expected, atol=1e-5)
+
+  def test_vmap_over_keys_and_images(self):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, 5, 6, 1)).astype(np.float32)
+    grid = rng.uniform(-1, 1, (3, 2, 2, 2)).astype(np.float32)
+    keys = jax.random.split(KEY, 3)
+    out = jax.vmap(
+      lambda i, g, k: stnjax.grid_sample(i, g, method="linearised", key=k)
+    )(image, grid, keys)
+    np.testing.assert_allclose(out, stnjax.grid_sample(image, grid), atol=1e-6)
 
 
 class ErrorTest(parameterized.TestCase):
   @parameterized.parameters(
     (ValueError, "method='bicubic'.*accepted", dict(method="bicubic")),
     (ValueError, "padding='mirror'.*accepted", dict(padding="mirror")),
+    (ValueError, "implementation='cuda'.*acc", dict(implementation="cuda")),
     (ValueError, "grid must be", dict(grid=jnp.zeros((2, 2, 4)))),
     (ValueError, "grid must be", dict(grid=jnp.zeros((2, 2)))),
     (ValueError, "grid must be", dict(grid=jnp.zeros((2, 2, 3)))),
@@ -279,15 +770,44 @@ class ErrorTest(parameterized.TestCase):
       "bool needs method='nearest'",
       dict(image=jnp.zeros((3, 3, 1), bool)),
     ),
+    (TypeError, "align_corners must be True or False", dict(align_corners=1)),
+    (TypeError, "return_mask must be True or False", dict(return_mask="no")),
+    (TypeError, "prefilter must be True or False", dict(prefilter=None)),
+    (ValueError, "prefilter=False needs method", dict(prefilter=False)),
+    (ValueError, "fill_value needs padding='constant'", dict(fill_value=1.0)),
+    (
+      ValueError,
+      r"fill_value must be a number or \[1\]",
+      dict(padding="constant", fill_value=jnp.ones(2)),
+    ),
+    (
+      TypeError,
+      "fill_value must hold real",
+      dict(padding="constant", fill_value=1j),
+    ),
+    (ValueError, "key is for method='linearised'", dict(key=KEY)),
+    (ValueError, "'linearised' needs a key", dict(method="linearised")),
+    (
+      TypeError,
+      "key must be a jax.random.key",
+      dict(method="linearised", key=3),
+    ),
   )
   def test_wrong_arguments_are_named(self, error, message, arguments):
-    call = {
-      "image": jnp.zeros((3, 3, 1)),
-      "grid": jnp.zeros((2, 2, 2)),
-      **arguments,
-    }
+    call = dict(image=jnp.zeros((3, 3, 1)), grid=jnp.zeros((2, 2, 2)))
     with self.assertRaisesRegex(error, message):
-      stnjax.grid_sample(call.pop("image"), call.pop("grid"), **call)
+      stnjax.grid_sample(**{**call, **arguments})
+
+  @parameterized.parameters(
+    (ValueError, "num_axes=4", dict(num_axes=4)),
+    (ValueError, "padding='same'", dict(padding="same")),
+    (ValueError, "image must be", dict(image=jnp.ones(4))),
+    (TypeError, "image must hold", dict(image=jnp.ones((4, 4, 1), bool))),
+    (TypeError, "align_corners must be", dict(align_corners=0)),
+  )
+  def test_wrong_arguments_of_the_filter(self, error, message, arguments):
+    with self.assertRaisesRegex(error, message):
+      stnjax.spline_coefficients(**{"image": jnp.ones((4, 4, 1)), **arguments})
 
 
 if __name__ == "__main__":

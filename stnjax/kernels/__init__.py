@@ -1,5 +1,5 @@
 """Ways to sample one image, one per file, all with one signature.
 
-`sample(image, points, *, method, padding)` reads an image `[*shape, C]` at
-pixel coordinates `[..., N]` and returns `[..., C]`.
+`sample(image, points, *, method, padding, align_corners)` reads an image
+`[*shape, C]` at pixel coordinates `[..., N]` and returns `[..., C]`.
 """

@@ -1,16 +1,30 @@
-"""Sampling by gathering whole pixels: one gather per corner of the cell."""
+"""Sampling by gathering whole pixels: one gather per tap."""
 
 from collections.abc import Sequence
-import itertools
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 
+class Tap(NamedTuple):
+  """A pixel that takes part in a sample, along one axis."""
+
+  index: jax.Array  # [...], int32, clipped into the axis
+  inside: jax.Array | bool  # [...], whether the pixel exists
+  weight: jax.Array | None  # [...], None for the only tap of "nearest"
+
+
 def sample(
-  image: jax.Array, points: jax.Array, *, method: str, padding: str
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  method: str,
+  padding: str,
+  align_corners: bool,
 ) -> jax.Array:
   """Samples one image; batches are made by `vmap`.
 
@@ -18,72 +32,125 @@ def sample(
   a sharded batch free of collectives.
 
   Args:
-    image: `[*shape, C]` with N spatial axes.
+    image: `[*shape, C]` with N spatial axes, N >= 1; for "spline", the
+      coefficients.
     points: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
-    method: "nearest" or "linear".
-    padding: "zeros" or "border".
+    method: "nearest", "linear", "cubic" or "spline".
+    padding: "zeros", "border", "reflection" or "wrap".
+    align_corners: whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
 
   Returns:
     `[..., C]`: the image's dtype for "nearest", else the wider of image and
-    points.
+    points. 0 where a coordinate is NaN.
   """
   sizes = image.shape[-2::-1]
   pixels = image.reshape(math.prod(sizes), image.shape[-1])
   defined = ~jnp.isnan(points).any(axis=-1, keepdims=True)
-  points = jnp.where(defined, points, 0)
-  positions = [
-    _clamp(points[..., axis], size, padding) for axis, size in enumerate(sizes)
-  ]
-  if method == "nearest":
-    result = _nearest(pixels, positions, sizes)
-  else:
-    result = _linear(pixels, positions, sizes)
-  return jnp.where(defined, result, 0)
-
-
-def _clamp(position: jax.Array, size: int, padding: str) -> jax.Array:
   # In float, before the cast to integers, whose range huge coordinates exceed.
-  # "zeros" leaves room for the blend over the border. `lax.clamp` has no
-  # gradient at or beyond its bounds.
-  low, high = (-2, size + 1) if padding == "zeros" else (0, size - 1)
-  kind = position.dtype.type  # `lax.clamp` does not promote
-  return lax.clamp(kind(low), position, kind(high))
+  # Beyond 1 / eps floats are whole numbers, and there is nothing to blend.
+  # `lax.clamp` has no gradient at or beyond its bounds.
+  limit = points.dtype.type(min(1 / jnp.finfo(points.dtype).eps, 2**30))
+  points = lax.clamp(-limit, jnp.where(defined, points, 0), limit)
+  taps = [
+    _taps(points[..., axis], size, method, padding, align_corners)
+    for axis, size in enumerate(sizes)
+  ]
+  return jnp.where(defined, _blend(pixels, taps, sizes), 0)
 
 
-def _nearest(
-  pixels: jax.Array, positions: Sequence[jax.Array], sizes: Sequence[int]
-) -> jax.Array:
-  indices = [jnp.round(p).astype(jnp.int32) for p in positions]
-  return _read(pixels, indices, sizes)
-
-
-def _linear(
-  pixels: jax.Array, positions: Sequence[jax.Array], sizes: Sequence[int]
-) -> jax.Array:
-  taps = []  # per axis: (index, weight) of the pixels at floor and floor + 1
-  for position in positions:
-    floor = jnp.floor(position)
-    lower, fraction = floor.astype(jnp.int32), position - floor
-    taps.append([(lower, 1 - fraction), (lower + 1, fraction)])
-  corners = []
-  for corner in itertools.product(*taps):
-    value = _read(pixels, [index for index, _ in corner], sizes)
-    weight = math.prod(weight for _, weight in corner)
-    corners.append(weight[..., None] * value)
-  return sum(corners[1:], corners[0])
-
-
-def _read(
-  pixels: jax.Array, indices: Sequence[jax.Array], sizes: Sequence[int]
-) -> jax.Array:
-  """Pixels `[..., C]` at per-axis indices; 0 at those outside."""
-  flat, stride = 0, 1
-  inside = True
-  for index, size in zip(indices, sizes, strict=True):
-    clipped = jnp.clip(index, 0, size - 1)
-    inside &= clipped == index
-    flat, stride = flat + clipped * stride, stride * size
-  value = pixels.at[flat].get(
-    mode="promise_in_bounds", wrap_negative_indices=False
+def _taps(
+  position: jax.Array,
+  size: int,
+  method: str,
+  padding: str,
+  align_corners: bool,
+) -> list[Tap]:
+  """The taps along one axis."""
+  fold = functools.partial(
+    _fold, size=size, padding=padding, align_corners=align_corners
   )
-  return jnp.where(inside[..., None], value, 0)
+  if method == "nearest":
+    places, weights = [jnp.round(fold(position))], [None]
+  elif method == "linear":
+    # The position is folded and not only its taps, so that gradients on the
+    # lattice are those of torch: none where "border" clamps.
+    position = fold(position)
+    floor = jnp.floor(position)
+    fraction = position - floor
+    places, weights = [floor, floor + 1], [1 - fraction, fraction]
+  else:
+    floor = jnp.floor(position)
+    places = [floor + offset for offset in (-1, 0, 1, 2)]
+    weights = {"cubic": _keys, "spline": _b_spline}[method](position - floor)
+  taps = []
+  for place, weight in zip(places, weights, strict=True):
+    index = fold(place).astype(jnp.int32)
+    clipped = jnp.clip(index, 0, size - 1)
+    inside = clipped == index if padding == "zeros" else True
+    taps.append(Tap(clipped, inside, weight))
+  return taps
+
+
+def _fold(
+  position: jax.Array, *, size: int, padding: str, align_corners: bool
+) -> jax.Array:
+  """Brings a coordinate into the image, as the padding says."""
+  dtype = position.dtype.type  # `lax.clamp` does not promote
+  if padding == "zeros":
+    return position
+  if padding == "wrap":
+    return position - size * jnp.floor(position / size)
+  if padding == "reflection":
+    low, period = (0, size - 1) if align_corners else (-0.5, size)
+    if period == 0:
+      return jnp.zeros_like(position)
+    # Not `abs`, whose gradient vanishes at the mirror.
+    distance = jnp.where(position < low, low - position, position - low)
+    rest = jnp.fmod(distance, dtype(period))
+    there = jnp.floor(distance / period) % 2 == 0
+    position = jnp.where(there, rest, period - rest) + low
+  return lax.clamp(dtype(0), position, dtype(size - 1))
+
+
+def _keys(t: jax.Array) -> list[jax.Array]:
+  """Weights of the cubic convolution kernel, a = -0.75 (Keys 1981, eq. 15)."""
+  a = -0.75
+
+  def near(x: jax.Array) -> jax.Array:
+    return ((a + 2) * x - (a + 3)) * x * x + 1
+
+  def far(x: jax.Array) -> jax.Array:
+    return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+  return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+
+
+def _b_spline(t: jax.Array) -> list[jax.Array]:
+  """Weights of the cubic B-spline (Unser 1999, eq. 8)."""
+  s = 1 - t
+  near = [2 / 3 - x * x * (1 - x / 2) for x in (t, s)]
+  return [s * s * s / 6, *near, t * t * t / 6]
+
+
+def _blend(
+  pixels: jax.Array, taps: Sequence[Sequence[Tap]], sizes: Sequence[int]
+) -> jax.Array:
+  """The weighted sum over all combinations of taps, innermost axis first."""
+  strides = [math.prod(sizes[:axis]) for axis in range(len(sizes))]
+
+  def along(axis: int, flat: jax.Array | int, inside: jax.Array | bool):
+    if axis < 0:
+      value = pixels.at[flat].get(
+        mode="promise_in_bounds", wrap_negative_indices=False
+      )
+      return value if inside is True else jnp.where(inside[..., None], value, 0)
+    terms = []
+    for tap in taps[axis]:
+      present = tap.inside if inside is True else inside & tap.inside
+      term = along(axis - 1, flat + tap.index * strides[axis], present)
+      weight = tap.weight
+      terms.append(term if weight is None else weight[..., None] * term)
+    return sum(terms[1:], terms[0])
+
+  return along(len(sizes) - 1, 0, True)
