@@ -55,9 +55,18 @@ def spatial_shape(
   return sizes
 
 
+def _array(name: str, value: Any) -> jax.Array:
+  try:
+    return jnp.asarray(value)
+  except (TypeError, ValueError):
+    raise TypeError(
+      f"{name} must be an array of numbers, got {value!r}"
+    ) from None
+
+
 def floating(name: str, array: Any) -> jax.Array:
   """Returns `array` as float32 or wider; raises for complex and bool."""
-  array = jnp.asarray(array)
+  array = _array(name, array)
   if not (
     jnp.issubdtype(array.dtype, jnp.floating)
     or jnp.issubdtype(array.dtype, jnp.integer)
@@ -94,7 +103,7 @@ def matrix(name: str, array: Any) -> jax.Array:
 
 def image(name: str, array: Any, num_axes: int) -> jax.Array:
   """Returns an image with `num_axes` spatial axes and channels, or raises."""
-  array = jnp.asarray(array)
+  array = _array(name, array)
   layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
   if array.ndim < num_axes + 1:
     raise ValueError(f"{name} must be {layout}, got shape {array.shape}")

@@ -175,7 +175,7 @@ def tps_grid(
   precise = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
   weights = precise(
     _spline_solution(controls).astype(offsets.dtype),
-    offsets.reshape(*offsets.shape[: -num_axes - 1], -1, num_axes),
+    offsets.reshape(*offsets.shape[: -num_axes - 1], *controls.shape),
   )
   basis = _spline_basis(
     lattice.reshape(-1, num_axes), controls.astype(offsets.dtype), jnp

@@ -206,8 +206,7 @@ def splat(
   checks.option("padding", padding, [p for p in PADDINGS if p != "constant"])
   grid, num_axes = _checked_grid(grid)
   output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
-  dtype = jnp.asarray(values).dtype
-  values = checks.floating("values", values)
+  given, values = values, checks.floating("values", values)
   if values.shape[-num_axes - 1 : -1] != grid.shape[-num_axes - 1 : -1]:
     raise ValueError(
       "values must have the spatial shape of grid,"
@@ -221,9 +220,9 @@ def splat(
     grid, output_shape, align_corners=align_corners
   )
   result = _splat(values, points, output_shape, padding, align_corners)
-  return result.astype(
-    dtype if jnp.issubdtype(dtype, jnp.floating) else values.dtype
-  )
+  dtype = jnp.asarray(given).dtype
+  floats = jnp.issubdtype(dtype, jnp.floating)
+  return result.astype(dtype if floats else values.dtype)
 
 
 def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:

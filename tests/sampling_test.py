@@ -1,7 +1,5 @@
 """grid_sample and splat against torch, scipy and NumPy."""
 
-import functools
-
 from absl.testing import absltest, parameterized
 import chex
 import jax
@@ -66,14 +64,6 @@ def sample_fn(**mode):
   return lambda image, grid: stnjax.grid_sample(image, grid, **mode)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "padding"))
-def value_and_vjp(image, grid, key, method, padding):
-  value, vjp = jax.vjp(
-    sample_fn(method=method, padding=padding, key=key), image, grid
-  )
-  return value, vjp(jnp.ones_like(value))
-
-
 @pytest.mark.usefixtures("x64")
 class TorchTest(parameterized.TestCase):
   """Values and both gradients, to 1e-10."""
@@ -114,7 +104,7 @@ class TorchTest(parameterized.TestCase):
     self.check(image, random_grid(rng, len(shape), (2,)), **mode)
 
   @parameterized.product(
-    shape=((4, 8), (1, 4), (1, 1), (2, 4, 1)),
+    shape=((4, 8), (1, 4), (2, 4, 1)),
     method=("nearest", "linear"),
     **TORCH,
   )
@@ -223,7 +213,7 @@ class DefinitionTest(parameterized.TestCase):
     method=INTERPOLATIONS,
     padding=("zeros", "reflection"),
   )
-  def test_every_dtype(self, dtype, **mode):
+  def test_convention_result_has_the_dtype_of_the_image(self, dtype, **mode):
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.uniform(60, 190, (5, 6, 2)), dtype)
     grid = random_grid(rng, 2).astype(np.float32)
@@ -356,10 +346,10 @@ class FillTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(out, expected, atol=3e-5)
 
-  @parameterized.product(
-    method=sampling.METHODS,
-    padding=sampling.PADDINGS,
-    align_corners=(False, True),
+  @parameterized.parameters(
+    *((method, "zeros", True) for method in sampling.METHODS),
+    *(("linear", padding, False) for padding in sampling.PADDINGS),
+    ("spline", "wrap", False),
   )
   def test_mask_is_what_ones_would_give(self, method, padding, align_corners):
     rng = np.random.default_rng(0)
@@ -384,7 +374,7 @@ class FillTest(parameterized.TestCase):
     np.testing.assert_allclose(mask, expected[..., 0], atol=1e-5)
 
   @parameterized.product(method=INTERPOLATIONS, dtype=("float32", "uint8"))
-  def test_nan_reads_as_fill(self, method, dtype):
+  def test_convention_nan_reads_as_fill(self, method, dtype):
     image = jnp.ones((4, 4, 1), dtype)
     grid = jnp.array([[[jnp.nan, 0.0], [0.0, jnp.nan]]])
     out = stnjax.grid_sample(
@@ -403,8 +393,10 @@ class FillTest(parameterized.TestCase):
 
 
 class SplineTest(parameterized.TestCase):
-  @parameterized.product(
-    padding=sampling.PADDINGS, align_corners=(False, True), num_axes=(2, 3)
+  @parameterized.parameters(
+    *(dict(num_axes=2, padding=padding) for padding in sampling.PADDINGS),
+    dict(num_axes=2, padding="reflection", align_corners=True),
+    dict(num_axes=3, padding="border"),
   )
   def test_coefficients_can_be_reused(self, num_axes, **mode):
     rng = np.random.default_rng(0)
@@ -460,21 +452,23 @@ class GradientTest(parameterized.TestCase):
 
   @parameterized.product(
     method=sampling.METHODS,
-    padding=sampling.PADDINGS,
-    bad=(np.nan, np.inf, -np.inf, 1e30, -3e9),
+    padding=("constant", "border", "reflection", "wrap"),
   )
-  def test_no_coordinate_makes_a_gradient_that_is_not_finite(
-    self, method, padding, bad
-  ):
+  def test_no_coordinate_makes_a_gradient_that_is_not_finite(self, **mode):
     image = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 2)))
-    grid = jnp.array([[[bad, 0.1], [0.1, bad], [bad, bad], [0.1, 0.3]]])
-    key = KEY if method == "linearised" else None
-    value, (to_image, to_grid) = value_and_vjp(
-      image, grid, key, method, padding
+    bad = np.array([np.nan, np.inf, -np.inf, 1e30, -3e9, 2**31])
+    good = np.full_like(bad, 0.3)
+    grid = jnp.stack(
+      [
+        jnp.stack([jnp.asarray(x), jnp.asarray(y)], -1)
+        for x, y in ((bad, good), (good, bad), (bad, bad), (good, good))
+      ]
     )
+    key = KEY if mode["method"] == "linearised" else None
+    value, vjp = jax.vjp(sample_fn(key=key, **mode), image, grid)
+    to_image, to_grid = vjp(jnp.ones_like(value))
     chex.assert_tree_all_finite((value, to_image, to_grid))
-    if not np.isfinite(bad):
-      np.testing.assert_array_equal(to_grid[~np.isfinite(grid)], 0)
+    np.testing.assert_array_equal(to_grid[~np.isfinite(grid)], 0)
 
   def test_convention_right_hand_gradient_at_pixel_centres(self):
     ramp = jnp.array([0.0, 1.0, 3.0, 7.0])[None, :, None]
@@ -670,7 +664,7 @@ class TransformationsTest(chex.TestCase):
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.normal(size=(5, 6, 2)), jnp.float32)
     grid = jnp.asarray(random_grid(rng, 2), jnp.float32)
-    for method in INTERPOLATIONS:
+    for method in ("nearest", "cubic"):
       sample = sample_fn(method=method)
 
       def loss(grid, sample=sample):
@@ -793,7 +787,9 @@ class ErrorTest(parameterized.TestCase):
       dict(method="linearised", key=3),
     ),
   )
-  def test_wrong_arguments_are_named(self, error, message, arguments):
+  def test_convention_wrong_arguments_are_named(
+    self, error, message, arguments
+  ):
     call = dict(image=jnp.zeros((3, 3, 1)), grid=jnp.zeros((2, 2, 2)))
     with self.assertRaisesRegex(error, message):
       stnjax.grid_sample(**{**call, **arguments})

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.ndimage
 
+import stnjax
 from stnjax import transforms
 
 EXPECTED = {  # parameters -> matrix, worked out by hand
@@ -186,6 +189,205 @@ class ErrorTest(parameterized.TestCase):
   def test_wrong_arguments_are_named(self, call, message):
     with self.assertRaisesRegex(ValueError, message):
       call()
+
+
+class VolumeTest(parameterized.TestCase):
+  def test_parameters_mean_what_they_say(self):
+    cases = {
+      "translation": ([0.1, 0.2, 0.3], np.eye(3), [0.1, 0.2, 0.3]),
+      "scale": ([np.log(2)], 2 * np.eye(3), 0),
+      "rotation": (  # a quarter turn about z: +x towards +y
+        [0, 0, np.pi / 2],
+        [[0, -1, 0], [1, 0, 0], [0, 0, 1]],
+        0,
+      ),
+      "similarity": (
+        [np.log(2), np.pi / 2, 0, 0, 0.1, 0.2, 0.3],
+        [[2, 0, 0], [0, 0, -2], [0, 2, 0]],
+        [0.1, 0.2, 0.3],
+      ),
+    }
+    for family, (params, linear, offset) in cases.items():
+      matrix = transforms.matrix(jnp.array(params), family, num_axes=3)
+      np.testing.assert_allclose(matrix[:, :3], linear, atol=1e-6)
+      np.testing.assert_allclose(matrix[:, 3], np.zeros(3) + offset, atol=1e-6)
+    params = np.arange(15.0) / 10
+    affine = transforms.matrix(params[:12], "affine", num_axes=3)
+    np.testing.assert_allclose(
+      affine, np.eye(3, 4) + params[:12].reshape(3, 4), rtol=1e-6
+    )
+    projective = transforms.matrix(params, "projective", num_axes=3)
+    expected = np.eye(4) + np.append(params, 0).reshape(4, 4)
+    np.testing.assert_allclose(projective, expected, rtol=1e-6)
+
+  @parameterized.parameters(*transforms.FAMILIES)
+  @pytest.mark.usefixtures("x64")
+  def test_zeros_are_the_identity_and_gradients_are_right(self, family):
+    size = transforms.num_params(family, num_axes=3)
+    zero = transforms.matrix(np.zeros(size), family, num_axes=3)
+    np.testing.assert_array_equal(zero, np.eye(*zero.shape))
+    for scale in (0.0, 1e-9, 0.3):
+      params = scale * np.arange(1.0, size + 1)
+      check_grads(
+        lambda p: transforms.matrix(p, family, num_axes=3),
+        (params,),
+        2,
+        ("fwd", "rev"),
+      )
+
+  @parameterized.parameters(0.0, 1e-4, 1.0, 3.0, 7.0)
+  @pytest.mark.usefixtures("x64")
+  def test_rotation_vector_is_the_exponential(self, angle):
+    vector = angle * np.array([2.0, -1.0, 2.0]) / 3
+    x, y, z = vector
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    matrix = transforms.matrix(vector, "rotation", num_axes=3)
+    np.testing.assert_allclose(
+      matrix[:, :3], scipy.linalg.expm(cross), atol=1e-12
+    )
+
+  @parameterized.parameters("x", "y", "z")
+  def test_rotation_about_an_axis(self, axis):
+    vector = 0.7 * np.eye(3)["xyz".index(axis)]
+    np.testing.assert_allclose(
+      transforms.rotation(0.7, axis=axis),
+      transforms.matrix(vector, "rotation", num_axes=3),
+      atol=1e-6,
+    )
+    batch = transforms.rotation(np.array([[0.1, 0.2]]), axis=axis)
+    self.assertEqual(batch.shape, (1, 2, 3, 4))
+
+
+def asymmetric_image(shape=(40, 52)):
+  """Smooth, with a blob off the middle and a ramp: every mix-up shows."""
+  rows, columns = np.indices(shape).astype(np.float32)
+  blob = np.exp(-((rows - 12) ** 2 + (columns - 33) ** 2 / 3) / 40)
+  return (blob + 0.01 * columns + 0.003 * rows).astype(np.float32)
+
+
+AFFINE = np.array([[0.9, 0.25, -3.0], [-0.2, 1.1, 4.0]])
+PROJECTIVE = np.vstack([AFFINE, [0.002, -0.003, 1.0]])
+
+
+class ConverterTest(parameterized.TestCase):
+  """The same picture as the other library makes, away from its edges."""
+
+  def check(self, theta, expected, image, align_corners):
+    shape = expected.shape
+    ours, mask = stnjax.warp(
+      image[..., None],
+      theta,
+      output_shape=shape,
+      align_corners=align_corners,
+      return_mask=True,
+    )
+    inside = np.asarray(mask) == 1
+    self.assertGreater(inside.mean(), 0.4)
+    # OpenCV rounds coordinates to a 32nd of a pixel.
+    np.testing.assert_allclose(ours[inside][:, 0], expected[inside], atol=0.01)
+
+  @parameterized.product(
+    matrix=("affine", "projective"),
+    inverse_map=(False, True),
+    align_corners=(False, True),
+  )
+  def test_opencv(self, matrix, inverse_map, align_corners):
+    cv2 = pytest.importorskip("cv2")
+    image, (height, width) = asymmetric_image(), (33, 47)
+    flags = cv2.INTER_LINEAR | (cv2.WARP_INVERSE_MAP if inverse_map else 0)
+    if matrix == "affine":
+      pixels, warp = AFFINE, cv2.warpAffine
+    else:
+      pixels, warp = PROJECTIVE, cv2.warpPerspective
+    expected = warp(image, pixels, (width, height), flags=flags)
+    theta = transforms.from_opencv(
+      pixels,
+      image.shape,
+      (height, width),
+      inverse_map=inverse_map,
+      align_corners=align_corners,
+    )
+    self.check(theta, expected, image, align_corners)
+
+  @parameterized.product(
+    matrix=("affine", "projective"), align_corners=(False, True)
+  )
+  def test_skimage(self, matrix, align_corners):
+    skimage = pytest.importorskip("skimage.transform")
+    image, shape = asymmetric_image(), (33, 47)
+    pixels = PROJECTIVE if matrix == "projective" else AFFINE
+    inverse_map = np.vstack([AFFINE, [0, 0, 1]])
+    if matrix == "projective":
+      inverse_map = PROJECTIVE
+    expected = skimage.warp(image, inverse_map, output_shape=shape, order=1)
+    theta = transforms.from_pixels(
+      pixels, image.shape, shape, align_corners=align_corners
+    )
+    self.check(theta, expected, image, align_corners)
+
+  @parameterized.parameters(2, 3)
+  def test_scipy(self, num_axes):
+    # scipy's matrix is in array order.
+    shape, output_shape = (20, 24, 18)[:num_axes], (15, 21, 17)[:num_axes]
+    rng = np.random.default_rng(0)
+    image = scipy.ndimage.gaussian_filter(rng.normal(size=shape), 2)
+    linear = np.eye(num_axes) + 0.1 * rng.normal(size=(num_axes, num_axes))
+    offset = rng.normal(size=num_axes)
+    expected = scipy.ndimage.affine_transform(
+      image, linear, offset, output_shape=output_shape, order=1
+    )
+    pixels = np.concatenate([linear, offset[:, None]], axis=1)
+    pixels[:, :num_axes] = pixels[:, :num_axes][:, ::-1]
+    theta = transforms.from_pixels(pixels[::-1], shape, output_shape)
+    self.check(theta, expected, image, False)
+
+  @parameterized.product(
+    shape=((4, 7), (1, 5), (3, 4, 5)),
+    projective=(False, True),
+    align_corners=(False, True),
+  )
+  @pytest.mark.usefixtures("x64")
+  def test_round_trip(self, shape, projective, align_corners):
+    if align_corners and 1 in shape:
+      shape = (2, 5)
+    num_axes, rng = len(shape), np.random.default_rng(0)
+    theta = rng.normal(size=(2, num_axes + projective, num_axes + 1))
+    call = dict(
+      input_shape=shape,
+      output_shape=(5, 3, 2)[:num_axes],
+      align_corners=align_corners,
+    )
+    pixels = transforms.to_pixels(theta, **call)
+    np.testing.assert_allclose(transforms.from_pixels(pixels, **call), theta)
+
+  @parameterized.parameters(
+    (ValueError, "matrix must be", dict(matrix=np.eye(2))),
+    (ValueError, r"input_shape must be \(H, W\)", dict(input_shape=(4,))),
+    (ValueError, r"output_shape must be \(H", dict(output_shape=(4, 4, 4))),
+    (TypeError, "align_corners must be", dict(align_corners=0)),
+    (
+      ValueError,
+      "input_shape must have sizes of at least 2",
+      dict(input_shape=(1, 4), align_corners=True),
+    ),
+  )
+  def test_wrong_arguments_are_named(self, error, message, arguments):
+    call = {"matrix": np.eye(3), "input_shape": (4, 4), **arguments}
+    for function in (transforms.from_pixels, transforms.from_opencv):
+      with self.assertRaisesRegex(error, message):
+        function(**call)
+
+  def test_wrong_options_are_named(self):
+    with self.assertRaisesRegex(ValueError, r"matrix must be \[..., 2, 3\]"):
+      transforms.from_opencv(np.eye(4), (4, 4))
+    with self.assertRaisesRegex(TypeError, "inverse_map must be"):
+      transforms.from_opencv(np.eye(3), (4, 4), inverse_map="yes")
+    with self.assertRaisesRegex(ValueError, "axis='w' is unknown"):
+      transforms.rotation(0.1, axis="w")
+    with self.assertRaisesRegex(ValueError, "num_axes=4 is unknown"):
+      transforms.matrix(np.zeros(4), "affine", num_axes=4)
+    with self.assertRaisesRegex(ValueError, r"params.*\[..., 12\]"):
+      transforms.matrix(np.zeros(6), "affine", num_axes=3)
 
 
 if __name__ == "__main__":

@@ -7,117 +7,113 @@ import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
 import pytest
+import scipy.ndimage
 
 import stnjax
-from stnjax import sampling, transforms
+from stnjax import transforms
 from tests import reference
+from tests.grids_test import random_theta
 
-
-def random_theta(rng, num_axes, projective=False, batch=()):
-  shape = (num_axes + projective, num_axes + 1)
-  theta = np.eye(*shape) + rng.uniform(-0.2, 0.2, (*batch, *shape))
-  if projective:
-    theta[..., -1, -1] = 1
-  return theta
-
-
-@pytest.mark.usefixtures("x64")
-class GridTest(parameterized.TestCase):
-  @parameterized.product(
-    shape=((3, 4), (1, 5), (1, 1), (2, 3, 4), (1, 4, 1)),
-    projective=(False, True),
-    align_corners=(False, True),
-  )
-  def test_against_a_loop(self, shape, projective, align_corners):
-    rng = np.random.default_rng(0)
-    theta = random_theta(rng, len(shape), projective)
-    np.testing.assert_allclose(
-      stnjax.affine_grid(theta, shape, align_corners=align_corners),
-      reference.grid(theta, shape, align_corners=align_corners),
-      atol=1e-12,
-    )
-
-  @parameterized.product(
-    shape=((3, 4), (1, 5), (2, 3, 4)), align_corners=(False, True)
-  )
-  def test_against_torch(self, shape, align_corners):
-    torch = pytest.importorskip("torch")
-    theta = random_theta(np.random.default_rng(0), len(shape), batch=(2,))
-    expected = torch.nn.functional.affine_grid(
-      torch.tensor(theta), (2, 1, *shape), align_corners=align_corners
-    )
-    np.testing.assert_allclose(
-      stnjax.affine_grid(theta, shape, align_corners=align_corners),
-      expected.numpy(),
-      atol=1e-12,
-    )
-
-  def test_vanishing_denominator_is_nan_with_zero_gradient(self):
-    theta = jnp.eye(3).at[2].set(jnp.array([1.0, 0.0, -0.5]))  # 0 at x = 0.5
-    grid = stnjax.affine_grid(theta, (2, 2))
-    self.assertTrue(np.isnan(grid[:, 1]).all())
-    self.assertTrue(np.isfinite(grid[:, 0]).all())
-    image = jnp.ones((2, 2, 1))
-    value, grad = jax.value_and_grad(lambda t: stnjax.warp(image, t).sum())(
-      theta
-    )
-    self.assertTrue(np.isfinite(value))
-    self.assertTrue(np.isfinite(grad).all())
+EXACT = ("nearest", "linear", "cubic")  # methods that copy at pixel centres
+KEY = jax.random.key(0)
 
 
 class WarpTest(parameterized.TestCase):
-  @parameterized.product(
-    shape=((5, 6), (1, 4), (3, 2, 4)),
-    output_shape=(None, "other"),
-    projective=(False, True),
-    method=sampling.METHODS,
-    padding=sampling.PADDINGS,
-    align_corners=(False, True),
-  )
-  @pytest.mark.usefixtures("x64")
-  def test_against_a_loop(
-    self, shape, output_shape, projective, align_corners, **mode
-  ):
-    rng = np.random.default_rng(0)
-    image = rng.normal(size=(*shape, 2))
-    theta = random_theta(rng, len(shape), projective)
-    size = (4, 3, 2)[: len(shape)] if output_shape else None
-    grid = reference.grid(theta, size or shape, align_corners=align_corners)
+  def check(self, theta, output_shape, image, align_corners, **mode):
+    grid = reference.grid(
+      theta, output_shape or image.shape[:-1], align_corners=align_corners
+    )
     np.testing.assert_allclose(
       stnjax.warp(
-        image, theta, output_shape=size, align_corners=align_corners, **mode
+        image,
+        theta,
+        output_shape=output_shape,
+        align_corners=align_corners,
+        **mode,
       ),
       reference.sample(image, grid, align_corners=align_corners, **mode),
       atol=1e-10,
     )
 
   @parameterized.product(
-    shape=((5, 6), (49, 31), (1, 1), (4, 1, 3)),
-    dtype=("float32", "bfloat16", "uint8"),
-    method=sampling.METHODS,
-    padding=sampling.PADDINGS,
+    shape=((5, 6), (1, 4), (3, 2, 4)),
+    output_shape=(None, (4, 3, 2)),
+    projective=(False, True),
     align_corners=(False, True),
   )
-  def test_identity_copies_every_bit(self, shape, dtype, **mode):
+  @pytest.mark.usefixtures("x64")
+  def test_every_transform(
+    self, shape, output_shape, projective, align_corners
+  ):
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.uniform(0, 255, (*shape, 2)), dtype)
-    theta = jnp.eye(len(shape), len(shape) + 1)
-    out = stnjax.warp(image, theta, **mode)
-    self.assertEqual(out.dtype, image.dtype)
-    np.testing.assert_array_equal(out, image)
+    image = rng.normal(size=(*shape, 2))
+    theta = random_theta(rng, len(shape), projective)
+    size = output_shape and output_shape[: len(shape)]
+    mode = dict(method="linear", padding="border")
+    self.check(theta, size, image, align_corners, **mode)
 
-  @parameterized.product(shape=((5, 6), (49, 31)), align_corners=(False, True))
-  def test_whole_pixel_shift_moves_pixels(self, shape, align_corners):
+  @parameterized.product(
+    method=(*EXACT, "spline"), padding=("zeros", "border", "reflection", "wrap")
+  )
+  @pytest.mark.usefixtures("x64")
+  def test_every_option_is_passed_on(self, **mode):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(5, 6, 2))
+    theta = random_theta(rng, 2) * 1.5
+    self.check(theta, (7, 3), image, True, **mode)
+
+  @pytest.mark.usefixtures("x64")
+  def test_fill_mask_coefficients_and_key_are_passed_on(self):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(5, 6, 2))
+    theta = random_theta(rng, 2) * 1.5
+    zeros, mask = stnjax.warp(image, theta, return_mask=True)
+    filled = stnjax.warp(image, theta, padding="constant", fill_value=[1, 2])
+    np.testing.assert_allclose(
+      filled, zeros + (1 - mask[..., None]) * np.array([1, 2]), atol=1e-12
+    )
+    coefficients = stnjax.spline_coefficients(image)
+    np.testing.assert_allclose(
+      stnjax.warp(coefficients, theta, method="spline", prefilter=False),
+      stnjax.warp(image, theta, method="spline"),
+      atol=1e-12,
+    )
+    linearised = stnjax.warp(image, theta, method="linearised", key=KEY)
+    np.testing.assert_allclose(linearised, zeros, atol=1e-12)
+
+  @parameterized.product(
+    shape=((5, 6), (49, 31), (1, 1), (4, 1, 3)),
+    method=EXACT,
+    padding=("zeros", "reflection", "wrap"),
+  )
+  def test_identity_copies_every_bit(self, shape, **mode):
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "bfloat16", "uint8"):
+      image = jnp.asarray(rng.uniform(0, 255, (*shape, 2)), dtype)
+      theta = jnp.eye(len(shape), len(shape) + 1)
+      out = stnjax.warp(image, theta, align_corners=len(shape) == 2, **mode)
+      self.assertEqual(out.dtype, image.dtype)
+      np.testing.assert_array_equal(out, image)
+
+  @parameterized.product(
+    shape=((5, 6), (49, 31)),
+    method=(*EXACT, "spline"),
+    align_corners=(False, True),
+  )
+  def test_convention_whole_pixel_shift(self, shape, method, align_corners):
     image = np.random.default_rng(0).normal(size=(*shape, 1)).astype(np.float32)
     height, width = (s - align_corners for s in shape)
     offset = jnp.array([2 * 2 / width, -1 * 2 / height])  # right 2, up 1
     out = stnjax.warp(
-      image, transforms.translation(offset), align_corners=align_corners
+      image,
+      transforms.translation(offset),
+      method=method,
+      align_corners=align_corners,
     )
-    np.testing.assert_allclose(out[1:, :-2], image[:-1, 2:], atol=2e-5)
-    np.testing.assert_allclose(out[0], 0, atol=2e-5)
+    np.testing.assert_allclose(out[1:, :-2], image[:-1, 2:], atol=4e-5)
+    np.testing.assert_allclose(out[0], 0, atol=4e-5)
 
-  def test_resize_of_edges_and_of_centres(self):
+  def test_convention_resize_of_edges_and_of_centres(self):
     ramp = jnp.arange(4.0)[None, :, None]
     halves = stnjax.warp(ramp, jnp.eye(2, 3), output_shape=(1, 2))
     np.testing.assert_allclose(halves[0, :, 0], [0.5, 2.5])
@@ -157,19 +153,18 @@ class WarpTest(parameterized.TestCase):
     swapped = stnjax.warp(image, transforms.compose(b, a))
     self.assertGreater(np.abs(swapped - once).max(), 2 * 3 / 80)
 
-  @parameterized.product(
-    family=transforms.FAMILIES,
-    padding=sampling.PADDINGS,
-    align_corners=(False, True),
-  )
+  @parameterized.product(family=transforms.FAMILIES, num_axes=(2, 3))
   @pytest.mark.usefixtures("x64")
-  def test_gradient_to_the_parameters_of_every_family(self, family, **mode):
+  def test_gradient_to_the_parameters_of_every_family(self, family, num_axes):
     rng = np.random.default_rng(0)
-    image = rng.normal(size=(6, 7, 2))
+    image = rng.normal(size=(*(6, 7, 5)[:num_axes], 2))
     # Generic, so that no sample lies on the lattice of the kinks.
-    params = rng.uniform(-0.11, 0.13, transforms.num_params(family))
+    size = transforms.num_params(family, num_axes=num_axes)
+    params = rng.uniform(-0.11, 0.13, size)
     check_grads(
-      lambda i, p: stnjax.warp(i, transforms.matrix(p, family), **mode),
+      lambda i, p: stnjax.warp(
+        i, transforms.matrix(p, family, num_axes=num_axes)
+      ),
       (image, params),
       order=1,
       modes=("fwd", "rev"),
@@ -191,11 +186,41 @@ class WarpTest(parameterized.TestCase):
     (ValueError, "image must be", dict(transform=jnp.eye(4))),
     (ValueError, "output_shape", dict(output_shape=(0, 4))),
     (ValueError, "output_shape", dict(output_shape=(4,))),
-    (ValueError, "output_shape must have 2", dict(output_shape=(4, 4, 4))),
+    (
+      ValueError,
+      r"output_shape must be \(H, W\)",
+      dict(output_shape=(4, 4, 4)),
+    ),
     (TypeError, "output_shape", dict(output_shape=4)),
     (ValueError, "method='area'", dict(method="area")),
     (ValueError, "padding=None", dict(padding=None)),
     (TypeError, "transform must hold real", dict(transform=jnp.eye(2, 3) * 1j)),
+    (TypeError, "transform must hold real", dict(transform=jnp.eye(3) > 0)),
+    (TypeError, "transform must", dict(transform=None)),
+    (ValueError, "implementation='fast'", dict(implementation="fast")),
+    (TypeError, "align_corners must be", dict(align_corners="edges")),
+    (TypeError, "antialias must be True or", dict(antialias=2)),
+    (TypeError, "return_mask must be", dict(return_mask=None)),
+    (ValueError, "fill_value needs", dict(fill_value=[0.0])),
+    (
+      ValueError,
+      "fill_value must be",
+      dict(fill_value=[0.0, 0.0], padding="constant"),
+    ),
+    (ValueError, "key is for", dict(key=KEY)),
+    (ValueError, "needs a key", dict(method="linearised")),
+    (
+      ValueError,
+      "antialias=True needs a method other",
+      dict(antialias=True, method="nearest"),
+    ),
+    (
+      ValueError,
+      "antialias=True needs.*prefilter=False",
+      dict(antialias=True, method="spline", prefilter=False),
+    ),
+    (TypeError, "output_shape", dict(output_shape="small")),
+    (ValueError, "output_shape", dict(output_shape=(2.5, 4))),
     (
       ValueError,
       "image and transform must broadcast",
@@ -210,6 +235,121 @@ class WarpTest(parameterized.TestCase):
     }
     with self.assertRaisesRegex(error, message):
       stnjax.warp(call.pop("image"), call.pop("transform"), **call)
+
+
+class AntialiasTest(parameterized.TestCase):
+  @parameterized.product(factor=(2, 3, 5), padding=("zeros", "wrap"))
+  @pytest.mark.usefixtures("x64")
+  def test_is_a_gaussian_of_the_factor(self, factor, padding):
+    image = np.random.default_rng(0).normal(size=(40, 30, 2))
+    theta = np.array([[factor * 0.75, 0, 0.1], [0, 1, 0.0]])
+    # The output has 4 / 3 of the columns: along x, it shrinks by `factor`.
+    sigma = ((factor**2 - 1) / 6) ** 0.5
+    blurred = scipy.ndimage.gaussian_filter1d(
+      image, sigma, axis=1, mode="wrap", truncate=12
+    )
+    grid = reference.grid(theta, (40, 30 * 3 // 4 + 1), align_corners=False)
+    factors = theta[0, 0] * 30 / grid.shape[1]
+    self.assertNotEqual(factors, factor)
+    theta[0, 0] *= factor / factors
+    grid = reference.grid(theta, grid.shape[:2], align_corners=False)
+    mode = dict(method="linear", padding=padding)
+    out = stnjax.warp(
+      image, theta, output_shape=grid.shape[:2], antialias=True, **mode
+    )
+    expected = reference.sample(blurred, grid, align_corners=False, **mode)
+    if padding == "zeros":  # at the edge the blur does not see the outside
+      inside = np.abs(grid[..., 0]) < 1 - 2 * 6 * sigma / 30
+      self.assertTrue(inside.any())
+      out, expected = out[inside], expected[inside]
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+  def test_fine_stripes_become_grey(self):
+    stripes = jnp.tile(jnp.array([1.0, 0.0]), 32)[None, :, None]
+    stripes = jnp.broadcast_to(stripes, (64, 64, 1))
+    for theta in (transforms.rotation(0.3), transforms.rotation(1.2)):
+      shrink = transforms.compose(theta, transforms.scaling([0.6, 0.6]))
+      call = dict(output_shape=(9, 9), padding="border")
+      aliased = stnjax.warp(stripes, shrink, **call)
+      smooth = stnjax.warp(stripes, shrink, antialias=True, **call)
+      self.assertGreater(aliased.std(), 0.15)
+      np.testing.assert_allclose(smooth, 0.5, atol=0.01)
+      projective = transforms.to_homogeneous(shrink).at[2, 0].set(0.2)
+      aliased = stnjax.warp(stripes, projective, **call)
+      smooth = stnjax.warp(stripes, projective, antialias=True, **call)
+      self.assertGreater(aliased.std(), 0.15)
+      np.testing.assert_allclose(smooth, 0.5, atol=0.06)
+
+  def test_only_the_axis_that_shrinks_is_blurred(self):
+    rows = np.random.default_rng(0).normal(size=(8, 1, 1)).astype(np.float32)
+    image = np.broadcast_to(rows, (8, 32, 1))
+    out = stnjax.warp(image, jnp.eye(2, 3), output_shape=(8, 4), antialias=True)
+    np.testing.assert_allclose(out, image[:, :4], atol=1e-5)
+
+  @parameterized.parameters((2, False), (2, True), (3, False))
+  @pytest.mark.usefixtures("x64")
+  def test_nothing_shrinks_nothing_changes(self, num_axes, projective):
+    image = np.random.default_rng(0).normal(size=(*(5, 6, 4)[:num_axes], 2))
+    theta = jnp.eye(num_axes + projective, num_axes + 1)
+    value, grad = jax.value_and_grad(
+      lambda t: (stnjax.warp(image, t, antialias=True) ** 3).sum()
+    )(theta)
+    plain = jax.value_and_grad(lambda t: (stnjax.warp(image, t) ** 3).sum())
+    np.testing.assert_allclose(value, plain(theta)[0], rtol=1e-14)
+    np.testing.assert_allclose(grad, plain(theta)[1], atol=1e-10)
+    np.testing.assert_array_equal(
+      stnjax.warp(image, theta, antialias=True), image
+    )
+
+  @pytest.mark.usefixtures("x64")
+  def test_a_projective_matrix_that_is_affine(self):
+    image = np.random.default_rng(0).normal(size=(16, 16, 1))
+    theta = transforms.compose(
+      transforms.rotation(0.4), transforms.scaling([2, 2])
+    )
+    call = dict(output_shape=(8, 8), antialias=True, return_mask=True)
+    ours, mask = stnjax.warp(
+      image, transforms.to_homogeneous(theta), method="cubic", **call
+    )
+    # A factor of 4: blurred by a power of two, as the affine matrix does.
+    expected, expected_mask = stnjax.warp(image, theta, method="cubic", **call)
+    np.testing.assert_allclose(ours, expected, atol=1e-10)
+    np.testing.assert_allclose(mask, expected_mask, atol=1e-12)
+
+  @parameterized.parameters(False, True)
+  @pytest.mark.usefixtures("x64")
+  def test_gradient(self, projective):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 9, 8, 1))
+    theta = random_theta(rng, 2, projective, batch=(2,))
+    check_grads(
+      lambda i, t: stnjax.warp(
+        i, t, output_shape=(3, 4), antialias=True, padding="border"
+      ),
+      (image, theta),
+      1,
+      ("fwd", "rev"),
+      eps=1e-7,
+      atol=1e-5,
+      rtol=1e-5,
+    )
+
+  @parameterized.parameters("bfloat16", "uint8")
+  def test_dtype_and_fill(self, dtype):
+    image = jnp.full((8, 8, 1), 100, dtype)
+    out, mask = stnjax.warp(
+      image,
+      transforms.scaling([4.0, 4.0]),
+      antialias=True,
+      padding="constant",
+      fill_value=20,
+      return_mask=True,
+    )
+    self.assertEqual(out.dtype, image.dtype)
+    np.testing.assert_allclose(
+      out[..., 0].astype(jnp.float32), 20 + 80 * mask, atol=0.51
+    )
+    self.assertEqual(float(mask[4, 4]), 1)
 
 
 class VariantsTest(chex.TestCase):

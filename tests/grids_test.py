@@ -1,0 +1,421 @@
+"""Grids against torch, NumPy loops, scipy, and what they must conserve."""
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+from jax.test_util import check_grads
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.interpolate
+
+import stnjax
+from stnjax import coordinates, grids
+from tests import reference
+
+
+def random_theta(rng, num_axes, projective=False, batch=()):
+  shape = (num_axes + projective, num_axes + 1)
+  theta = np.eye(*shape) + rng.uniform(-0.2, 0.2, (*batch, *shape))
+  if projective:
+    theta[..., -1, -1] = 1
+  return theta
+
+
+def smooth_field(rng, shape, size):
+  """A few low waves, `size` high, in normalised units."""
+  x, y = np.moveaxis(np.asarray(coordinates.lattice(shape)), -1, 0)
+  waves = [
+    rng.normal(size=2)[:, None, None]
+    * np.sin(rng.normal(size=()) * 2 * x + rng.normal(size=()) * 2 * y)
+    for _ in range(4)
+  ]
+  field = np.moveaxis(sum(waves), 0, -1)
+  return (field * size / np.abs(field).max()).astype(np.float32)
+
+
+def determinants(grid):
+  """Of the change of pixel coordinates, by differences."""
+  height, width = grid.shape[:2]
+  down, across = np.gradient(np.asarray(grid) * [width / 2, height / 2])[:2]
+  return across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
+
+
+@pytest.mark.usefixtures("x64")
+class AffineTest(parameterized.TestCase):
+  @parameterized.product(
+    shape=((3, 4), (1, 5), (1, 1), (2, 3, 4), (1, 4, 1)),
+    projective=(False, True),
+    align_corners=(False, True),
+  )
+  def test_against_a_loop(self, shape, projective, align_corners):
+    rng = np.random.default_rng(0)
+    theta = random_theta(rng, len(shape), projective)
+    np.testing.assert_allclose(
+      stnjax.affine_grid(theta, shape, align_corners=align_corners),
+      reference.grid(theta, shape, align_corners=align_corners),
+      atol=1e-12,
+    )
+
+  @parameterized.product(
+    shape=((3, 4), (1, 5), (2, 3, 4)), align_corners=(False, True)
+  )
+  def test_against_torch(self, shape, align_corners):
+    torch = pytest.importorskip("torch")
+    theta = random_theta(np.random.default_rng(0), len(shape), batch=(2,))
+    expected = torch.nn.functional.affine_grid(
+      torch.tensor(theta), (2, 1, *shape), align_corners=align_corners
+    )
+    np.testing.assert_allclose(
+      stnjax.affine_grid(theta, shape, align_corners=align_corners),
+      expected.numpy(),
+      atol=1e-12,
+    )
+
+  def test_vanishing_denominator_is_nan_with_zero_gradient(self):
+    theta = jnp.eye(3).at[2].set(jnp.array([1.0, 0.0, -0.5]))  # 0 at x = 0.5
+    grid = stnjax.affine_grid(theta, (2, 2))
+    self.assertTrue(np.isnan(grid[:, 1]).all())
+    self.assertTrue(np.isfinite(grid[:, 0]).all())
+    image = jnp.ones((2, 2, 1))
+    for antialias in (False, True):
+      value, grad = jax.value_and_grad(
+        lambda t, a=antialias: stnjax.warp(image, t, antialias=a).sum()
+      )(theta)
+      self.assertTrue(np.isfinite(value))
+      self.assertTrue(np.isfinite(grad).all())
+
+  @parameterized.product(
+    shape=((3, 4), (2, 3, 4)),
+    projective=(False, True),
+    align_corners=(False, True),
+  )
+  def test_jacobian_against_differences(self, shape, projective, align_corners):
+    num_axes = len(shape)
+    theta = random_theta(np.random.default_rng(0), num_axes, projective)
+    output_shape = (5, 6, 7)[:num_axes]
+    pixels = np.moveaxis(np.indices(output_shape)[::-1], 0, -1)
+    step = 1e-5
+
+    def move(axis, by):  # the input pixel of an output pixel that is moved
+      moved = pixels + by * np.eye(num_axes)[axis]
+      at = coordinates.to_normalised(
+        moved, output_shape, align_corners=align_corners
+      )
+      at = np.concatenate([at, np.ones_like(at[..., :1])], -1) @ theta.T
+      at = at[..., :num_axes] / (at[..., num_axes:] if projective else 1)
+      return coordinates.to_pixels(at, shape, align_corners=align_corners)
+
+    expected = np.stack(
+      [(move(a, step) - move(a, -step)) / (2 * step) for a in range(num_axes)],
+      -1,
+    )
+    ours = grids.jacobian(
+      theta, shape, output_shape, align_corners=align_corners
+    )
+    np.testing.assert_allclose(
+      np.broadcast_to(ours, expected.shape), expected, atol=1e-8
+    )
+
+
+class ThinPlateTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ((4, 4), (9, 7)), ((2, 5), (6, 6)), ((3, 2, 4), (5, 4, 3))
+  )
+  @pytest.mark.usefixtures("x64")
+  def test_against_scipy(self, control_shape, output_shape):
+    num_axes = len(control_shape)
+    offsets = np.random.default_rng(0).normal(size=(*control_shape, num_axes))
+    axes = np.meshgrid(
+      *[np.linspace(-1, 1, k) for k in control_shape], indexing="ij"
+    )
+    controls = np.stack(axes[::-1], -1).reshape(-1, num_axes)
+    spline = scipy.interpolate.RBFInterpolator(
+      controls,
+      offsets.reshape(-1, num_axes),
+      kernel="thin_plate_spline" if num_axes == 2 else "linear",
+      degree=1,
+    )
+    lattice = np.asarray(coordinates.lattice(output_shape, dtype=np.float64))
+    expected = lattice + spline(lattice.reshape(-1, num_axes)).reshape(
+      lattice.shape
+    )
+    np.testing.assert_allclose(
+      stnjax.tps_grid(offsets, output_shape), expected, atol=1e-9
+    )
+
+  @parameterized.product(align_corners=(False, True), count=(2, 3, 8))
+  def test_convention_zero_offsets_are_the_identity(self, align_corners, count):
+    grid = stnjax.tps_grid(
+      jnp.zeros((count, count, 2)), (5, 8), align_corners=align_corners
+    )
+    np.testing.assert_array_equal(
+      grid, coordinates.lattice((5, 8), align_corners=align_corners)
+    )
+
+  def test_convention_controls_reach_from_corner_to_corner(self):
+    # One control point is moved: with corners aligned, pixels are controls.
+    offsets = jnp.zeros((3, 4, 2)).at[0, 2].set(jnp.array([0.25, -0.5]))
+    grid = stnjax.tps_grid(offsets, (3, 4), align_corners=True)
+    moved = grid - coordinates.lattice((3, 4), align_corners=True)
+    np.testing.assert_allclose(moved, offsets, atol=2e-6)
+
+  def test_affine_offsets_make_an_affine_grid(self):
+    theta = np.array([[0.8, -0.3, 0.1], [0.2, 1.1, -0.2]], np.float32)
+    controls = coordinates.lattice((5, 5), align_corners=True)
+    offsets = controls @ theta[:, :2].T + theta[:, 2] - controls
+    np.testing.assert_allclose(
+      stnjax.tps_grid(offsets, (6, 7)),
+      stnjax.affine_grid(theta, (6, 7)),
+      atol=1e-5,
+    )
+
+  def test_single_precision_is_enough_for_many_points(self):
+    offsets = np.random.default_rng(0).normal(size=(12, 12, 2)) * 0.05
+    with jax.enable_x64(True):
+      exact = np.asarray(stnjax.tps_grid(offsets, (64, 64)))
+    single = stnjax.tps_grid(offsets.astype(np.float32), (64, 64))
+    np.testing.assert_allclose(single, exact, atol=5e-5)  # 2e-3 pixels
+
+  @parameterized.parameters((), (0,), (2, 3))
+  def test_batches(self, *batch):
+    offsets = np.random.default_rng(0).normal(size=(*batch, 3, 3, 2))
+    grid = stnjax.tps_grid(offsets, (4, 5))
+    self.assertEqual(grid.shape, (*batch, 4, 5, 2))
+    for place in np.ndindex(*batch):
+      np.testing.assert_allclose(
+        grid[place], stnjax.tps_grid(offsets[place], (4, 5)), atol=1e-5
+      )
+
+  @parameterized.parameters((3, 3), (2, 3, 2))
+  @pytest.mark.usefixtures("x64")
+  def test_gradient_to_the_control_points(self, *control_shape):
+    num_axes = len(control_shape)
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(*(5, 6, 4)[:num_axes], 1))
+    offsets = 0.1 * rng.normal(size=(*control_shape, num_axes))
+    shape = (4, 3, 2)[:num_axes]
+    check_grads(
+      lambda o: stnjax.grid_sample(image, stnjax.tps_grid(o, shape)),
+      (offsets,),
+      1,
+      ("fwd", "rev"),
+      eps=1e-7,
+      atol=1e-5,
+      rtol=1e-5,
+    )
+
+
+class FlowTest(parameterized.TestCase):
+  @parameterized.product(
+    shape=((3, 4), (1, 5), (2, 3, 4)), align_corners=(False, True)
+  )
+  def test_is_added_to_the_identity(self, shape, align_corners):
+    field = np.random.default_rng(0).normal(size=(2, *shape, len(shape)))
+    identity = np.eye(len(shape), len(shape) + 1)
+    expected = field + reference.grid(
+      identity, shape, align_corners=align_corners
+    )
+    np.testing.assert_allclose(
+      stnjax.flow_grid(field, align_corners=align_corners), expected, atol=1e-6
+    )
+
+  @pytest.mark.usefixtures("x64")
+  def test_gradient_to_the_displacement(self):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(5, 6, 1))
+    check_grads(
+      lambda d: stnjax.grid_sample(image, stnjax.flow_grid(d)),
+      (0.1 * rng.normal(size=(5, 6, 2)),),
+      1,
+      ("fwd", "rev"),
+      eps=1e-7,
+      atol=1e-5,
+      rtol=1e-5,
+    )
+
+
+class VelocityTest(parameterized.TestCase):
+  def test_against_an_integrator(self):
+    shape, rng = (48, 64), np.random.default_rng(0)
+    velocity = smooth_field(rng, shape, 0.3)
+    ends = [
+      coordinates.lattice(shape)[0, :, 0],
+      coordinates.lattice(shape)[:, 0, 1],
+    ]
+    field = scipy.interpolate.RegularGridInterpolator(
+      (ends[1], ends[0]), velocity, bounds_error=False, fill_value=None
+    )
+    start = np.asarray(coordinates.lattice(shape))[8:-8:10, 8:-8:10]
+    path = scipy.integrate.solve_ivp(
+      lambda _, p: field(p.reshape(-1, 2)[:, ::-1]).ravel(),
+      (0, 1),
+      start.ravel(),
+      rtol=1e-6,
+    )
+    end = path.y[:, -1].reshape(start.shape)
+    self.assertGreater(np.abs(end - start).max(), 0.1)
+    grid = stnjax.velocity_grid(velocity)[8:-8:10, 8:-8:10]
+    np.testing.assert_allclose(grid, end, atol=2e-3)
+
+  @parameterized.product(
+    shape=((5, 6), (1, 4), (3, 4, 2)), align_corners=(False, True)
+  )
+  def test_constant_velocity_is_a_shift(self, shape, align_corners):
+    velocity = jnp.full((*shape, len(shape)), 0.3)
+    np.testing.assert_allclose(
+      stnjax.velocity_grid(velocity, align_corners=align_corners),
+      stnjax.flow_grid(velocity, align_corners=align_corners),
+      atol=1e-6,
+    )
+    np.testing.assert_array_equal(
+      stnjax.velocity_grid(0 * velocity, align_corners=align_corners),
+      coordinates.lattice(shape, align_corners=align_corners),
+    )
+
+  def test_does_not_fold_where_a_displacement_does(self):
+    field = smooth_field(np.random.default_rng(3), (48, 48), 0.8)
+    self.assertLess(determinants(stnjax.flow_grid(field)).min(), 0)
+    self.assertGreater(determinants(stnjax.velocity_grid(field)).min(), 0)
+
+  def test_more_steps_are_closer(self):
+    field = smooth_field(np.random.default_rng(1), (32, 32), 0.4)
+    exact = stnjax.velocity_grid(field, steps=12)
+    errors = [
+      np.abs(stnjax.velocity_grid(field, steps=s) - exact).max()
+      for s in (0, 2, 4, 7)
+    ]
+    self.assertTrue((np.diff(errors) < 0).all(), errors)
+
+  @pytest.mark.usefixtures("x64")
+  def test_gradient(self):
+    field = 0.3 * np.random.default_rng(0).normal(size=(2, 4, 5, 2))
+    check_grads(
+      lambda v: stnjax.velocity_grid(v, steps=3),
+      (field,),
+      1,
+      ("fwd", "rev"),
+      eps=1e-7,
+      atol=1e-5,
+      rtol=1e-5,
+    )
+
+
+class ErrorTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (stnjax.affine_grid, ValueError, "matrix must be", jnp.eye(2), (2, 2)),
+    (
+      stnjax.affine_grid,
+      TypeError,
+      "matrix must hold",
+      1j * jnp.eye(3),
+      (2, 2),
+    ),
+    (
+      stnjax.affine_grid,
+      ValueError,
+      r"output_shape must be \(H, W\)",
+      jnp.eye(3),
+      (2,),
+    ),
+    (
+      stnjax.affine_grid,
+      ValueError,
+      r"output_shape must be \(D, H, W\)",
+      jnp.eye(4),
+      (2, 2),
+    ),
+    (
+      stnjax.affine_grid,
+      ValueError,
+      "output_shape.*at least 1",
+      jnp.eye(3),
+      (0, 2),
+    ),
+    (
+      stnjax.affine_grid,
+      TypeError,
+      "output_shape must be a static",
+      jnp.eye(3),
+      None,
+    ),
+    (
+      stnjax.tps_grid,
+      ValueError,
+      "offsets must be.*at least 2",
+      jnp.zeros((1, 3, 2)),
+      (4, 4),
+    ),
+    (stnjax.tps_grid, ValueError, "offsets must be", jnp.zeros((9, 2)), (4, 4)),
+    (
+      stnjax.tps_grid,
+      ValueError,
+      "offsets must be",
+      jnp.zeros((3, 3, 4)),
+      (4, 4),
+    ),
+    (
+      stnjax.tps_grid,
+      TypeError,
+      "offsets must hold",
+      jnp.zeros((3, 3, 2), bool),
+      (4, 4),
+    ),
+    (
+      stnjax.tps_grid,
+      ValueError,
+      r"output_shape must be \(H, W\)",
+      jnp.zeros((3, 3, 2)),
+      (4, 4, 4),
+    ),
+    (stnjax.flow_grid, ValueError, "displacement must be", jnp.zeros((3, 2))),
+    (
+      stnjax.flow_grid,
+      ValueError,
+      "displacement must be",
+      jnp.zeros((3, 3, 1)),
+    ),
+    (
+      stnjax.flow_grid,
+      ValueError,
+      "displacement.*at least 1",
+      jnp.zeros((0, 3, 2)),
+    ),
+    (
+      stnjax.flow_grid,
+      TypeError,
+      "displacement must hold",
+      jnp.zeros((3, 3, 2), complex),
+    ),
+    (
+      stnjax.velocity_grid,
+      ValueError,
+      "velocity must be",
+      jnp.zeros((3, 3, 3)),
+    ),
+    (
+      stnjax.velocity_grid,
+      TypeError,
+      "velocity must hold",
+      jnp.zeros((3, 3, 2), bool),
+    ),
+  )
+  def test_wrong_arguments_are_named(
+    self, function, error, message, *arguments
+  ):
+    with self.assertRaisesRegex(error, message):
+      function(*arguments)
+
+  @parameterized.parameters(
+    (ValueError, "steps must be at least 0, got -1", dict(steps=-1)),
+    (TypeError, "steps must be an int, got 2.0", dict(steps=2.0)),
+    (TypeError, "steps must be an int, got True", dict(steps=True)),
+    (TypeError, "align_corners must be", dict(align_corners="yes")),
+  )
+  def test_wrong_options_are_named(self, error, message, options):
+    with self.assertRaisesRegex(error, message):
+      stnjax.velocity_grid(jnp.zeros((3, 3, 2)), **options)
+
+
+if __name__ == "__main__":
+  absltest.main()
