@@ -12,6 +12,16 @@ from absl.testing import absltest, parameterized
 
 import stnjax
 
+WARPS = (
+  stnjax.warp,
+  stnjax.grid_sample,
+  stnjax.splat,
+  stnjax.spline_coefficients,
+  stnjax.affine_grid,
+  stnjax.tps_grid,
+  stnjax.flow_grid,
+  stnjax.velocity_grid,
+)
 MODULES = sorted(
   info.name
   for info in pkgutil.walk_packages(stnjax.__path__, "stnjax.")
@@ -45,9 +55,16 @@ class ApiTest(parameterized.TestCase):
         continue
       self.assertTrue(inspect.getdoc(value), path)
 
-  @parameterized.parameters(stnjax.warp, stnjax.grid_sample, stnjax.affine_grid)
+  @parameterized.parameters(*WARPS)
   def test_warps_document_and_name_their_options(self, function):
-    for heading in ("Args:", "Returns:", "Raises:", "Gradient:", "Reference:"):
+    for heading in (
+      "Args:",
+      "Returns:",
+      "Raises:",
+      "Gradient:",
+      "Reference:",
+      ">>> ",
+    ):
       self.assertIn(heading, function.__doc__)
     self.assertIn("Convention", function.__doc__)
     for name, parameter in inspect.signature(function).parameters.items():
@@ -57,7 +74,7 @@ class ApiTest(parameterized.TestCase):
 
   def test_options_have_one_default_everywhere(self):
     defaults = {}
-    for function in (stnjax.warp, stnjax.grid_sample, stnjax.affine_grid):
+    for function in WARPS:
       for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
           defaults.setdefault(name, set()).add(parameter.default)
