@@ -7,10 +7,12 @@ or call its `savefig`.
 from collections.abc import Mapping, Sequence
 import itertools
 
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 import numpy as np
 
-from stnjax import evaluation
+from stnjax import coordinates, evaluation
 
 _WIDTH = 9.0  # inches, of a page
 _COLOURS = (
@@ -23,6 +25,90 @@ _COLOURS = (
   "#56b4e9",
   "#000000",
 )
+
+
+def images(panels: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure:
+  """Images side by side, each under its name, all on one scale of grey.
+
+  Args:
+    panels: by title, images `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, uint8 or
+      floating; colours in [0, 1], greys in any range.
+    columns: how many to a row.
+
+  Returns:
+    The figure.
+  """
+  columns = min(columns, len(panels))
+  rows = -(-len(panels) // columns)
+  height, width = np.shape(next(iter(panels.values())))[:2]
+  size = _WIDTH / columns
+  figure = Figure(
+    figsize=(_WIDTH, rows * (size * height / width + 0.3)), layout="constrained"
+  )
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  greys = _greys(*panels.values())
+  for axis, (name, image) in zip(axes, panels.items(), strict=False):
+    _show(axis, image, greys)
+    axis.set_title(name, fontsize=10)
+  for axis in axes:
+    axis.set_axis_off()
+  return figure
+
+
+def warp(
+  image: np.ndarray,
+  warped: np.ndarray,
+  grid: np.ndarray,
+  *,
+  align_corners: bool = False,
+) -> Figure:
+  """A warp: where the grid lies on the image, the result, how far it moves.
+
+  Args:
+    image: `[H, W, C]` with 1 or 3 channels, or `[H, W]`; as for `images`.
+    warped: `[h, w, C]` or `[h, w]`, the image sampled at the grid.
+    grid: `[h, w, 2]`, normalised, from `affine_grid`, `tps_grid`, `flow_grid`
+      or `velocity_grid`.
+    align_corners: as the grid was made.
+
+  Returns:
+    The figure, of three panels. Arrows lead from each place of the result to
+    the place of the image that it shows, in pixels of the image; colours tell
+    their length.
+
+  Raises:
+    ValueError: for a grid that is not `[h, w, 2]`.
+  """
+  if np.ndim(grid) != 3 or np.shape(grid)[-1] != 2:
+    raise ValueError(f"grid must be [h, w, 2], got shape {np.shape(grid)}")
+  height, width = image.shape[:2]
+  points = np.asarray(
+    coordinates.to_pixels(grid, (height, width), align_corners=align_corners)
+  )
+  lattice = np.asarray(
+    coordinates.to_pixels(
+      coordinates.lattice(grid.shape[:2], align_corners=align_corners),
+      (height, width),
+      align_corners=align_corners,
+    )
+  )
+  figure = Figure(
+    figsize=(_WIDTH, _WIDTH / 3 * height / width + 0.4), layout="constrained"
+  )
+  on_image, result, arrows = figure.subplots(1, 3)
+  greys = _greys(image, warped)
+  _show(on_image, image, greys)
+  _draw_lines(on_image, points)
+  on_image.set_title("grid on the image", fontsize=10)
+  _show(result, warped, greys)
+  result.set_title("warped", fontsize=10)
+  _draw_arrows(arrows, lattice, points)
+  arrows.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+  arrows.set_aspect("equal")
+  arrows.set_title("displacement (pixels)", fontsize=10)
+  for axis in (on_image, result, arrows):
+    axis.set(xticks=[], yticks=[])
+  return figure
 
 
 def before_and_after(
@@ -130,6 +216,57 @@ def learning_curves(
     axis.set_ylim(bottom=0)
   axes[0].legend(frameon=False, fontsize=9)
   return figure
+
+
+def _greys(*images: np.ndarray) -> tuple[float, float]:
+  """The range of all values, so that a grey means one value everywhere."""
+  return (
+    min(float(np.nanmin(image)) for image in images),
+    max(float(np.nanmax(image)) for image in images),
+  )
+
+
+def _show(axis: Axes, image: np.ndarray, greys: tuple[float, float]) -> None:
+  image = np.asarray(image)
+  if image.ndim == 3 and image.shape[-1] == 1:
+    image = image[..., 0]
+  if image.dtype.kind == "f" and image.ndim == 3:
+    image = np.clip(image, 0, 1)  # cubic and spline overshoot
+  low, high = greys
+  axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+
+
+def _draw_lines(axis: Axes, points: np.ndarray, count: int = 16) -> None:
+  """Some of the rows and columns of a grid, its border among them."""
+  height, width = points.shape[:2]
+  rows = np.unique(np.linspace(0, height - 1, count).round().astype(int))
+  columns = np.unique(np.linspace(0, width - 1, count).round().astype(int))
+  lines = [*points[rows], *points[:, columns].swapaxes(0, 1)]
+  axis.add_collection(LineCollection(lines, colors=_COLOURS[2], linewidths=0.8))
+  finite = points[np.isfinite(points).all(axis=-1)]
+  low = np.minimum(finite.min(axis=0), [axis.get_xlim()[0], axis.get_ylim()[1]])
+  high = np.maximum(
+    finite.max(axis=0), [axis.get_xlim()[1], axis.get_ylim()[0]]
+  )
+  axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
+
+
+def _draw_arrows(
+  axis: Axes, start: np.ndarray, end: np.ndarray, count: int = 16
+) -> None:
+  height, width = start.shape[:2]
+  every = slice(None, None, max(1, round(max(height, width) / count)))
+  start, moved = start[every, every], (end - start)[every, every]
+  arrows = axis.quiver(
+    *np.moveaxis(start, -1, 0),
+    *np.moveaxis(moved, -1, 0),
+    np.hypot(moved[..., 0], moved[..., 1]),
+    angles="xy",
+    scale_units="xy",
+    scale=1,
+    cmap="viridis",
+  )
+  axis.figure.colorbar(arrows, ax=axis, shrink=0.7)
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:
