@@ -3,7 +3,8 @@
 from absl.testing import absltest
 import numpy as np
 
-from stnjax import plots
+import stnjax
+from stnjax import plots, transforms
 
 
 class CurvesTest(absltest.TestCase):
@@ -43,6 +44,52 @@ class AngleTest(absltest.TestCase):
     np.testing.assert_allclose(
       figure.axes[0].lines[1].get_ydata(), [45, -45], atol=1e-6
     )
+
+
+class WarpTest(absltest.TestCase):
+  def test_lines_and_arrows_are_where_the_grid_reads(self):
+    image = np.arange(20.0).reshape(4, 5, 1)
+    shift = transforms.translation(np.array([2 * 2 / 5, -1 * 2 / 4]))
+    grid = stnjax.affine_grid(shift, (4, 5))  # 2 pixels right, 1 up
+    figure = plots.warp(image, stnjax.warp(image, shift), grid)
+    on_image, result, arrows = figure.axes[:3]
+    lines = on_image.collections[0].get_segments()
+    self.assertLen(lines, 4 + 5)
+    np.testing.assert_allclose(
+      lines[1], [[x + 2, 0] for x in range(5)], atol=1e-6
+    )
+    # The view takes in what the grid reads outside.
+    self.assertGreaterEqual(on_image.get_xlim()[1], 6)
+    self.assertLessEqual(on_image.get_ylim()[1], -1)
+    quiver = arrows.collections[0]
+    np.testing.assert_allclose(quiver.U, 2, atol=1e-6)
+    np.testing.assert_allclose(quiver.V, -1, atol=1e-6)
+    # One scale of grey for both pictures.
+    self.assertEqual(on_image.images[0].get_clim(), result.images[0].get_clim())
+
+  def test_images_are_all_shown_under_their_names(self):
+    rng = np.random.default_rng(0)
+    panels = {
+      "grey": rng.normal(size=(4, 6)),
+      "channel": 3 * rng.normal(size=(4, 6, 1)),
+      "colour": rng.normal(size=(4, 6, 3)),
+      "bytes": rng.integers(0, 256, (4, 6, 3)).astype(np.uint8),
+      "small": rng.normal(size=(2, 3)),
+    }
+    figure = plots.images(panels)
+    self.assertLen(figure.axes, 8)
+    for axis, (name, image) in zip(figure.axes, panels.items(), strict=False):
+      self.assertEqual(axis.get_title(), name)
+      shown = axis.images[0].get_array()
+      expected = np.clip(image, 0, 1) if name == "colour" else image
+      np.testing.assert_array_equal(
+        shown, expected[..., 0] if name == "channel" else expected
+      )
+    figure.canvas.draw()
+
+  def test_a_grid_of_a_volume_is_refused(self):
+    with self.assertRaisesRegex(ValueError, r"grid must be \[h, w, 2\]"):
+      plots.warp(np.zeros((4, 4)), np.zeros((4, 4)), np.zeros((2, 2, 2, 3)))
 
 
 if __name__ == "__main__":
