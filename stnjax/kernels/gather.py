@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -136,21 +137,20 @@ def _b_spline(t: jax.Array) -> list[jax.Array]:
 def _blend(
   pixels: jax.Array, taps: Sequence[Sequence[Tap]], sizes: Sequence[int]
 ) -> jax.Array:
-  """The weighted sum over all combinations of taps, innermost axis first."""
+  """The weighted sum over all combinations of taps."""
   strides = [math.prod(sizes[:axis]) for axis in range(len(sizes))]
-
-  def along(axis: int, flat: jax.Array | int, inside: jax.Array | bool):
-    if axis < 0:
-      value = pixels.at[flat].get(
-        mode="promise_in_bounds", wrap_negative_indices=False
-      )
-      return value if inside is True else jnp.where(inside[..., None], value, 0)
-    terms = []
-    for tap in taps[axis]:
-      present = tap.inside if inside is True else inside & tap.inside
-      term = along(axis - 1, flat + tap.index * strides[axis], present)
-      weight = tap.weight
-      terms.append(term if weight is None else weight[..., None] * term)
-    return sum(terms[1:], terms[0])
-
-  return along(len(sizes) - 1, 0, True)
+  terms = []
+  for corner in itertools.product(*taps):
+    flat = sum(t.index * s for t, s in zip(corner, strides, strict=True))
+    value = pixels.at[flat].get(
+      mode="promise_in_bounds", wrap_negative_indices=False
+    )
+    inside = [tap.inside for tap in corner if tap.inside is not True]
+    if inside:
+      present = functools.reduce(jnp.logical_and, inside)
+      value = jnp.where(present[..., None], value, 0)
+    if corner[0].weight is not None:
+      weight = math.prod(tap.weight for tap in corner)
+      value = weight[..., None] * value
+    terms.append(value)
+  return sum(terms[1:], terms[0])
