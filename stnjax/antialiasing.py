@@ -44,14 +44,18 @@ def filtered_sample(
   """
   num_axes = theta.shape[-1] - 1
   shape = image.shape[-num_axes - 1 : -1]
-  squares = jnp.square(
-    grids.jacobian(theta, shape, output_shape, align_corners=align_corners)
-  ).sum(axis=-1)
+  image = image.astype(jnp.promote_types(image.dtype, theta.dtype))
+  # What is not finite is read as fill, and must not reach the gradient.
+  jacobian = jnp.nan_to_num(
+    grids.jacobian(theta, shape, output_shape, align_corners=align_corners),
+    posinf=0.0,
+    neginf=0.0,
+  )
+  squares = _squared_factors(jacobian)
   if theta.shape[-2] == num_axes:
     return sample(_blur(image, squares, cyclic))
   levels = math.ceil(math.log2(max(shape))) + 1
-  # A vanishing denominator shrinks without end; it is read as fill anyway.
-  square = jnp.nan_to_num(squares.max(axis=-1), nan=1.0, posinf=4.0**levels)
+  square = squares.max(axis=-1)
   level = jnp.log2(lax.clamp(*_kinds(square, 1, 4 ** (levels - 1)))) / 2
 
   @jax.checkpoint
@@ -63,6 +67,22 @@ def filtered_sample(
   start = jnp.zeros_like(sample(image))
   steps = jnp.arange(levels, dtype=square.dtype)
   return lax.scan(add, start, steps)[0]
+
+
+def _squared_factors(jacobian: jax.Array) -> jax.Array:
+  """Squared factors `[..., N]` along x, y(, z), enough for every direction.
+
+  The pixels of the result are ellipses J J^T in the image. The sums of its
+  rows' magnitudes are those of an ellipse along the axes that contains it
+  (Gershgorin), which is itself where the axes of J's ellipse are the image's
+  or all alike.
+  """
+  bound = jnp.sqrt(jnp.finfo(jacobian.dtype).max) / 4  # of what can be squared
+  jacobian = lax.clamp(-bound, jacobian, bound)
+  ellipse = jnp.einsum(
+    "...ik,...jk->...ij", jacobian, jacobian, precision=lax.Precision.HIGHEST
+  )
+  return jnp.abs(ellipse).sum(axis=-1)
 
 
 def _blur(image: jax.Array, squares: jax.Array, cyclic: bool) -> jax.Array:
@@ -86,7 +106,6 @@ def _gaussian(square: jax.Array, size: int, cyclic: bool) -> jax.Array:
   distance = np.abs(np.arange(size)[:, None] - np.arange(size))
   if cyclic:
     distance = np.minimum(distance, size - distance)
-  square = jnp.nan_to_num(square, nan=1.0)
   # At the lower bound the neighbour weighs exp(-100): the identity, with
   # neither a division by 0 nor a gradient. Beyond the upper one all is mean.
   variance = lax.clamp(*_kinds((square - 1) / 6, 0.005, float(size) ** 2 * 100))

@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_BYTES = (jnp.bool_, jnp.int8, jnp.uint8)
+
 
 def option(name: str, value: Any, accepted: Sequence[Any]) -> None:
   """Raises unless `value` is one of those `accepted`."""
-  if not any(type(value) is type(a) and value == a for a in accepted):
+  plain = value.item() if isinstance(value, np.generic) else value
+  if not any(type(plain) is type(a) and plain == a for a in accepted):
     listed = ", ".join(repr(a) for a in accepted)
     raise ValueError(f"{name}={value!r} is unknown; accepted: {listed}")
 
@@ -43,7 +46,7 @@ def spatial_shape(
   try:
     sizes = tuple(int(s) for s in shape)
     integral = all(int(s) == s for s in shape)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     raise TypeError(
       f"{name} must be a static {layout} of ints, got {shape!r}"
     ) from None
@@ -55,22 +58,24 @@ def spatial_shape(
   return sizes
 
 
-def _array(name: str, value: Any) -> jax.Array:
+def _real(name: str, value: Any) -> jax.Array:
+  """Returns `value` as an array of real numbers or booleans, or raises."""
   try:
-    return jnp.asarray(value)
+    array = jnp.asarray(value)
   except (TypeError, ValueError):
-    raise TypeError(
-      f"{name} must be an array of numbers, got {value!r}"
-    ) from None
+    raise TypeError(f"{name} must hold real numbers, got {value!r}") from None
+  kinds = (jnp.floating, jnp.integer, jnp.bool_)
+  known = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+  # Floats and integers of fewer bits do not mix with others, in JAX.
+  if not known or array.dtype.itemsize < 2 and array.dtype not in _BYTES:
+    raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+  return array
 
 
 def floating(name: str, array: Any) -> jax.Array:
   """Returns `array` as float32 or wider; raises for complex and bool."""
-  array = _array(name, array)
-  if not (
-    jnp.issubdtype(array.dtype, jnp.floating)
-    or jnp.issubdtype(array.dtype, jnp.integer)
-  ):
+  array = _real(name, array)
+  if array.dtype == jnp.bool_:
     raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
   return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
@@ -103,7 +108,7 @@ def matrix(name: str, array: Any) -> jax.Array:
 
 def image(name: str, array: Any, num_axes: int) -> jax.Array:
   """Returns an image with `num_axes` spatial axes and channels, or raises."""
-  array = _array(name, array)
+  array = _real(name, array)
   layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
   if array.ndim < num_axes + 1:
     raise ValueError(f"{name} must be {layout}, got shape {array.shape}")
@@ -112,8 +117,6 @@ def image(name: str, array: Any, num_axes: int) -> jax.Array:
       f"{name} must be {layout} with spatial sizes of at least 1,"
       f" got shape {array.shape}"
     )
-  if jnp.issubdtype(array.dtype, jnp.complexfloating):
-    raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
   return array
 
 

@@ -57,6 +57,7 @@ def to_pixels(
   Raises:
     ValueError: where the last axis does not fit `shape`.
   """
+  checks.flag("align_corners", align_corners)
   shape = checks.spatial_shape("shape", shape)
   coordinates = checks.coordinates("coordinates", coordinates, len(shape))
   sizes = shape[::-1]
@@ -83,6 +84,7 @@ def to_normalised(
   Raises:
     ValueError: where the last axis does not fit `shape`.
   """
+  checks.flag("align_corners", align_corners)
   shape = checks.spatial_shape("shape", shape)
   pixels = checks.coordinates("pixels", pixels, len(shape))
   sizes = shape[::-1]
@@ -112,6 +114,7 @@ def lattice(
   Raises:
     ValueError: where `output_shape` is not 2 or 3 positive sizes.
   """
+  checks.flag("align_corners", align_corners)
   output_shape = checks.spatial_shape("output_shape", output_shape)
   indices = np.indices(output_shape, dtype=np.float64)
   # NumPy in float64, so that the lattice is rounded to `dtype` once.

@@ -47,6 +47,7 @@ def affine_grid(
   [[[-0.5, 0.0], [0.5, 0.0]]]
   """
   theta, output_shape = _checked(matrix, output_shape)
+  checks.flag("align_corners", align_corners)
   sizes = output_shape[::-1]
   middles = [(s - 1) / 2 for s in sizes]
   extents = [_nonzero_half_extent(s, align_corners) for s in sizes]
@@ -106,7 +107,7 @@ def jacobian(
 
   Returns:
     d input / d output in pixels: `[..., N, N]` where `matrix` is affine, else
-    `[..., *output_shape, N, N]`, 0 where the denominator of a projective
+    `[..., *output_shape, N, N]`, NaN where the denominator of a projective
     transform vanishes.
 
   Raises:
@@ -118,13 +119,13 @@ def jacobian(
   if centred.shape[-2] == num_axes:
     return linear
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
-  weight, regular = _regular(_row(centred[..., -1, :], axes))
-  points = jnp.where(regular, _map_axes(centred, axes), 0)
+  weight = _row(centred[..., -1, :], axes)[..., None, None]
+  points = jnp.nan_to_num(_map_axes(centred, axes))
   per_pixel = (..., *[None] * num_axes, slice(None), slice(None))
   last = centred[..., -1:, :num_axes][per_pixel]
   # The quotient rule, with points = numerator / weight.
   change = linear[per_pixel] - points[..., None] * last
-  return jnp.where(regular[..., None], change / weight[..., None], 0)
+  return _divide(change, weight)
 
 
 def tps_grid(
@@ -301,8 +302,7 @@ def _map_axes(matrix: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
   mapped = jnp.stack(rows, axis=-1)
   if matrix.shape[-2] == num_axes:
     return mapped
-  weight, regular = _regular(_row(matrix[..., -1, :], axes))
-  return jnp.where(regular, mapped / weight, jnp.nan)
+  return _divide(mapped, _row(matrix[..., -1, :], axes)[..., None])
 
 
 def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
@@ -317,10 +317,13 @@ def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
   return result
 
 
-def _regular(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Denominators that can be divided by, and where they are the true ones."""
-  regular = jnp.abs(weight) > jnp.finfo(weight.dtype).eps
-  return jnp.where(regular, weight, 1)[..., None], regular[..., None]
+def _divide(numerator: jax.Array, weight: jax.Array) -> jax.Array:
+  """The quotient; NaN, with zero gradients, where it is none."""
+  defined = jnp.isfinite(numerator) & jnp.isfinite(weight)
+  defined &= jnp.abs(weight) > jnp.finfo(weight.dtype).eps
+  # What is divided is masked too, or the gradient of the mask would be NaN.
+  quotient = jnp.where(defined, numerator, 0) / jnp.where(defined, weight, 1)
+  return jnp.where(defined, quotient, jnp.nan)
 
 
 def _nonzero_half_extent(size: int, align_corners: bool) -> float:

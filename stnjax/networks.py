@@ -171,7 +171,7 @@ class SpatialTransformerNetwork(nnx.Module):
       localisation_widths: hidden widths of a localisation net that sees the
         input; the first is matched for others, see
         `stnjax.localisation.matched_widths`.
-      padding: of the transformer, "border" or "zeros".
+      padding: of the transformer, one of `stnjax.sampling.UNFILLED`.
       batch_norm: whether a batch norm without parameters follows each
         transformer.
       rngs: keys for the initial values.

@@ -78,7 +78,7 @@ class Settings:
     " matched to the number of features that others see.",
   )
   padding: str = _setting(
-    "border", "What the transformer reads outside.", sampling.PADDINGS
+    "border", "What the transformer reads outside.", sampling.UNFILLED
   )
   batch_norm: bool = _setting(
     False, "Whether a batch norm without parameters follows the transformer."

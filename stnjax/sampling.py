@@ -17,6 +17,9 @@ METHODS = ("nearest", "linear", "cubic", "spline", "linearised")
 PADDINGS = ("zeros", "constant", "border", "reflection", "wrap")
 """Accepted values of `padding`."""
 
+UNFILLED = ("zeros", "border", "reflection", "wrap")
+"""Values of `padding` that take no `fill_value`."""
+
 IMPLEMENTATIONS = ("auto", "gather")
 """Accepted values of `implementation`."""
 
@@ -41,7 +44,8 @@ def grid_sample(
   Convention: the grid holds normalised input coordinates, last axis (x, y) or
   (x, y, z); see `stnjax.coordinates`. Where
   `torch.nn.functional.grid_sample` has the mode, values and gradients are its
-  on channels-last arrays; "spline" is `scipy.ndimage.map_coordinates` of order
+  on channels-last arrays (a coordinate that torch rounds to the other side of
+  a pixel's centre aside); "spline" is `scipy.ndimage.map_coordinates` of order
   3.
 
   Args:
@@ -149,7 +153,7 @@ def sample_pixels(
   return _sample(
     image,
     points,
-    _checked_fill(fill_value, padding, image.shape[-1]),
+    _checked_fill(fill_value, padding, image),
     _checked_key(key, method),
     method=method,
     padding=padding,
@@ -203,7 +207,7 @@ def splat(
   >>> splat(jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 2)), (2, 2)).ravel().tolist()
   [0.25, 0.25, 0.25, 0.25]
   """
-  checks.option("padding", padding, [p for p in PADDINGS if p != "constant"])
+  checks.option("padding", padding, UNFILLED)
   grid, num_axes = _checked_grid(grid)
   output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
   given, values = values, checks.floating("values", values)
@@ -229,10 +233,13 @@ def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
   """Turns sampled values into `dtype`: integers round and saturate."""
   if jnp.issubdtype(dtype, jnp.integer) and result.dtype != dtype:
     info, kind = jnp.iinfo(dtype), result.dtype.type
-    high = kind(info.max)
-    if int(high) > info.max:  # rounded up, beyond what the cast may see
-      high = np.nextafter(high, kind(0))
-    result = jnp.clip(jnp.round(result), kind(info.min), high)
+    low, high = info.min, info.max
+    if jnp.issubdtype(result.dtype, jnp.integer):
+      given = jnp.iinfo(result.dtype)
+      low, high = max(low, given.min), min(high, given.max)
+    elif int(kind(high)) > high:  # rounded up, beyond what the cast may see
+      high = np.nextafter(kind(high), kind(0))
+    result = jnp.clip(jnp.round(result), kind(low), kind(high))
   return result.astype(dtype)
 
 
@@ -275,9 +282,10 @@ def _sample(
   if padding == "constant":
     weight = mask[..., None]
     if method == "nearest":  # keeps integers that floats cannot hold
-      result = jnp.where(weight > 0, result, cast(fill, result.dtype))
-    else:
-      result = result + (1 - weight) * fill
+      result = jnp.where(weight > 0, result, cast(fill, image.dtype))
+    else:  # a fill that is not finite stays outside
+      beyond = weight != 1
+      result = result + (1 - weight) * jnp.where(beyond, fill, 0)
   result = cast(result, image.dtype)
   return (result, mask) if return_mask else result
 
@@ -365,10 +373,16 @@ def _coverage(
     if method == "spline":
       ones = splines.extend(splines.solve(ones, 1, "zeros", False), 1, "zeros")
       place = place + splines.margin(ones.dtype)
-    sample = gather.sample(
+    weight = gather.sample(
       ones, place, method=kernel, padding="zeros", align_corners=False
-    )
-    result = result * sample[..., 0]
+    )[..., 0]
+    if method != "spline":
+      # The weights of taps that are all inside may sum to 1 but for rounding.
+      reach = 1 if method == "cubic" else 0
+      first, last = reach, size - 1 - reach
+      inner = (points[..., axis] >= first) & (points[..., axis] <= last)
+      weight = jnp.where(inner, 1, weight)
+    result = result * weight
   return result
 
 
@@ -411,15 +425,19 @@ def _checked_grid(grid: ArrayLike) -> tuple[jax.Array, int]:
 
 
 def _checked_fill(
-  fill_value: ArrayLike, padding: str, channels: int
+  fill_value: ArrayLike, padding: str, image: jax.Array
 ) -> jax.Array:
-  fill = checks.floating("fill_value", fill_value)
+  channels = image.shape[-1]
+  if image.dtype == jnp.bool_ and isinstance(fill_value, bool):
+    fill_value = float(fill_value)
+  checks.floating("fill_value", fill_value)
+  fill = jnp.asarray(fill_value)
   if fill.shape not in ((), (channels,)):
     raise ValueError(
       f"fill_value must be a number or [{channels}], one per channel of the"
       f" image, got shape {fill.shape}"
     )
-  unused = isinstance(fill_value, int | float) and fill_value == 0
+  unused = isinstance(fill_value, int | float | np.generic) and fill_value == 0
   if padding != "constant" and not unused:
     raise ValueError(
       f"fill_value needs padding='constant', got padding={padding!r}"
@@ -434,9 +452,10 @@ def _checked_key(key: jax.Array | None, method: str) -> jax.Array | None:
     return None
   if key is None:
     raise ValueError("method='linearised' needs a key, as jax.random.key(0)")
-  typed = isinstance(key, jax.Array) and jnp.issubdtype(
-    key.dtype, jax.dtypes.prng_key
-  )
-  if not typed and jnp.shape(key) != (2,):
-    raise TypeError(f"key must be a jax.random.key, got {key!r}")
+  dtype, shape = getattr(key, "dtype", None), jnp.shape(key)
+  typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+  if (typed and shape != ()) or (
+    not typed and (dtype != jnp.uint32 or shape != (2,))
+  ):
+    raise TypeError(f"key must be one jax.random.key, got {key!r}")
   return key

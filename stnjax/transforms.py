@@ -25,6 +25,8 @@ _NUM_PARAMS = {  # family -> number for images, for volumes
   "projective": (8, 15),
 }
 
+_FACTORIALS = np.cumprod([1.0, *range(1, 17)])  # 0! to 16!
+
 FAMILIES = tuple(_NUM_PARAMS)
 """Names of the transform families."""
 
@@ -378,21 +380,26 @@ def decompose(matrix: ArrayLike) -> Decomposition:
   checked = checks.floating("matrix", matrix)
   if checked.shape[-2:] != (2, 3):
     raise ValueError(f"matrix must be [..., 2, 3], got shape {checked.shape}")
-  a, b = checked[..., 0, 0], checked[..., 0, 1]
-  c, d = checked[..., 1, 0], checked[..., 1, 1]
+  # Relative to the largest entry, so that no square over- or underflows.
+  largest = jax.lax.stop_gradient(jnp.abs(checked[..., :2]).max(axis=(-2, -1)))
+  largest = jnp.where(largest > 0, largest, 1.0)
+  linear = checked[..., :2] / largest[..., None, None]
+  a, b = linear[..., 0, 0], linear[..., 0, 1]
+  c, d = linear[..., 1, 0], linear[..., 1, 1]
+  least = jnp.square(jnp.finfo(linear.dtype).eps)
   # Both the input and the output of each division are masked: masking only
   # the output would leave NaN in the gradient.
   square = a * a + c * c
-  regular = square > 0
+  regular = square > least
   scale_x = jnp.where(regular, jnp.sqrt(jnp.where(regular, square, 1.0)), 0.0)
   angle = jnp.arctan2(jnp.where(regular, c, 0.0), jnp.where(regular, a, 1.0))
   det = a * d - b * c
   scale_y = jnp.where(regular, det / jnp.where(regular, scale_x, 1.0), d)
-  invertible = det != 0
+  invertible = jnp.abs(det) > least
   shear = jnp.where(
     invertible, (a * b + c * d) / jnp.where(invertible, det, 1.0), 0.0
   )
-  scale = jnp.stack([scale_x, scale_y], axis=-1)
+  scale = jnp.stack([scale_x, scale_y], axis=-1) * largest[..., None]
   return Decomposition(angle, scale, shear, checked[..., 2])
 
 
@@ -458,14 +465,24 @@ def _turn(params: jax.Array) -> jax.Array:
   zero = jnp.zeros_like(x)
   cross = _rows([[zero, -z, y], [z, zero, -x], [-y, x, zero]])
   square = jnp.sum(params * params, axis=-1)
-  # Rodrigues: I + sin(a)/a K + (1 - cos(a))/a^2 K^2, in sinc, which is smooth
-  # at 0; the input of the root is masked too, or its gradient would be NaN.
-  turned = square > 0
-  angle = jnp.where(turned, jnp.sqrt(jnp.where(turned, square, 1.0)), 0.0)
-  first = jnp.sinc(angle / jnp.pi)[..., None, None]
-  second = 0.5 * jnp.square(jnp.sinc(angle / (2 * jnp.pi)))[..., None, None]
+  # Rodrigues: I + sin(a)/a K + (1 - cos(a))/a^2 K^2. Both factors are smooth in
+  # a^2, of which the root is not: up to 1, their series, to 1e-15.
+  small = square < 1
+  low, high = jnp.where(small, square, 0.0), jnp.where(small, 1.0, square)
+  angle = jnp.sqrt(high)
+  signs = (-1.0) ** np.arange(8)
+  series = [
+    jnp.polyval((signs / factorials).astype(params.dtype)[::-1], low)
+    for factorials in (_FACTORIALS[1::2], _FACTORIALS[2::2])
+  ]
+  first = jnp.where(small, series[0], jnp.sin(angle) / angle)
+  second = jnp.where(small, series[1], (1 - jnp.cos(angle)) / high)
   twice = jnp.matmul(cross, cross, precision=jax.lax.Precision.HIGHEST)
-  turn = jnp.eye(3, dtype=params.dtype) + first * cross + second * twice
+  turn = (
+    jnp.eye(3, dtype=params.dtype)
+    + first[..., None, None] * cross
+    + second[..., None, None] * twice
+  )
   return jnp.concatenate([turn, jnp.zeros_like(turn[..., :1])], axis=-1)
 
 

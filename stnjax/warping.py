@@ -91,6 +91,7 @@ def warp(
   checks.batch("image", batch, "transform", theta.shape[:-2])
   checks.flag("align_corners", align_corners)
   checks.flag("antialias", antialias)
+  checks.flag("prefilter", prefilter)
   if antialias and (method == "nearest" or not prefilter):
     raise ValueError(
       "antialias=True needs a method other than 'nearest', and pixels instead"

@@ -170,7 +170,7 @@ class SettingsTest(parameterized.TestCase):
     ({"dataset": "svhn"}, "dataset='svhn'.*mnist"),
     ({"perturbation": "shear"}, "perturbation='shear'"),
     ({"family": "euclid"}, "family='euclid'"),
-    ({"padding": "wrap"}, "padding='wrap'"),
+    ({"padding": "constant"}, "padding='constant'"),
     ({"optimiser": "lion"}, "optimiser='lion'"),
     ({"schedule": "linear"}, "schedule='linear'"),
     ({"epochs": 0}, "epochs must be positive and finite, got 0"),

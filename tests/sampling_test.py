@@ -382,6 +382,35 @@ class FillTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(out.ravel(), [7, 7])
 
+  @parameterized.product(
+    method=("nearest", "linear", "cubic"), fill=(np.nan, np.inf)
+  )
+  def test_a_fill_that_is_not_finite_stays_outside(self, method, fill):
+    grid = np.stack(np.meshgrid([-3.0, -0.31, 0.17], [0.2]), -1)
+    image = np.random.default_rng(0).normal(size=(9, 9, 1))
+    out = stnjax.grid_sample(
+      image, grid, method=method, padding="constant", fill_value=fill
+    )
+    np.testing.assert_array_equal(np.isfinite(out).ravel(), [False, True, True])
+
+  def test_fill_of_masks_and_of_large_integers(self):
+    outside = jnp.full((1, 1, 2), 5.0)
+    call = dict(method="nearest", padding="constant")
+    mask = stnjax.grid_sample(
+      jnp.zeros((2, 2, 1), bool), outside, fill_value=True, **call
+    )
+    self.assertTrue(bool(mask[0, 0, 0]))
+    for dtype, fill, expected in (
+      ("int32", 2**24 + 1, 2**24 + 1),
+      ("uint8", 300, 255),
+      ("uint8", -1, 0),
+      ("uint8", 1e9, 255),
+    ):
+      out = stnjax.grid_sample(
+        jnp.zeros((2, 2, 1), dtype), outside, fill_value=fill, **call
+      )
+      self.assertEqual(int(out[0, 0, 0]), expected)
+
   def test_fill_has_a_gradient(self):
     grid = jnp.array([[[-1.0, 0.0], [-5.0, 0.0], [0.0, 0.0]]])
     grad = jax.grad(
@@ -469,6 +498,17 @@ class GradientTest(parameterized.TestCase):
     to_image, to_grid = vjp(jnp.ones_like(value))
     chex.assert_tree_all_finite((value, to_image, to_grid))
     np.testing.assert_array_equal(to_grid[~np.isfinite(grid)], 0)
+
+  @parameterized.parameters("bfloat16", "float16")
+  def test_gradient_of_a_narrow_image_is_summed_in_a_wide_dtype(self, dtype):
+    grad = jax.grad(
+      lambda image: (
+        stnjax.grid_sample(image, jnp.zeros((64, 64, 2)), padding="border")
+        .astype(jnp.float32)
+        .sum()
+      )
+    )(jnp.ones((1, 1, 1), dtype))
+    self.assertEqual(float(grad[0, 0, 0]), 4096)
 
   def test_convention_right_hand_gradient_at_pixel_centres(self):
     ramp = jnp.array([0.0, 1.0, 3.0, 7.0])[None, :, None]
@@ -783,9 +823,27 @@ class ErrorTest(parameterized.TestCase):
     (ValueError, "'linearised' needs a key", dict(method="linearised")),
     (
       TypeError,
-      "key must be a jax.random.key",
+      "key must be one jax.random.key",
       dict(method="linearised", key=3),
     ),
+    (
+      TypeError,
+      "key must be one jax.random.key",
+      dict(method="linearised", key=jax.random.split(KEY, 2)),
+    ),
+    (
+      TypeError,
+      "key must be one jax.random.key",
+      dict(method="linearised", key=np.zeros(2)),
+    ),
+    (
+      TypeError,
+      "image must hold real",
+      dict(image=jnp.zeros((3, 3, 1), jnp.float8_e4m3fn)),
+    ),
+    (TypeError, "image must hold real", dict(image=jax.random.split(KEY, 9))),
+    (TypeError, "image must hold real", dict(image="cat.png")),
+    (TypeError, "grid must hold real", dict(grid=None)),
   )
   def test_convention_wrong_arguments_are_named(
     self, error, message, arguments

@@ -1,6 +1,7 @@
 """Transforms against matrix algebra in NumPy."""
 
 from absl.testing import absltest, parameterized
+import chex
 import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
@@ -191,6 +192,24 @@ class ErrorTest(parameterized.TestCase):
       call()
 
 
+class ScaleOfDecompositionTest(parameterized.TestCase):
+  @parameterized.parameters(1e-30, 1e-22, 1.0, 1e25, 1e37)
+  def test_any_size_comes_back(self, size):
+    matrix = np.array([[1, 3, 0], [0.5, -2, 0]]) * size
+    parts = transforms.decompose(matrix)
+    again = transforms.compose(
+      transforms.rotation(parts.rotation),
+      transforms.shearing(parts.shear),
+      transforms.scaling(parts.scale),
+    )
+    np.testing.assert_allclose(again / size, matrix / size, atol=1e-6)
+
+  @parameterized.parameters(0.0, 1e-30, 1e-20, 1e-12, 1e-6)
+  def test_gradients_are_finite_next_to_singular(self, size):
+    matrix = jnp.array([[size, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    chex.assert_tree_all_finite(jax.jacobian(transforms.decompose)(matrix))
+
+
 class VolumeTest(parameterized.TestCase):
   def test_parameters_mean_what_they_say(self):
     cases = {
@@ -245,6 +264,16 @@ class VolumeTest(parameterized.TestCase):
     np.testing.assert_allclose(
       matrix[:, :3], scipy.linalg.expm(cross), atol=1e-12
     )
+
+  @pytest.mark.usefixtures("x64")
+  def test_rotation_vector_is_smooth_near_the_identity(self):
+    hessian = jax.hessian(
+      lambda p: transforms.matrix(p, "rotation", num_axes=3)
+    )
+    at_zero = hessian(jnp.zeros(3))
+    for size in (1e-300, 1e-15, 1e-10, 1e-6):
+      near = hessian(jnp.full(3, size))
+      np.testing.assert_allclose(near, at_zero, atol=2 * size)
 
   @parameterized.parameters("x", "y", "z")
   def test_rotation_about_an_axis(self, axis):

@@ -220,6 +220,8 @@ class WarpTest(parameterized.TestCase):
       dict(antialias=True, method="spline", prefilter=False),
     ),
     (TypeError, "output_shape", dict(output_shape="small")),
+    (TypeError, "output_shape", dict(output_shape=(np.inf, 2))),
+    (TypeError, "prefilter must be True", dict(prefilter=np.ones(2))),
     (ValueError, "output_shape", dict(output_shape=(2.5, 4))),
     (
       ValueError,
@@ -279,6 +281,43 @@ class AntialiasTest(parameterized.TestCase):
       smooth = stnjax.warp(stripes, projective, antialias=True, **call)
       self.assertGreater(aliased.std(), 0.15)
       np.testing.assert_allclose(smooth, 0.5, atol=0.06)
+
+  @parameterized.parameters(0.0, 0.4, np.pi / 4)
+  def test_no_direction_of_shrinking_aliases(self, angle):
+    turn = transforms.rotation(angle)
+    shrink = transforms.compose(turn, transforms.scaling([4.0, 1.0]))
+    rows, columns = np.indices((128, 128)) - 63.5
+    along = columns * np.cos(angle) + rows * np.sin(angle)
+    waves = np.sin(2 * np.pi * 0.24 * along)[..., None].astype(np.float32)
+    call = dict(output_shape=(24, 24))
+    small = transforms.compose(shrink, transforms.scaling([24 / 128] * 2))
+    aliased = stnjax.warp(waves, small, **call)
+    smooth = stnjax.warp(waves, small, antialias=True, **call)
+    self.assertGreater(aliased.std(), 0.3)
+    self.assertLess(smooth.std(), 0.05)
+
+  @parameterized.product(
+    value=(np.nan, np.inf, 3e38, 0.0),
+    square=(False, True),
+    antialias=(False, True),
+  )
+  def test_no_transform_makes_a_gradient_that_is_not_finite(
+    self, value, square, antialias
+  ):
+    image = jnp.arange(16.0).reshape(4, 4, 1)
+    theta = jnp.eye(2 + square, 3).at[0, 0].set(value)
+    value, grads = jax.value_and_grad(
+      lambda i, t: stnjax.warp(i, t, antialias=antialias).sum(), (0, 1)
+    )(image, theta)
+    chex.assert_tree_all_finite((value, grads))
+
+  @pytest.mark.usefixtures("x64")
+  def test_dtypes_mix(self):
+    for dtype in ("bfloat16", "float32", "float64", "uint8"):
+      for theta in (np.eye(3), np.eye(3, dtype=np.float32), np.eye(2, 3)):
+        out = stnjax.warp(jnp.ones((4, 4, 1), dtype), theta, antialias=True)
+        self.assertEqual(out.dtype, jnp.dtype(dtype))
+        np.testing.assert_array_equal(out, 1)
 
   def test_only_the_axis_that_shrinks_is_blurred(self):
     rows = np.random.default_rng(0).normal(size=(8, 1, 1)).astype(np.float32)

@@ -42,10 +42,13 @@ def sample(
       pixels instead of their outer edges.
 
   Returns:
-    `[..., C]`: the image's dtype for "nearest", else the wider of image and
-    points. 0 where a coordinate is NaN.
+    `[..., C]`, 0 where a coordinate is NaN; float32 or wider, integers stay
+    what they are with "nearest".
   """
   sizes = image.shape[-2::-1]
+  if jnp.issubdtype(image.dtype, jnp.floating):
+    # So that the gradient of a pixel that is read often is summed in it.
+    image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
   pixels = image.reshape(math.prod(sizes), image.shape[-1])
   defined = ~jnp.isnan(points).any(axis=-1, keepdims=True)
   # In float, before the cast to integers, whose range huge coordinates exceed.

@@ -1,0 +1,101 @@
+"""The benchmark: its arithmetic, its checks, and a small run of all of it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl.testing import absltest, parameterized
+import numpy as np
+import pytest
+
+from experiments import bench_sampling
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(*flags):
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.bench_sampling", *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+class PartsTest(parameterized.TestCase):
+  def test_ratio_is_the_median_of_ratios_in_the_same_round(self):
+    # A round that is slow for both does not count.
+    ours, theirs = [1.0, 10.0, 2.0], {"seconds": [2.0, 20.0, 8.0]}
+    self.assertEqual(bench_sampling._ratio(theirs, ours), "2.00 (2.00 to 3.00)")
+
+  def test_calls_take_turns(self):
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = bench_sampling.time_in_turns(calls, 4)
+    self.assertEqual(
+      {n: len(s) for n, s in seconds.items()}, dict.fromkeys("abc", 4)
+    )
+    for start in range(0, 12, 3):
+      self.assertCountEqual(order[start : start + 3], "abc")
+
+  @parameterized.parameters("torch", "map_coordinates", "dm_pix", "kornia")
+  def test_another_picture_is_noticed(self, peer):
+    if not bench_sampling.installed(peer):
+      pytest.skip(f"{peer} is not installed")
+    shape = (2, 9, 8, 3)
+    built = {
+      name: bench_sampling.build(name, shape, "linear")
+      for name in ("stnjax", peer)
+    }
+    bench_sampling.check_same_picture(built, shape, "linear")
+    right = built[peer]["forward"]
+    built[peer]["forward"] = lambda: right() + 0.1
+    with self.assertRaisesRegex(RuntimeError, f"{peer} makes another picture"):
+      bench_sampling.check_same_picture(built, shape, "linear")
+
+  def test_peak_memory_is_that_of_the_call(self):
+    def allocate():
+      return np.ones(64 * 2**20, np.uint8).sum()
+
+    self.assertAlmostEqual(bench_sampling._peak(allocate, "numpy"), 64, delta=8)
+
+
+class ScriptTest(parameterized.TestCase):
+  def test_small_run_and_no_overwriting(self):
+    output = self.create_tempdir().full_path
+    flags = ("--shapes=2x8x8x1", "--rounds=3", f"--output={output}")
+    done = run(*flags, "--peers=map_coordinates")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    results = json.loads(
+      (pathlib.Path(output) / "bench_sampling.json").read_text()
+    )
+    self.assertEqual(results["machine"]["backend"], "cpu")
+    rows = {(row["peer"], row["pass"]): row for row in results["rows"]}
+    self.assertLen(rows, 2 * 3)
+    for row in rows.values():
+      self.assertLen(row["seconds"], 3)
+      self.assertGreater(min(row["seconds"]), 0)
+      self.assertGreaterEqual(row["peak_mib"], 0)
+    text = (pathlib.Path(output) / "bench_sampling.md").read_text()
+    self.assertIn("| 2x8x8x1 | linear | theta |", text)
+    again = run(*flags)
+    self.assertEqual(again.returncode, 1)
+    self.assertIn("--overwrite replaces them", again.stderr + again.stdout)
+
+  @parameterized.parameters(
+    ("--shapes=2x8x8", "--shapes must be batch x height"),
+    ("--peers=opencv", "--peers='opencv' is unknown"),
+    ("--method=area", "--method"),
+    ("--rounds=0", "--rounds"),
+    ("now", "unexpected argument 'now'"),
+  )
+  def test_wrong_flags_are_named(self, flag, message):
+    done = run(flag, f"--output={self.create_tempdir().full_path}")
+    self.assertNotEqual(done.returncode, 0)
+    self.assertIn(message, done.stderr + done.stdout)
+    self.assertNotIn("Traceback", done.stderr)
+
+
+if __name__ == "__main__":
+  absltest.main()
