@@ -251,7 +251,7 @@ class VolumeTest(parameterized.TestCase):
         lambda p: transforms.matrix(p, family, num_axes=3),
         (params,),
         2,
-        ("fwd", "rev"),
+        ("rev",),
       )
 
   @parameterized.parameters(0.0, 1e-4, 1.0, 3.0, 7.0)
