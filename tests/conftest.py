@@ -15,8 +15,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   jax.config.update("jax_compilation_cache_dir", cache.name)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-# Tests compile far more than they compute; the notebook's runs as users' do.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# Tests compile far more than they compute; scripts that they start run as
+# users run them.
 jax.config.update("jax_disable_most_optimizations", True)
 
 flags.FLAGS.mark_as_parsed()  # pytest takes the command line

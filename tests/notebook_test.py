@@ -1,9 +1,7 @@
 """The notebook runs from top to bottom and finds what it says it finds."""
 
-import os
 import pathlib
 import re
-from unittest import mock
 
 from absl.testing import absltest
 import nbclient
@@ -28,10 +26,9 @@ class TourTest(absltest.TestCase):
     committed = [
       len(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"
     ]
-    with mock.patch.dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS="0"):
-      nbclient.NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
-      ).execute()
+    nbclient.NotebookClient(
+      notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
     text = printed(notebook)
     for family in ("affine", "projective"):
       before, after = re.search(

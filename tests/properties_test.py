@@ -13,7 +13,7 @@ from stnjax import coordinates, transforms
 from tests.grids_test import determinants, smooth_field
 
 hypothesis.settings.register_profile(
-  "stnjax", max_examples=15, deadline=None, derandomize=True
+  "stnjax", max_examples=10, deadline=None, derandomize=True
 )
 hypothesis.settings.load_profile("stnjax")
 

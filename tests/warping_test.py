@@ -167,7 +167,7 @@ class WarpTest(parameterized.TestCase):
       ),
       (image, params),
       order=1,
-      modes=("fwd", "rev"),
+      modes=("rev",),
       eps=1e-7,
       atol=1e-5,
       rtol=1e-5,
@@ -325,7 +325,7 @@ class AntialiasTest(parameterized.TestCase):
     out = stnjax.warp(image, jnp.eye(2, 3), output_shape=(8, 4), antialias=True)
     np.testing.assert_allclose(out, image[:, :4], atol=1e-5)
 
-  @parameterized.parameters((2, False), (2, True), (3, False))
+  @parameterized.parameters((2, False), (2, True))
   @pytest.mark.usefixtures("x64")
   def test_nothing_shrinks_nothing_changes(self, num_axes, projective):
     image = np.random.default_rng(0).normal(size=(*(5, 6, 4)[:num_axes], 2))
