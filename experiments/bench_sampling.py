@@ -6,7 +6,7 @@ warps batches by random affine transforms with stnjax and with every peer that
 is installed (torch, jax.scipy's map_coordinates, dm_pix, kornia; the extra
 `bench` brings them), each in the layout it likes best, and checks first that
 all make the same picture. It writes a table, bench_sampling.md, and every
-measurement, bench_sampling.json. About 7 minutes on 2 CPU cores.
+measurement, bench_sampling.json. About 6 minutes on 2 CPU cores.
 
 Times: the implementations take turns, in an order that is drawn anew each
 round; a ratio is the median over the rounds of the peer's time over ours in

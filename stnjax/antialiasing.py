@@ -64,7 +64,8 @@ def filtered_sample(
     width = jnp.full(num_axes, 4.0**step, image.dtype)
     return total + weight * sample(_blur(image, width, cyclic)), None
 
-  start = jnp.zeros_like(sample(image))
+  result = jax.eval_shape(sample, image)
+  start = jnp.zeros(result.shape, result.dtype)
   steps = jnp.arange(levels, dtype=square.dtype)
   return lax.scan(add, start, steps)[0]
 

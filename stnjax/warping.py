@@ -50,8 +50,8 @@ def warp(
     align_corners: whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
     antialias: whether to blur `image` first as far as the transform shrinks
-      it: an affine one each axis of the image by its own Gaussian, a
-      projective one all alike, from pixel to pixel differently.
+      it in any direction: an affine one each axis of the image by its own
+      Gaussian, a projective one all alike, from pixel to pixel differently.
     return_mask: also return the weight of the result that came from inside.
     prefilter: with method="spline", False where `image` already holds
       `spline_coefficients`.

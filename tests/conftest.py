@@ -11,9 +11,9 @@ import pytest
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   cache = tempfile.TemporaryDirectory(prefix="stnjax-tests-")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
   jax.config.update("jax_compilation_cache_dir", cache.name)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Tests compile far more than they compute; scripts that they start run as
 # users run them.

@@ -83,7 +83,10 @@ def uninterrupted(tmp_path_factory):
   return metrics(workdir)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_ends_with_the_same_metrics(
   number, uninterrupted, tmp_path
 ):
@@ -119,7 +122,10 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   "options",
   [
     {"network": "CNN", "epochs": 3, "batch_size": 500},
-    {"network": "STN-SL1", "epochs": 1, "batch_size": 2500},
+    pytest.param(
+      {"network": "STN-SL1", "epochs": 1, "batch_size": 2500},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_two_processes_train_together_as_one(options, tmp_path):
@@ -212,6 +218,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   assert (folder / "metrics.jsonl").read_text() == kept
 
 
+@pytest.mark.slow
 def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
   def stop_after_two(line):
     if line["epoch"] == 2:

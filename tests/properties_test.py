@@ -13,7 +13,7 @@ from stnjax import coordinates, transforms
 from tests.grids_test import determinants, smooth_field
 
 hypothesis.settings.register_profile(
-  "stnjax", max_examples=10, deadline=None, derandomize=True
+  "stnjax", max_examples=8, deadline=None, derandomize=True
 )
 hypothesis.settings.load_profile("stnjax")
 
@@ -23,7 +23,7 @@ FAMILIES = st.sampled_from(transforms.FAMILIES)
 AXES = st.sampled_from((2, 3))
 SEEDS = st.integers(0, 2**32 - 1)
 FLAGS = st.booleans()
-SHAPES = st.sampled_from(((7, 6), (1, 5), (4, 3, 5)))  # few: each compiles
+SHAPES = st.sampled_from(((7, 6), (4, 1, 5)))  # few: each compiles
 
 
 def draw_matrix(seed, family, num_axes, size=0.3):
