@@ -44,7 +44,8 @@ def define_training(exclude: tuple[str, ...] = ()) -> None:
       continue
     help, accepted = field.metadata["help"], field.metadata["accepted"]
     if accepted:
-      flags.DEFINE_enum(field.name, field.default, accepted, help)
+      names = [name for name in accepted if name is not None]
+      flags.DEFINE_enum(field.name, field.default, names, help)
     elif field.type is bool:
       flags.DEFINE_boolean(field.name, field.default, help)
     elif field.type is int:

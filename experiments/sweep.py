@@ -1,16 +1,19 @@
-"""Trains networks x depths x seeds, one after the other, and writes the report.
+"""Trains networks x depths x seeds, and writes the report.
 
   python -m experiments.sweep
 
 sweeps where the transformer sits, on the embedded digits. Finished runs are
 skipped and interrupted ones resumed, so that the same command goes on after a
-stop. To share the work, start it with --shard=0/2 and --shard=1/2.
+stop. A network's seeds are trained together. To share the networks out, start
+it with --shard=0/2 and --shard=1/2.
 """
 
 from collections.abc import Sequence
+import dataclasses
+import functools
 import re
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from flax import nnx
@@ -40,13 +43,21 @@ def sweep_networks(kinds: Sequence[str], depths: Sequence[int]) -> list[str]:
   return list(dict.fromkeys(names))
 
 
-def select(
-  sweep: Sequence[runs.Settings], only: str | None, shard: str
-) -> list[runs.Settings]:
-  """The runs that this process takes.
+class Job(NamedTuple):
+  """Runs that differ in their seed alone, trained together."""
+
+  settings: runs.Settings  # with the first seed
+  seeds: tuple[int, ...]
+
+  def members(self) -> list[runs.Settings]:
+    return [dataclasses.replace(self.settings, seed=s) for s in self.seeds]
+
+
+def select(jobs: Sequence[Job], only: str | None, shard: str) -> list[Job]:
+  """The jobs that this process takes.
 
   Args:
-    sweep: all runs.
+    jobs: all of them.
     only: regular expression that a run's name must match somewhere.
     shard: "i/n": every n-th of them, from the i-th, counted from 0.
 
@@ -54,11 +65,20 @@ def select(
     ValueError: for an expression or a shard that cannot be read.
   """
   try:
-    chosen = [s for s in sweep if re.search(only or "", s.name)]
+    kept = [
+      tuple(s.seed for s in job.members() if re.search(only or "", s.name))
+      for job in jobs
+    ]
   except re.error as error:
     raise ValueError(f"--only={only!r} is no pattern: {error}") from error
+  chosen = [
+    Job(dataclasses.replace(job.settings, seed=seeds[0]), seeds)
+    for job, seeds in zip(jobs, kept, strict=True)
+    if seeds
+  ]
   if not chosen:
-    raise ValueError(f"--only={only!r} matches none of the {len(sweep)} runs")
+    total = sum(len(job.seeds) for job in jobs)
+    raise ValueError(f"--only={only!r} matches none of the {total} runs")
   match = re.fullmatch(r"(\d+)/(\d+)", shard)
   if not match or int(match[1]) >= int(match[2]):
     raise ValueError(f"--shard={shard!r} must be i/n with i from 0 to n - 1")
@@ -68,26 +88,27 @@ def select(
 class Progress:
   """Prints a line per epoch, with the time that is left."""
 
-  def __init__(self, total_epochs: int):
-    self._total = total_epochs
-    self._finished = 0  # epochs, of this process or before it
-    self._trained = 0  # by this process
+  def __init__(self, jobs: Sequence[Job]):
+    self._left = sum(job.settings.epochs * len(job.seeds) for job in jobs)
+    self._trained = 0  # by this process; both in epochs of one run
     self._start = time.monotonic()
 
-  def epoch(self, label: str, epochs: int, line: dict) -> None:
-    self._finished += 1
-    self._trained += 1
+  def epoch(
+    self, label: str, epochs: int, seeds: Sequence[int], lines: Sequence[dict]
+  ) -> None:
+    self.skip(len(seeds))
+    self._trained += len(seeds)
     elapsed = time.monotonic() - self._start
-    left = elapsed / self._trained * max(0, self._total - self._finished)
+    left = elapsed / self._trained * self._left
     print(
-      f"{label} {train.describe(line, epochs)}"
+      f"{label} {train.describe(lines, epochs)}"
       f"  [{clock(elapsed)} so far, about {clock(left)} left]",
       flush=True,
     )
 
   def skip(self, epochs: int) -> None:
     """Counts epochs that were trained before."""
-    self._finished += epochs
+    self._left = max(0, self._left - epochs)
 
 
 def clock(seconds: float) -> str:
@@ -99,42 +120,45 @@ def clock(seconds: float) -> str:
   return f"{minutes}:{seconds:02d}"
 
 
-def run_all(
-  sweep: Sequence[runs.Settings], workdir: str, **options: Any
-) -> None:
-  """Trains all runs in order, printing progress; options as for `train`."""
-  for settings in sweep:  # a mistake shows now, not after hours
-    runs.Run(workdir, settings)
-    nnx.eval_shape(lambda settings=settings: runs.build_network(settings))
-  progress = Progress(sum(settings.epochs for settings in sweep))
-  for number, settings in enumerate(sweep, 1):
-    label = f"{number}/{len(sweep)} {settings.network} seed {settings.seed}:"
-    run = runs.Run(workdir, settings)
-    progress.skip(settings.epochs if run.done else len(run.metrics()))
-    if run.done:
+def run_all(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
+  """Trains all jobs in order, printing progress; options as for `train`."""
+  for job in jobs:  # a mistake shows now, not after hours
+    for settings in job.members():
+      runs.Run(workdir, settings)
+    nnx.eval_shape(lambda job=job: runs.build_network(job.settings))
+  progress = Progress(jobs)
+  for number, job in enumerate(jobs, 1):
+    members = [runs.Run(workdir, settings) for settings in job.members()]
+    seeds = ",".join(str(seed) for seed in job.seeds)
+    label = f"{number}/{len(jobs)} {job.settings.network} seed {seeds}:"
+    epochs = job.settings.epochs
+    for run in members:
+      progress.skip(epochs if run.done else len(run.metrics()))
+    if all(run.done for run in members):
       print(f"{label} done before", flush=True)
       continue
     results = train.train(
-      settings,
+      job.settings,
+      job.seeds,
       workdir,
       **options,
-      progress=lambda line, label=label, epochs=settings.epochs: progress.epoch(
-        label, epochs, line
-      ),
+      progress=functools.partial(progress.epoch, label, epochs),
     )
-    print(f"{label} {train.describe(results)}, final", flush=True)
+    print(f"{label} {train.describe([*results.values()])}, final", flush=True)
 
 
-def print_plan(sweep: Sequence[runs.Settings], workdir: str) -> None:
+def print_plan(jobs: Sequence[Job], workdir: str) -> None:
   """Prints each run's name, parameters and state, without training."""
-  for settings in sweep:
-    count = networks.count_parameters(runs.build_network(settings))["total"]
-    run = runs.Run(workdir, settings)
-    if run.done:
-      state = "done"
-    else:
-      state = f"{len(run.metrics())}/{settings.epochs} epochs"
-    print(f"{settings.name}  {count:,} parameters  {state}")
+  for job in jobs:
+    network = nnx.eval_shape(lambda job=job: runs.build_network(job.settings))
+    count = networks.count_parameters(network)["total"]
+    for settings in job.members():
+      run = runs.Run(workdir, settings)
+      if run.done:
+        state = "done"
+      else:
+        state = f"{len(run.metrics())}/{settings.epochs} epochs"
+      print(f"{settings.name}  {count:,} parameters  {state}")
 
 
 def main() -> None:
@@ -144,18 +168,17 @@ def main() -> None:
     depths = cli.integers("depths", _DEPTHS.value)
     names = sweep_networks(_KINDS.value, depths)
   seeds = cli.integers("seeds", _SEEDS.value)
-  sweep = [
-    cli.settings_from_flags(network=name, seed=seed)
-    for seed in seeds
+  jobs = [
+    Job(cli.settings_from_flags(network=name, seed=seeds[0]), seeds)
     for name in names
   ]
-  chosen = select(sweep, _ONLY.value, _SHARD.value)
+  chosen = select(jobs, _ONLY.value, _SHARD.value)
   workdir = cli.WORKDIR.value
   if _DRY_RUN.value:
     print_plan(chosen, workdir)
     return
   if not chosen:
-    print(f"shard {_SHARD.value} of {len(sweep)} runs has none")
+    print(f"shard {_SHARD.value} of {len(jobs)} networks has none")
     return
   run_all(chosen, **cli.training_options())
   print(f"report: {report.write(workdir)}")
@@ -176,7 +199,7 @@ if __name__ == "__main__":
     "only", None, "Only runs whose name matches this regular expression."
   )
   _SHARD = flags.DEFINE_string(
-    "shard", "0/1", "i/n: only every n-th run, from the i-th, from 0."
+    "shard", "0/1", "i/n: only every n-th network, from the i-th, from 0."
   )
   _DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "Only print the runs, their parameters and their state."

@@ -1,18 +1,19 @@
 """Trains one network; run it again to resume.
 
-  python -m experiments.train --network=STN-SL1 --seed=0
+  python -m experiments.train --network=STN-SL1 --seeds=0,1
 
 trains on the embedded digits, each rotated afresh by up to +-90 degrees, and
-writes runs/<name of the run>. It survives being killed: the same command goes
-on from the last checkpoint and ends with the metrics of an uninterrupted run.
-On SIGTERM or Ctrl-C it saves first.
+writes runs/<name of the run> for each seed. The seeds are trained in one
+program, and come out as each would alone. It survives being killed: the same
+command goes on from the last checkpoint and ends with the metrics of an
+uninterrupted run. On SIGTERM or Ctrl-C it saves first.
 
 On several processes, start the same command on each with --coordinator,
 --num_processes and --process_id.
 """
 
 from collections.abc import Callable, Sequence
-import os
+import dataclasses
 import signal
 import time
 from typing import Any
@@ -20,13 +21,16 @@ from typing import Any
 from absl import flags
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli
+from experiments import cli, hardware
 from stnjax import datasets, evaluation, networks, runs, training
 
 _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
 _EXAMPLE_DRAWS = 4  # perturbations of the example images
+
+Progress = Callable[[Sequence[int], Sequence[dict[str, Any]]], None]
 
 
 class _Signals:
@@ -63,80 +67,62 @@ class _Signals:
 
 def train(
   settings: runs.Settings,
+  seeds: Sequence[int],
   workdir: str,
   data_dir: str | None = None,
   *,
   checkpoint_seconds: float = 30.0,
-  progress: Callable[[dict[str, Any]], None] = lambda line: None,
-) -> dict[str, Any]:
-  """Trains and evaluates one run, or what is left of it.
+  progress: Progress = lambda seeds, lines: None,
+) -> dict[int, dict[str, Any]]:
+  """Trains and evaluates the runs of some seeds, or what is left of them.
+
+  All seeds that stand at the same step are trained in one program.
 
   Args:
-    settings: of the run.
+    settings: of the runs, but for the seed.
+    seeds: a run for each.
     workdir: folder of the runs.
     data_dir: TFDS directory for sets that are not embedded.
     checkpoint_seconds: time between checkpoints, besides the last.
-    progress: called with each finished epoch's line of metrics.
+    progress: called after each epoch with its seeds and their lines of metrics.
 
   Returns:
-    The results, as in results.json.
+    The results of each seed, as in results.json.
 
   Raises:
     RunError: for a folder or a checkpoint that cannot be used, or a loss that
       is no longer finite.
     cli.Interrupted: after a signal, with the state saved.
   """
-  run = runs.Run(workdir, settings)
-  if run.done:
-    return run.results()
-  train_data, eval_data = load_data(settings, data_dir)
-  network = runs.build_network(settings)
-  program, fresh = build_program(settings, network, len(train_data.labels))
-  run.start()
-  state = run.restore(fresh)
-  counts = networks.count_parameters(network)
-  resumed = f"; resumed after step {state.step}" if state.step else ""
-  print(
-    f"{settings.name}: {counts['total']:,} parameters,"
-    f" {counts['localisation']:,} of them localisation{resumed}",
-    flush=True,
-  )
-  # The first image of each class, for the pictures.
-  examples = eval_data.images[np.unique(eval_data.labels, return_index=True)[1]]
-  train_data, eval_data = jax.device_put((train_data, eval_data))
-  with _Signals(settings.name) as signals:
-    state = _fit(
-      run,
-      program,
-      state,
-      train_data,
-      eval_data,
-      signals,
-      checkpoint_seconds,
-      progress,
-    )
-    passes = []
-    for index in range(settings.eval_passes):
-      signals.check(_agree(signals.received)[0], state.step)
-      passes.append(program.evaluate(state, eval_data, index))
-  drawn = [program.examples(state, examples, d) for d in range(_EXAMPLE_DRAWS)]
-  results = {
-    "parameters": counts,
-    **_summary(passes, eval_data.labels),
-    "seconds": round(sum(line["seconds"] for line in run.metrics()), 1),
-    "hardware": hardware(),
+  every = {
+    seed: runs.Run(workdir, dataclasses.replace(settings, seed=seed))
+    for seed in seeds
   }
-  run.finish(_record(passes, eval_data.labels, drawn), results)
-  return results
+  by_step: dict[int, list[runs.Run]] = {}
+  for run in every.values():
+    if not run.done:
+      by_step.setdefault(run.saved_step(), []).append(run)
+  if by_step:
+    train_data, eval_data = load_data(settings, data_dir)
+  for members in by_step.values():
+    job = _Job(members, train_data, eval_data, checkpoint_seconds, progress)
+    job.train()
+  return {seed: run.results() for seed, run in every.items()}
 
 
 def load_data(
   settings: runs.Settings, data_dir: str | None
 ) -> tuple[datasets.Data, datasets.Data]:
   """The images to train on, and those to evaluate on."""
-  train_data = datasets.load(settings.dataset, "train", data_dir)
+  description = datasets.SETS[settings.dataset]
+  train_data = datasets.load(
+    settings.dataset, description.train_split, data_dir
+  )
   if not settings.holdout:
-    return train_data, datasets.load(settings.dataset, "test", data_dir)
+    test_data = datasets.load(
+      settings.dataset, description.test_split, data_dir
+    )
+    return train_data, test_data
   cut = len(train_data.labels) * 9 // 10
   return (
     datasets.Data(train_data.images[:cut], train_data.labels[:cut]),
@@ -144,79 +130,174 @@ def load_data(
   )
 
 
-def build_program(
-  settings: runs.Settings,
-  network: networks.SpatialTransformerNetwork,
-  num_images: int,
-  devices: Sequence[jax.Device] | None = None,
-) -> tuple[training.Program, training.TrainState]:
-  """The compiled loops of a run, and its state before the first step."""
-  per_epoch = training.steps_per_epoch(num_images, settings.batch_size)
-  optimiser = training.make_optimiser(
-    settings.optimiser,
-    settings.learning_rate,
-    per_epoch * settings.epochs,
-    schedule=settings.schedule,
-    localisation_lr=settings.localisation_lr,
-  )
-  graphdef, state = training.init_state(network, optimiser)
-  description = datasets.SETS[settings.dataset]
-  recipe = training.Recipe(
-    graphdef,
-    optimiser,
-    settings.perturbation,
-    description.mean,
-    description.std,
-    settings.batch_size,
-    settings.seed,
-  )
-  return training.Program(recipe, devices), state
+class _Job:
+  """Runs that differ in their seed alone, in one program, to their end."""
 
-
-def _fit(
-  run,
-  program,
-  state,
-  train_data,
-  eval_data,
-  signals,
-  checkpoint_seconds,
-  progress,
-):
-  """Trains to the last epoch, logging each and saving now and then."""
-  per_epoch = training.steps_per_epoch(
-    len(train_data.labels), run.settings.batch_size
-  )
-  total = per_epoch * run.settings.epochs
-  step, dispatch, seconds = int(state.step), 1, 0.0
-  saved = time.monotonic()
-  while step < total:
-    started = time.monotonic()
-    num_steps = min(dispatch, per_epoch - step % per_epoch)
-    state = jax.block_until_ready(program.train(state, train_data, num_steps))
-    took = time.monotonic() - started
-    step, seconds = step + num_steps, seconds + took
-    if not np.isfinite(state.totals.loss):
-      raise runs.RunError(
-        f"{run.settings.name}: the loss is not finite after step {step}; try"
-        " a lower learning_rate or localisation_lr"
-      )
-    if step % per_epoch == 0:
-      line = _line(program, state, eval_data, step // per_epoch, seconds)
-      run.append(line)
-      progress(line)
-      seconds = 0.0
-    due = time.monotonic() - saved > checkpoint_seconds
-    dispatch, due, stop = _agree(
-      max(1, int(_SECONDS_PER_DISPATCH / took * num_steps)),
-      due or step == total,
-      signals.received,
+  def __init__(
+    self,
+    members: Sequence[runs.Run],
+    train_data: datasets.Data,
+    eval_data: datasets.Data,
+    checkpoint_seconds: float,
+    progress: Progress,
+  ):
+    hardware.forget_peak_memory()
+    self._runs = members
+    self._settings = members[0].settings
+    self._seeds = [run.settings.seed for run in members]
+    seeds = ",".join(map(str, self._seeds))
+    self._name = f"{self._settings.network} seed {seeds}"
+    self._checkpoint_seconds = checkpoint_seconds
+    self._progress = progress
+    self._examples = eval_data.images[_first_of_each(eval_data.labels)]
+    self._labels = eval_data.labels
+    self._program, fresh = runs.build_program(
+      [run.settings for run in members], train_data.images
     )
-    if due or stop:
-      run.save(state)
-      saved = time.monotonic()
-    signals.check(stop, step)
-  return state
+    for run in members:
+      run.start()
+    restored = [
+      run.restore(jax.tree.map(lambda x, i=i: x[i], fresh))
+      for i, run in enumerate(members)
+    ]
+    self._states = jax.tree.map(lambda *x: jnp.stack(x), *restored)
+    self._counts = networks.count_parameters(runs.build_network(self._settings))
+    self._train_data, self._eval_data = jax.device_put((train_data, eval_data))
+
+  @property
+  def _step(self) -> int:
+    return int(self._states.step[0])
+
+  def train(self) -> None:
+    """Trains, evaluates and writes what the runs found."""
+    resumed = f"; resumed after step {self._step}" if self._step else ""
+    print(
+      f"{self._name}: {self._counts['total']:,} parameters,"
+      f" {self._counts['localisation']:,} of them localisation{resumed}",
+      flush=True,
+    )
+    with _Signals(self._name) as signals:
+      self._fit(signals)
+      passes = []
+      for index in range(self._settings.eval_passes):
+        signals.check(_agree(signals.received)[0], self._step)
+        passes.append(self._evaluate(index))
+    draws = [
+      self._program.examples(self._states, self._examples, draw)
+      for draw in range(_EXAMPLE_DRAWS)
+    ]
+    for i, run in enumerate(self._runs):
+      mine = [by_seed[i] for by_seed in passes]
+      drawn = [by_seed[i] for by_seed in draws]
+      lines = run.metrics()
+      seconds = sum(line["seconds"] for line in lines)
+      results = {
+        "parameters": self._counts,
+        **self._summary(mine),
+        "seconds": round(seconds, 1),
+        "seconds_per_epoch": round(seconds / len(lines), 2),
+        "seeds_together": len(self._runs),
+        "peak_memory_mb": round(hardware.peak_memory_mb()),
+        "hardware": hardware.describe(),
+      }
+      run.finish(_record(mine, self._labels, drawn), results)
+
+  def _fit(self, signals: _Signals) -> None:
+    """Trains to the last epoch, logging each and saving now and then."""
+    per_epoch = training.steps_per_epoch(
+      len(self._train_data.labels), self._settings.batch_size
+    )
+    total = per_epoch * self._settings.epochs
+    step, dispatch, seconds = self._step, 1, 0.0
+    saved = time.monotonic()
+    while step < total:
+      started = time.monotonic()
+      num_steps = min(dispatch, per_epoch - step % per_epoch)
+      self._states = jax.block_until_ready(
+        self._program.train(self._states, self._train_data, num_steps)
+      )
+      took = time.monotonic() - started
+      step, seconds = step + num_steps, seconds + took
+      self._check_losses(step)
+      if step % per_epoch == 0:
+        self._log(step // per_epoch, seconds)
+        seconds = 0.0
+      due = time.monotonic() - saved > self._checkpoint_seconds
+      dispatch, due, stop = _agree(
+        max(1, int(_SECONDS_PER_DISPATCH / took * num_steps)),
+        due or step == total,
+        signals.received,
+      )
+      if due or stop:
+        for i, run in enumerate(self._runs):
+          run.save(jax.tree.map(lambda x, i=i: x[i], self._states))
+        saved = time.monotonic()
+      signals.check(stop, step)
+
+  def _check_losses(self, step: int) -> None:
+    losses = np.asarray(self._states.totals.loss)
+    for run, loss in zip(self._runs, losses, strict=True):
+      if not np.isfinite(loss):
+        raise runs.RunError(
+          f"{run.settings.name}: the loss is not finite after step {step}; try"
+          " a lower learning_rate or localisation_lr"
+        )
+
+  def _log(self, epoch: int, seconds: float) -> None:
+    """Adds the epoch to every run's metrics.jsonl."""
+    totals = [np.asarray(total, np.float64) for total in self._states.totals]
+    lines = []
+    for i, once in enumerate(self._evaluate(0)):
+      count, loss, wrong = (float(total[i]) for total in totals)
+      line = {
+        "epoch": epoch,
+        "step": self._step,
+        "train_loss": loss / count,
+        "train_error": wrong / count,
+        "eval_loss": float(once.loss.mean(dtype=np.float64)),
+        **self._summary([once], brief=True),
+        "seconds": round(seconds / len(self._runs), 2),
+      }
+      self._runs[i].append(line)
+      lines.append(line)
+    self._progress(self._seeds, lines)
+
+  def _evaluate(self, index: int) -> list[training.Prediction]:
+    return self._program.evaluate(self._states, self._eval_data, index)
+
+  def _summary(
+    self, passes: Sequence[training.Prediction], brief: bool = False
+  ) -> dict[str, Any]:
+    """Error, and alignment where the truth is known, over all passes."""
+    wrong = [evaluation.error_rate(p.label, self._labels) for p in passes]
+    summary: dict[str, Any] = {"error": float(np.mean(wrong))}
+    if passes[0].truth and self._settings.network != "CNN":
+      truth = {
+        kind: np.concatenate([p.truth[kind] for p in passes])
+        for kind in passes[0].truth
+      }
+      labels = np.tile(self._labels, len(passes))
+      poses = np.concatenate([p.pose for p in passes])
+      applied = evaluation.applied(poses, self._train_data.images.shape[1:])
+      found = {
+        axis: evaluation.alignment(axis, true, applied[axis], labels)
+        for axis, true in evaluation.true(truth).items()
+      }
+      summary["alignment"] = {
+        axis: measured.std if brief else measured._asdict()
+        for axis, measured in found.items()
+      }
+    return summary
+
+
+def _first_of_each(labels: np.ndarray) -> np.ndarray:
+  """Indices of the pictures' images: the first of each of ten classes.
+
+  Of house numbers, the first ten.
+  """
+  if labels.ndim > 1:
+    return np.arange(min(10, len(labels)))
+  return np.unique(labels, return_index=True)[1][:10]
 
 
 def _agree(*values: int) -> tuple[int, ...]:
@@ -225,37 +306,6 @@ def _agree(*values: int) -> tuple[int, ...]:
     return values
   gathered = multihost_utils.process_allgather(np.array(values, np.int32))
   return tuple(int(value) for value in gathered.max(axis=0))
-
-
-def _line(program, state, eval_data, epoch, seconds):
-  """What metrics.jsonl says of an epoch."""
-  count, loss, wrong = (float(total) for total in state.totals)
-  once = program.evaluate(state, eval_data, 0)
-  return {
-    "epoch": epoch,
-    "step": int(state.step),
-    "train_loss": loss / count,
-    "train_error": wrong / count,
-    "eval_loss": float(once.loss.mean(dtype=np.float64)),
-    **_summary([once], eval_data.labels),
-    "seconds": round(seconds, 2),
-  }
-
-
-def _summary(
-  passes: Sequence[training.Prediction], labels: np.ndarray
-) -> dict[str, float]:
-  """Error, and alignment where the truth is known, over all passes."""
-  labels = np.asarray(labels)
-  wrong = [evaluation.error_rate(p.label, labels) for p in passes]
-  summary = {"error": float(np.mean(wrong))}
-  if "rotation" in passes[0].truth:
-    summary["alignment_std"] = evaluation.alignment_std(
-      np.concatenate([p.truth["rotation"] for p in passes]),
-      np.concatenate([evaluation.predicted_rotation(p.pose) for p in passes]),
-      np.tile(labels, len(passes)),
-    )
-  return summary
 
 
 def _record(passes, labels, drawn) -> dict[str, np.ndarray]:
@@ -278,24 +328,21 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
   return np.clip(np.round(images * 255), 0, 255).astype(np.uint8)
 
 
-def hardware() -> str:
-  """The devices in words."""
-  device = jax.devices()[0]
-  cores = f"{os.cpu_count()} cores" if device.platform == "cpu" else ""
-  parts = [f"{jax.device_count()} x {device.device_kind}", cores]
-  return ", ".join(p for p in [*parts, f"jax {jax.__version__}"] if p)
-
-
-def describe(line: dict[str, Any], epochs: int | None = None) -> str:
-  """An epoch's metrics, or a run's results, in words."""
+def describe(lines: Sequence[dict[str, Any]], epochs: int | None = None) -> str:
+  """An epoch's metrics, or results, in words: the means over seeds."""
   parts = []
   if epochs:
-    parts.append(f"epoch {line['epoch']}/{epochs}")
-    parts.append(f"train loss {line['train_loss']:.4f}")
-  parts.append(f"error {100 * line['error']:.2f} %")
-  if "alignment_std" in line:
-    parts.append(f"alignment std {line['alignment_std']:.1f} deg")
-  parts.append(f"{line['seconds']:.1f} s")
+    parts.append(f"epoch {lines[0]['epoch']}/{epochs}")
+    loss = np.mean([line["train_loss"] for line in lines])
+    parts.append(f"train loss {loss:.4f}")
+  error = 100 * np.mean([line["error"] for line in lines])
+  parts.append(f"error {error:.2f} %")
+  for axis in lines[0].get("alignment", ()):
+    found = [line["alignment"][axis] for line in lines]
+    std = np.mean([f["std"] if isinstance(f, dict) else f for f in found])
+    name = axis.replace("_", " ")
+    parts.append(f"{name} left {std:.3g} {evaluation.UNITS[axis]}")
+  parts.append(f"{sum(line['seconds'] for line in lines):.1f} s")
   return ", ".join(parts)
 
 
@@ -304,16 +351,24 @@ def main() -> None:
     jax.distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
-  settings = cli.settings_from_flags()
+  seeds = cli.integers("seeds", _SEEDS.value)
+  settings = cli.settings_from_flags(seed=seeds[0])
   results = train(
     settings,
+    seeds,
     **cli.training_options(),
-    progress=lambda line: print(describe(line, settings.epochs), flush=True),
+    progress=lambda seeds, lines: print(
+      describe(lines, settings.epochs), flush=True
+    ),
   )
-  print(f"{settings.name}: {describe(results)}")
+  for seed, result in results.items():
+    print(f"{settings.network} seed {seed}: {describe([result])}")
 
 
 if __name__ == "__main__":
+  _SEEDS = flags.DEFINE_list(
+    "seeds", ["0"], "Seeds; each is a run, and all are trained together."
+  )
   _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to train on several."
   )
@@ -323,6 +378,6 @@ if __name__ == "__main__":
   _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Which of them this one is, from 0."
   )
-  cli.define_training()
+  cli.define_training(exclude=("seed",))
   flags.adopt_module_key_flags(cli)
   cli.run(main)

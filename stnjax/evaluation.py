@@ -3,80 +3,151 @@
 Statistics are NumPy in float64: small arrays, whose results are reported.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from stnjax import checks, transforms
 
+AXES = {
+  "rotation": ("rotation",),
+  "translation": ("translation_x", "translation_y"),
+  "scale": ("scale_x", "scale_y"),
+}
+"""What is measured of each kind of perturbation."""
+
+UNITS = {
+  "rotation": "deg",
+  "translation_x": "px",
+  "translation_y": "px",
+  "scale_x": "octaves",
+  "scale_y": "octaves",
+}
+"""In what it is measured; an octave is a factor of 2."""
+
 
 def error_rate(predicted: np.ndarray, labels: np.ndarray) -> float:
-  """Share of images classified wrongly, in [0, 1]."""
-  return float(np.mean(np.asarray(predicted) != np.asarray(labels)))
+  """Share of images classified wrongly, in [0, 1].
+
+  Args:
+    predicted: `[N]`, or `[N, heads]`.
+    labels: in the same shape. An image with several is right only if all are.
+  """
+  wrong = np.asarray(predicted) != np.asarray(labels)
+  return float(np.mean(wrong.reshape(len(wrong), -1).any(axis=1)))
 
 
-def predicted_rotation(poses: np.ndarray) -> np.ndarray:
-  """The angle by which poses turn the *object*.
+def applied(poses: np.ndarray, image_shape: Sequence[int]) -> dict:
+  """What poses do to the *object*, by axis, in the units of `UNITS`.
+
+  The inverse of theta, taken apart into rotation, shear, scale and a
+  translation that comes before them: in pixels of the input, and the same
+  however the object is scaled afterwards.
 
   Args:
     poses: thetas `[..., 2, 3]`, or `[..., 3, 3]`, of which the affine part at
       the image's centre is taken.
+    image_shape: `(H, W, ...)` of the input.
 
   Returns:
-    `[...]` radians in (-pi, pi], positive clockwise on the screen; NaN where a
-    pose is not finite or cannot be inverted.
+    By axis, `[...]`: degrees in (-180, 180], positive clockwise on the screen;
+    pixels; octaves. NaN where a pose is not finite or cannot be inverted.
   """
   poses = np.asarray(poses)
   if poses.shape[-2] == 3:
     poses = _affine_at_centre(poses)
-  applied = np.asarray(transforms.invert(poses))
-  rotation = np.asarray(transforms.decompose(applied).rotation, np.float64)
-  # A pose that cannot be inverted aligns nothing, rather than by 0 degrees.
-  return np.where(np.isfinite(applied).all(axis=(-2, -1)), rotation, np.nan)
+  inverse = np.asarray(transforms.invert(poses))
+  parts = transforms.decompose(inverse)
+  scale = np.asarray(parts.scale, np.float64)
+  height, width = image_shape[:2]
+  with np.errstate(divide="ignore"):
+    values = {
+      "rotation": np.degrees(np.asarray(parts.rotation, np.float64)),
+      "translation_x": -poses[..., 0, 2].astype(np.float64) * width / 2,
+      "translation_y": -poses[..., 1, 2].astype(np.float64) * height / 2,
+      "scale_x": np.log2(scale[..., 0]),
+      "scale_y": np.log2(np.abs(scale[..., 1])),
+    }
+  # A pose that cannot be inverted aligns nothing, rather than by 0.
+  fine = np.isfinite(inverse).all(axis=(-2, -1))
+  return {axis: np.where(fine, value, np.nan) for axis, value in values.items()}
 
 
-def rotation_residual(
-  true: np.ndarray, predicted: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-  """What is left of the rotation after the transformer, per image.
-
-  The sum of the true and the predicted angle, less its mean over the image's
-  class: any pose common to a class will do. The mean is that of directions,
-  so that a class brought to about 180 degrees is not torn apart.
+def true(truth: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """What a perturbation did to the object, by axis, in the units of `UNITS`.
 
   Args:
-    true: `[N]` radians, how the object was rotated.
-    predicted: `[N]` radians, how the transformer rotates it.
+    truth: by kind, see `stnjax.perturbations.Truth`, `[N]` or `[N, 2]` each.
+  """
+  values = {}
+  for kind, value in truth.items():
+    value = np.asarray(value, np.float64)
+    value = np.degrees(value) if kind == "rotation" else value
+    if value.ndim == 1:  # a factor in x is one in y
+      value = np.stack([value] * len(AXES[kind]), axis=-1)
+    values.update(zip(AXES[kind], value.T, strict=True))
+  return values
+
+
+def residual(
+  axis: str, true: np.ndarray, applied: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+  """What is left of the perturbation after the transformer, per image.
+
+  The sum of what was done and what the transformer does, less its mean over
+  the image's class: any pose common to a class will do. The mean of angles is
+  that of directions, so that a class brought to about 180 degrees is not torn
+  apart.
+
+  Args:
+    axis: one of `UNITS`.
+    true: `[N]`, what was done to the object.
+    applied: `[N]`, what the transformer does to it.
     labels: `[N]` classes.
 
   Returns:
-    `[N]` degrees in (-180, 180].
+    `[N]` in the unit of the axis; degrees in (-180, 180].
   """
-  total = np.asarray(true, np.float64) + np.asarray(predicted, np.float64)
-  directions = np.exp(1j * total)
-  residual = np.empty_like(total)
+  total = np.asarray(true, np.float64) + np.asarray(applied, np.float64)
+  left = np.empty_like(total)
   for label in np.unique(labels):
     members = np.asarray(labels) == label
-    common = np.exp(1j * np.angle(directions[members].mean()))
-    residual[members] = np.angle(directions[members] / common)
-  return np.degrees(residual)
+    if axis == "rotation":
+      directions = np.exp(1j * np.radians(total[members]))
+      common = np.exp(1j * np.angle(directions.mean()))
+      left[members] = np.degrees(np.angle(directions / common))
+    else:
+      left[members] = total[members] - total[members].mean()
+  return left
 
 
-def alignment_std(
-  true: np.ndarray, predicted: np.ndarray, labels: np.ndarray
-) -> float:
-  """Standard deviation of the residual rotation, in degrees.
+class Alignment(NamedTuple):
+  """How well a transformer undoes a perturbation, along one axis."""
 
-  0 is perfect alignment. A transformer that does nothing has the standard
-  deviation of the perturbation: 51.96 for +-90 degrees.
+  std: float  # of the residual; 0 is perfect
+  by_class: tuple[float, ...]  # the same for the images of each class
+  slope: float  # of applied against true; -1 is perfect
+  none: float  # what the std would be if nothing were undone
 
-  Args:
-    true: see `rotation_residual`, as are the others.
-    predicted: angles of the transformer.
-    labels: classes.
-  """
-  residual = rotation_residual(true, predicted, labels)
-  return float(np.sqrt(np.mean(residual**2)))
+
+def alignment(
+  axis: str, true: np.ndarray, applied: np.ndarray, labels: np.ndarray
+) -> Alignment:
+  """Measures alignment; see `residual` for the arguments."""
+  left = residual(axis, true, applied, labels)
+  nothing = residual(axis, true, np.zeros_like(true), labels)
+  by_class = [_rms(left[labels == k]) for k in np.unique(labels)]
+  return Alignment(
+    _rms(left),
+    tuple(by_class),
+    deming_line(true, left - true).slope,
+    _rms(nothing),
+  )
+
+
+def _rms(values: np.ndarray) -> float:
+  return float(np.sqrt(np.mean(values**2)))
 
 
 class Line(NamedTuple):

@@ -1,46 +1,75 @@
 """Localisation nets: from features to the transform of each image."""
 
 from collections.abc import Sequence
+import math
 
 from flax import nnx
 import jax
 from jax import lax
+import jax.numpy as jnp
 
-from stnjax import transforms
+from stnjax import classifiers, convolution, transforms
 
 
 class LocalisationNet(nnx.Module):
-  """Dense layers with ReLU, then a head that starts as the identity.
+  """Convolutions and dense layers, then a head that starts as the identity.
 
   The head has a zero kernel and a zero bias, and zero parameters are the
   identity in every transform family: whatever it sees, an untrained net
-  returns exactly the identity.
+  returns exactly the identity. A convolution is not padded where the features
+  are large enough for it and the pooling that follows, and keeps their size
+  where they are not, as far behind the input.
 
-  Reference: Jaderberg et al. 2015, section 3.1; the widths 32-32-32 for
-  rotated MNIST are those of Finnveden et al. 2020.
+  Reference: Jaderberg et al. 2015, section 3.1.
   """
 
   def __init__(
     self,
-    num_features: int,
+    shape: Sequence[int],
+    layers: classifiers.Localisation,
     *,
-    widths: Sequence[int] = (32, 32, 32),
     family: str = "affine",
+    slope: float = 0.0,
     rngs: nnx.Rngs,
   ):
     """Makes the layers.
 
     Args:
-      num_features: size of one flattened feature map.
-      widths: sizes of the hidden layers.
+      shape: `(H, W, C)` of the features.
+      layers: what to make; see `stnjax.classifiers.Localisation`.
       family: transform family; see `stnjax.transforms.FAMILIES`.
+      slope: of the nonlinearity below 0.
       rngs: keys for the initial values.
 
     Raises:
       ValueError: for an unknown family.
     """
     self.family = family
-    sizes = [num_features, *widths]
+    self.slope = slope
+    self.halved = layers.halved
+    height, width, channels = shape
+    if layers.halved:
+      height, width = height // 2, width // 2
+    convs = []
+    for filters, kernel_size in layers.convs:
+      roomy = min(height, width) > kernel_size  # leaves two pixels to pool
+      if roomy:
+        height, width = height - kernel_size + 1, width - kernel_size + 1
+      convs.append(
+        nnx.Conv(
+          channels,
+          filters,
+          (kernel_size, kernel_size),
+          padding="VALID" if roomy else "SAME",
+          conv_general_dilated=convolution.conv_general_dilated,
+          rngs=rngs,
+        )
+      )
+      if min(height, width) > 1:
+        height, width = height // 2, width // 2
+      channels = filters
+    self.convs = nnx.List(convs)
+    sizes = [height * width * channels, *layers.dense]
     self.hidden = nnx.List(
       [
         nnx.Linear(fan_in, fan_out, rngs=rngs)
@@ -58,15 +87,39 @@ class LocalisationNet(nnx.Module):
     """Predicts a transform for each image.
 
     Args:
-      features: `[B, ...]`, flattened per image.
+      features: `[B, H, W, C]`.
 
     Returns:
       theta `[B, 2, 3]`, or `[B, 3, 3]` for the projective family.
     """
-    x = lax.collapse(features, 1)
+    x = _halve(features) if self.halved else features
+    for conv in self.convs:
+      x = conv(x)
+      if min(x.shape[1:3]) > 1:
+        x = convolution.max_pool(x, 2)
+      x = nnx.leaky_relu(x, self.slope)
+    x = lax.collapse(x, 1)
     for layer in self.hidden:
-      x = nnx.relu(layer(x))
+      x = nnx.leaky_relu(layer(x), self.slope)
     return transforms.matrix(self.head(x), self.family)
+
+
+def sized_for(
+  layers: classifiers.Localisation,
+  shape: Sequence[int],
+  image_shape: Sequence[int],
+) -> classifiers.Localisation:
+  """The layers for a net that sees features instead of the image.
+
+  Dense layers on features are matched, see `matched_widths`; convolutions come
+  out comparable as they are. Only the image itself is halved.
+  """
+  if tuple(shape) == tuple(image_shape):
+    return layers
+  dense = layers.dense
+  if not layers.convs:
+    dense = matched_widths(dense, math.prod(shape), math.prod(image_shape))
+  return classifiers.Localisation(layers.convs, dense)
 
 
 def matched_widths(
@@ -94,3 +147,11 @@ def matched_widths(
   onward = 1 + (rest[0] if rest else 0)  # a unit's bias and outgoing weights
   matched = round(first * (reference + onward) / (num_features + onward))
   return (max(matched, first // 2, 1), *rest)
+
+
+def _halve(images: jax.Array) -> jax.Array:
+  """The mean of every 2 x 2 pixels."""
+  batch, height, width, channels = images.shape
+  whole = images[:, : height // 2 * 2, : width // 2 * 2]
+  pairs = whole.reshape(batch, height // 2, 2, width // 2, 2, channels)
+  return jnp.mean(pairs, axis=(2, 4))

@@ -15,20 +15,28 @@ with one localisation net. Poses accumulate, theta <- theta @ theta_i, and the
 original is resampled each time, so that blur does not add up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
-import itertools
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from stnjax import checks, convolution, grids, sampling, transforms
-from stnjax.localisation import LocalisationNet, matched_widths
+from stnjax import (
+  checks,
+  classifiers,
+  convolution,
+  datasets,
+  grids,
+  perturbations,
+  sampling,
+  transforms,
+)
+from stnjax.localisation import LocalisationNet, sized_for
 from stnjax.warping import warp
 
 
@@ -45,6 +53,20 @@ class Placement:
 
   kind: str
   depths: tuple[int, ...]
+
+  @property
+  def warps_input(self) -> bool:
+    """Whether the input is what is warped, and not features."""
+    return bool(self.depths) and (self.kind != "C" or not any(self.depths))
+
+  def iterated(self, more: int) -> "Placement":
+    """The same with the last entry repeated `more` times."""
+    return Placement(self.kind, self.depths + self.depths[-1:] * more)
+
+  @property
+  def looks_through(self) -> int:
+    """How many of the classifier's own blocks come before a transformer."""
+    return 0 if self.kind == "DL" else max(self.depths, default=0)
 
 
 def parse_placement(name: str) -> Placement:
@@ -86,7 +108,7 @@ class Output(NamedTuple):
   """What a network returns: the answer, and all that analysis needs."""
 
   logits: jax.Array
-  """`[B, classes]`."""
+  """`[B, classes]`, or `[B, heads, classes]` where there are several."""
   thetas: tuple[jax.Array, ...]
   """The accumulated theta of each run of the transformer, `[B, 2, 3]` or
   `[B, 3, 3]`, in the normalised coordinates of what it warped."""
@@ -94,86 +116,115 @@ class Output(NamedTuple):
   """The whole transform, in the same shape: the identity for a CNN; for
   features warped at several depths, the product over depths."""
   warped: jax.Array
-  """`[B, H, W, C]`, the input resampled at `pose`: what the blocks see (before
+  """`[B, h, w, C]`, the input resampled at `pose`: what the blocks see (before
   a batch norm), but for a network that warps features, where it shows what its
-  transform would have made of the input."""
+  transform would have made of the input, at the size of the input."""
+
+
+class _Pass:
+  """How images go through the layers: one at a time in training.
+
+  Dropout hangs on each image's own key, so that it does not depend on how a
+  batch is spread over devices. A layer that is passed twice drops anew.
+  """
+
+  def __init__(self, train: bool, keys: jax.Array | None):
+    self.train = train
+    self._keys = keys
+    self._drops = 0
+
+  def dropout(self, x: jax.Array, rate: float) -> jax.Array:
+    if not self.train or not rate:
+      return x
+    if self._keys is None:
+      raise ValueError("keys must be given to train a network with dropout")
+    self._drops += 1
+    keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._drops)
+    kept = jax.vmap(
+      lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+    )(keys)
+    return jnp.where(kept, x / (1 - rate), 0)
 
 
 class Block(nnx.Module):
-  """Convolution without padding, max pooling by 2, ReLU."""
+  """Convolution, batch norm, max pooling, leaky ReLU, dropout."""
 
   def __init__(
-    self, channels: int, filters: int, kernel_size: int, *, rngs: nnx.Rngs
+    self,
+    channels: int,
+    layer: classifiers.Conv,
+    slope: float,
+    *,
+    rngs: nnx.Rngs,
   ):
+    self.layer = layer
+    self.slope = slope
     self.conv = nnx.Conv(
       channels,
-      filters,
-      (kernel_size, kernel_size),
-      padding="VALID",
+      layer.filters,
+      (layer.kernel_size, layer.kernel_size),
+      padding=layer.padding,
       conv_general_dilated=convolution.conv_general_dilated,
       rngs=rngs,
     )
+    if layer.batch_norm:
+      self.norm = nnx.BatchNorm(layer.filters, rngs=rngs)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return nnx.relu(convolution.max_pool(self.conv(x), 2))
+  def __call__(self, x: jax.Array, how: _Pass | None = None) -> jax.Array:
+    how = how or _Pass(False, None)
+    x = self.conv(x)
+    if self.layer.batch_norm:
+      x = self.norm(x, use_running_average=not how.train)
+    if self.layer.pool:
+      x = convolution.max_pool(x, self.layer.pool)
+    return how.dropout(nnx.leaky_relu(x, self.slope), self.layer.dropout)
 
 
-def mnist_blocks(
-  channels: int, *, filters: Sequence[int] = (64, 64), rngs: nnx.Rngs
+def _blocks(
+  channels: int, classifier: classifiers.Classifier, rngs: nnx.Rngs
 ) -> list[Block]:
-  """The blocks of the paper's MNIST classifier: conv9, conv7, pools and ReLUs.
-
-  Args:
-    channels: of the input.
-    filters: of the two convolutions; 64 and 64 in the paper.
-    rngs: keys for the initial values.
-
-  Raises:
-    ValueError: unless `filters` are two positive numbers.
-  """
-  if len(filters) != 2 or min(filters) < 1:
-    raise ValueError(
-      f"filters must be two positive numbers for the MNIST classifier,"
-      f" got {tuple(filters)}"
-    )
-  first, second = filters
-  return [
-    Block(channels, first, 9, rngs=rngs),
-    Block(first, second, 7, rngs=rngs),
-  ]
+  blocks = []
+  for layer in classifier.convs:
+    blocks.append(Block(channels, layer, classifier.slope, rngs=rngs))
+    channels = layer.filters
+  return blocks
 
 
 class SpatialTransformerNetwork(nnx.Module):
-  """Blocks and a head, with a spatial transformer at a placement."""
+  """Blocks and dense layers, with a spatial transformer at a placement."""
 
   def __init__(
     self,
     placement: Placement,
-    make_blocks: Callable[[], Sequence[nnx.Module]],
+    classifier: classifiers.Classifier,
     image_shape: Sequence[int],
     num_classes: int,
     *,
+    heads: int = 1,
     family: str = "affine",
-    localisation_widths: Sequence[int] = (32, 32, 32),
-    padding: str = "border",
+    localisation: str = "small",
+    padding: str | None = None,
     batch_norm: bool = False,
+    theta_gradient: float = 1.0,
     rngs: nnx.Rngs,
   ):
     """Makes the classifier, then the localisation nets.
 
     Args:
       placement: where the transformer goes.
-      make_blocks: makes a new list of blocks, each `[B, ...] -> [B, ...]`;
-        called once for the classifier and once more for each copy of DL.
+      classifier: its layers and those of the localisation net.
       image_shape: `(H, W, C)`.
-      num_classes: number of logits.
+      num_classes: number of logits of each head.
+      heads: answers per image, such as the digits of a house number.
       family: transform family of the localisation nets.
-      localisation_widths: hidden widths of a localisation net that sees the
-        input; the first is matched for others, see
-        `stnjax.localisation.matched_widths`.
-      padding: of the transformer, one of `stnjax.sampling.UNFILLED`.
+      localisation: size of the localisation net, of those that the classifier
+        has.
+      padding: of the transformer, one of `stnjax.sampling.UNFILLED`; the
+        classifier's by default.
       batch_norm: whether a batch norm without parameters follows each
         transformer.
+      theta_gradient: multiplies the gradient at theta, and with it that of all
+        layers that theta depends on, shared ones too.
       rngs: keys for the initial values.
 
     Raises:
@@ -181,31 +232,46 @@ class SpatialTransformerNetwork(nnx.Module):
         for the blocks, or an unknown option.
     """
     checks.option("family", family, transforms.FAMILIES)
+    checks.option("localisation", localisation, tuple(classifier.localisation))
     self.placement = placement
-    self.padding = padding
-    self.blocks = nnx.List(make_blocks())
-    shapes = _shapes(self.blocks, image_shape)
+    self.padding = classifier.padding if padding is None else padding
+    checks.option("padding", self.padding, sampling.UNFILLED)
+    self.slope = classifier.slope
+    self.dropout = classifier.dropout
+    self.halve = classifier.halve
+    self.theta_gradient = theta_gradient
+    self.answer = (heads, num_classes) if heads > 1 else (num_classes,)
+    self.blocks = nnx.List(_blocks(image_shape[-1], classifier, rngs))
     depths = sorted(set(placement.depths))
     if depths and depths[-1] > len(self.blocks):
       raise ValueError(
         f"network: placement depth {depths[-1]} is deeper than the classifier;"
         f" accepted: 0 to {len(self.blocks)}"
       )
-    self.head = nnx.Linear(math.prod(shapes[-1]), num_classes, rngs=rngs)
+    shapes = _shapes(self.blocks, image_shape)
+    sizes = [math.prod(self._last_shape(shapes)), *classifier.dense]
+    self.dense = nnx.List(
+      [
+        nnx.Linear(fan_in, fan_out, rngs=rngs)
+        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+      ]
+    )
+    self.head = nnx.Linear(sizes[-1], heads * num_classes, rngs=rngs)
     # Keyed by depth: an iteration repeats a depth and shares its parts.
     self.copies = nnx.Dict()
     self.localisers = nnx.Dict()
     self.norms = nnx.Dict()
     for depth in depths:
       if placement.kind == "DL":
-        self.copies[str(depth)] = nnx.List(make_blocks()[:depth])
-      num_features = math.prod(shapes[depth])
+        own = _blocks(image_shape[-1], classifier, rngs)
+        self.copies[str(depth)] = nnx.List(own[:depth])
       self.localisers[str(depth)] = LocalisationNet(
-        num_features,
-        widths=matched_widths(
-          localisation_widths, num_features, math.prod(image_shape)
+        shapes[depth],
+        sized_for(
+          classifier.localisation[localisation], shapes[depth], image_shape
         ),
         family=family,
+        slope=classifier.slope,
         rngs=rngs,
       )
       if batch_norm:
@@ -214,112 +280,143 @@ class SpatialTransformerNetwork(nnx.Module):
           warped[-1], use_bias=False, use_scale=False, rngs=rngs
         )
 
-  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+  def __call__(
+    self,
+    images: jax.Array,
+    *,
+    train: bool = False,
+    keys: jax.Array | None = None,
+  ) -> Output:
     """Classifies a batch of images.
 
     Args:
       images: `[B, H, W, C]`, normalised.
-      train: whether batch norms use, and update, the statistics of the batch.
+      train: whether batch norms use, and update, the statistics of the batch,
+        and dropout drops.
+      keys: `[B]`, one per image, for dropout.
 
     Returns:
       See `Output`.
+
+    Raises:
+      ValueError: for training with dropout and without keys.
     """
+    how = _Pass(train, keys)
     if self.placement.kind == "C":
-      features, thetas, pose = self._warp_features(images, train)
+      x, thetas, pose = self._warp_features(images, how)
     else:
-      features, thetas, pose = self._warp_input(images, train)
+      x, thetas, pose = self._warp_input(images, how)
+    x = lax.collapse(x, 1)
+    for layer in self.dense:
+      x = how.dropout(nnx.leaky_relu(layer(x), self.slope), self.dropout)
+    logits = self.head(x).reshape(len(images), *self.answer)
     if pose is None:
       pose = jnp.broadcast_to(transforms.identity(), (len(images), 2, 3))
-    logits = self.head(lax.collapse(features, 1))
-    warped = warp(images, pose, padding=self.padding)
+    shape = images.shape[1:3]
+    if self.halve and self.placement.warps_input:
+      shape = _halved(shape)
+    warped = warp(images, pose, output_shape=shape, padding=self.padding)
     return Output(logits, tuple(thetas), pose, warped)
 
-  def _warp_input(self, images, train):
+  def _warp_input(self, images, how):
     """DL, SL, and no transformer at all: the input is what is warped."""
     x, theta, thetas = images, None, []
-    for depth in self.placement.depths:
+    for left, depth in _countdown(self.placement.depths):
       if self.placement.kind == "DL":
         looking_through = self.copies[str(depth)]
       else:
         looking_through = self.blocks[:depth]
-      features = _through(looking_through, x)
+      features = _through(looking_through, x, how)
       theta = self._localise(depth, features, theta)
-      x = self._transform(depth, images, theta, train)
+      x = self._transform(depth, images, theta, how, last=not left)
       thetas.append(theta)
-    return _through(self.blocks, x), thetas, theta
+    return _through(self.blocks, x, how), thetas, theta
 
-  def _warp_features(self, images, train):
+  def _warp_features(self, images, how):
     """C: the features are warped on their way, once per depth."""
     x, thetas, done, pose = images, [], 0, None
-    for depth, repeats in itertools.groupby(self.placement.depths):
-      x = original = _through(self.blocks[done:depth], x)
-      theta = None
-      for _ in repeats:
-        theta = self._localise(depth, x, theta)
-        x = self._transform(depth, original, theta, train)
-        thetas.append(theta)
-      pose = theta if pose is None else transforms.compose(pose, theta)
-      done = depth
-    return _through(self.blocks[done:], x), thetas, pose
+    original, theta = images, None
+    for left, depth in _countdown(self.placement.depths):
+      if theta is None or depth > done:
+        x = original = _through(self.blocks[done:depth], x, how)
+        pose = theta if pose is None else transforms.compose(pose, theta)
+        theta, done = None, depth
+      theta = self._localise(depth, x, theta)
+      x = self._transform(depth, original, theta, how, last=not left)
+      thetas.append(theta)
+    pose = theta if pose is None else transforms.compose(pose, theta)
+    return _through(self.blocks[done:], x, how), thetas, pose
 
   def _localise(self, depth, features, theta):
     """The pose so far, times what the localisation net sees left to do."""
     step = self.localisers[str(depth)](features)
+    if self.theta_gradient != 1:
+      fixed = lax.stop_gradient(step)
+      step = fixed + self.theta_gradient * (step - fixed)
     return step if theta is None else transforms.compose(theta, step)
 
-  def _transform(self, depth, original, theta, train):
+  def _transform(self, depth, original, theta, how, last):
     features = self.placement.kind == "C" and depth > 0
+    shape = original.shape[1:3]
+    shape = _halved(shape) if self.halve and last else shape
     if features and self.padding == "border":
-      warped = _warp_small(original, theta)
+      warped = _warp_small(original, theta, shape)
     else:
-      warped = warp(original, theta, padding=self.padding)
+      warped = warp(original, theta, output_shape=shape, padding=self.padding)
     if str(depth) in self.norms:
-      warped = self.norms[str(depth)](warped, use_running_average=not train)
+      norm = self.norms[str(depth)]
+      warped = norm(warped, use_running_average=not how.train)
     return warped
+
+  def _last_shape(self, shapes):
+    """Shape of one image behind all blocks, whatever the transformer halves."""
+    if not self.halve or not self.placement.depths:
+      return shapes[-1]
+    depth = self.placement.depths[-1] if self.placement.kind == "C" else 0
+    height_and_width = _halved(shapes[depth][:2])
+    start = (*height_and_width, shapes[depth][-1])
+    return _shapes(self.blocks[depth:], start)[-1]
 
 
 def create(
   name: str,
-  image_shape: Sequence[int] = (28, 28, 1),
-  num_classes: int = 10,
+  dataset: str = "mnist",
+  perturbation: str = "none",
   *,
-  filters: Sequence[int] = (64, 64),
-  family: str = "affine",
-  localisation_widths: Sequence[int] = (32, 32, 32),
-  padding: str = "border",
-  batch_norm: bool = False,
+  width: float = 1.0,
+  localisation_width: float = 1.0,
   rngs: nnx.Rngs,
+  **options: Any,
 ) -> SpatialTransformerNetwork:
-  """Makes a network of the paper for MNIST by its name.
+  """Makes a network of the paper by its name.
 
   Args:
     name: such as "CNN", "STN-C1" or "STN-SL1x2"; see `parse_placement`.
-    image_shape: `(H, W, C)`.
-    num_classes: number of logits.
-    filters: of the classifier's two convolutions.
-    family: see `SpatialTransformerNetwork`, as are the rest.
-    localisation_widths: hidden widths of the localisation net.
-    padding: of the transformer.
-    batch_norm: whether a batch norm without parameters follows it.
+    dataset: one of `stnjax.datasets.SETS`: decides the classifier.
+    perturbation: one of `stnjax.perturbations.PERTURBATIONS`: decides the size
+      of the image, and MNIST's localisation nets.
+    width: multiplies the filters and hidden units of the classifier.
+    localisation_width: multiplies those of the localisation nets.
     rngs: keys for the initial values, `nnx.Rngs(seed)`.
+    **options: see `SpatialTransformerNetwork`.
 
   Raises:
     ValueError: for an unknown name or option, naming what is accepted.
 
-  >>> network = create("STN-SL1", filters=(16, 16), rngs=nnx.Rngs(0))
+  >>> network = create("STN-SL1", width=0.25, rngs=nnx.Rngs(0))
   >>> network(jnp.zeros((2, 28, 28, 1))).logits.shape
   (2, 10)
   """
+  classifier = classifiers.find(dataset, perturbation)
+  description = datasets.SETS[dataset]
   return SpatialTransformerNetwork(
     parse_placement(name),
-    lambda: mnist_blocks(image_shape[-1], filters=filters, rngs=rngs),
-    image_shape,
-    num_classes,
-    family=family,
-    localisation_widths=localisation_widths,
-    padding=padding,
-    batch_norm=batch_norm,
+    classifier.resized(width, localisation_width),
+    perturbations.output_shape(perturbation, description.image_shape),
+    description.num_classes,
+    heads=description.heads,
     rngs=rngs,
+    **options,
   )
 
 
@@ -332,34 +429,59 @@ def count_parameters(network: nnx.Module) -> dict[str, int]:
   """
   counts = {"classifier": 0, "localisation": 0}
   for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.Param)):
-    part = "localisation" if is_localisation(path) else "classifier"
-    counts[part] += leaf[...].size
+    own = part(path, network.placement) == "localisation"
+    counts["localisation" if own else "classifier"] += leaf.get_value().size
   return {**counts, "total": sum(counts.values())}
 
 
-def is_localisation(path: Sequence[str]) -> bool:
-  """Whether a parameter's path is in a part that only localisation uses."""
-  return path[0] in ("localisers", "copies")
+PARTS = ("localisation", "before", "rest")
 
 
-def _warp_small(features: jax.Array, theta: jax.Array) -> jax.Array:
+def part(path: Sequence[Any], placement: Placement) -> str:
+  """The part of a network that a parameter belongs to, by its path.
+
+  Returns:
+    One of `PARTS`: "localisation", what only localisation uses; "before", the
+    classifier's blocks that come before a transformer, or that its
+    localisation shares; "rest".
+  """
+  if path[0] in ("localisers", "copies"):
+    return "localisation"
+  if path[0] == "blocks" and int(path[1]) < placement.looks_through:
+    return "before"
+  return "rest"
+
+
+def _warp_small(
+  features: jax.Array, theta: jax.Array, shape: Sequence[int]
+) -> jax.Array:
   """`warp` with border padding, with a gradient at the edge pixels' centres.
 
   There, where the identity samples, "border" clamps and has none. Deep feature
   maps can be 2 x 2, all edge: their transformer would never leave the identity.
   The same border made of pixels gives the right-hand derivative, as inside.
   """
-  shape = features.shape[1:3]
-  points = grids.affine_pixel_grid(theta, shape, shape) + 1
+  points = grids.affine_pixel_grid(theta, features.shape[1:3], shape) + 1
   framed = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
   return sampling.sample_pixels(
     framed, points, method="linear", padding="border"
   )
 
 
-def _through(blocks: Sequence[nnx.Module], x: jax.Array) -> jax.Array:
+def _halved(shape: Sequence[int]) -> tuple[int, ...]:
+  return tuple(max(1, size // 2) for size in shape)
+
+
+def _countdown(depths: Sequence[int]) -> Iterator[tuple[int, int]]:
+  """Each depth, after how many of them are left behind it."""
+  return zip(reversed(range(len(depths))), depths, strict=True)
+
+
+def _through(
+  blocks: Sequence[nnx.Module], x: jax.Array, how: _Pass
+) -> jax.Array:
   for block in blocks:
-    x = block(x)
+    x = block(x, how)
   return x
 
 

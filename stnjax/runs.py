@@ -10,7 +10,9 @@
   DONE             written last
 """
 
+from collections.abc import Sequence
 import dataclasses
+import itertools
 import json
 import math
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 from etils import epath
 from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -69,16 +72,24 @@ class Settings:
   family: str = _setting(
     "affine", "Transform family that is predicted.", transforms.FAMILIES
   )
-  filters: tuple[int, ...] = _setting(
-    (16, 16), "Filters of the classifier's convolutions; the paper has 64,64."
+  width: float = _setting(
+    0.25,
+    "Multiplies the filters and hidden units of the classifier; 1 is the"
+    " paper's.",
   )
-  localisation_widths: tuple[int, ...] = _setting(
-    (32, 32, 32),
-    "Hidden widths of a localisation net that sees the input; the first is"
-    " matched to the number of features that others see.",
+  localisation_width: float = _setting(
+    1.0, "Multiplies those of the localisation net; 1 is the paper's."
   )
-  padding: str = _setting(
-    "border", "What the transformer reads outside.", sampling.UNFILLED
+  localisation: str = _setting(
+    "small",
+    "Size of the localisation net: small, or large where the data set has one.",
+    ("small", "large"),
+  )
+  padding: str | None = _setting(
+    None,
+    "What the transformer reads outside; by default as in the paper: border"
+    " for MNIST and plankton, zeros for others.",
+    (None, *sampling.UNFILLED),
   )
   batch_norm: bool = _setting(
     False, "Whether a batch norm without parameters follows the transformer."
@@ -96,7 +107,24 @@ class Settings:
     training.SCHEDULES,
   )
   localisation_lr: float = _setting(
-    1.0, "Multiplier on the learning rate of what only localisation uses."
+    1.0, "Multiplier on the learning rate of localisation."
+  )
+  localisation_scheme: str = _setting(
+    "group",
+    "What localisation_lr multiplies: group, the learning rate of what only"
+    " localisation uses; gradient, the gradient at theta, and with it that of"
+    " shared layers (for sgd: adam divides by the size of gradients).",
+    ("group", "gradient"),
+  )
+  before_lr: float = _setting(
+    1.0,
+    "Multiplier on the learning rate of the classifier's blocks before the"
+    " transformer, or shared with localisation.",
+  )
+  more_iterations: tuple[int, ...] = _setting(
+    (),
+    "Epochs after which the last placement gets one more iteration, and"
+    " localisation half the learning rate.",
   )
   holdout: bool = _setting(
     False,
@@ -118,13 +146,15 @@ class Settings:
         raise ValueError(
           f"{field.name} must be positive and finite, got {value}"
         )
-      if field.type == tuple[int, ...] and min(value, default=1) < 1:
-        raise ValueError(f"{field.name} must be positive sizes, got {value}")
+      if field.type == tuple[int, ...] and any(
+        low >= high for low, high in itertools.pairwise((0, *value))
+      ):
+        raise ValueError(f"{field.name} must be positive and rise, got {value}")
     if self.seed < 0:
       raise ValueError(f"seed must not be negative, got {self.seed}")
-    networks.parse_placement(self.network)
-    if len(self.filters) != 2:
-      raise ValueError(f"filters must be two sizes, got {self.filters}")
+    placement = networks.parse_placement(self.network)
+    if self.more_iterations and not placement.depths:
+      raise ValueError("more_iterations: a CNN has no transformer to repeat")
 
   @property
   def name(self) -> str:
@@ -201,6 +231,11 @@ class Run:
         " training the same run?"
       )
     self._write_metrics([*lines, line])
+
+  def saved_step(self) -> int:
+    """Step of the last checkpoint; 0 where there is none."""
+    with self._checkpoints() as manager:
+      return manager.latest_step() or 0
 
   def save(self, state: training.TrainState) -> None:
     """Writes a checkpoint of the state, unless its step has one."""
@@ -343,19 +378,80 @@ def read_settings(folder: epath.PathLike) -> Settings:
 
 def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
   """Makes the network of a run, with its initial parameters."""
-  description = datasets.SETS[settings.dataset]
-  key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+  gradient = settings.localisation_scheme == "gradient"
   return networks.create(
     settings.network,
-    description.image_shape,
-    description.num_classes,
-    filters=settings.filters,
+    settings.dataset,
+    settings.perturbation,
+    width=settings.width,
+    localisation_width=settings.localisation_width,
     family=settings.family,
-    localisation_widths=settings.localisation_widths,
+    localisation=settings.localisation,
     padding=settings.padding,
     batch_norm=settings.batch_norm,
-    rngs=nnx.Rngs(key),
+    theta_gradient=settings.localisation_lr if gradient else 1.0,
+    rngs=nnx.Rngs(training.random_key(settings.seed, "initialise")),
   )
+
+
+def build_program(
+  settings: Sequence[Settings],
+  images: np.ndarray,
+  devices: Sequence[jax.Device] | None = None,
+) -> tuple[training.Program, training.TrainState]:
+  """The compiled loops of runs, and their states before the first step.
+
+  Args:
+    settings: of runs that differ in their seed alone.
+    images: the training images, uint8.
+    devices: see `training.Program`.
+  """
+  common = settings[0]
+  per_epoch = training.steps_per_epoch(len(images), common.batch_size)
+  group = common.localisation_scheme == "group"
+  later = [per_epoch * epoch for epoch in common.more_iterations]
+  optimiser = training.make_optimiser(
+    common.optimiser,
+    common.learning_rate,
+    per_epoch * common.epochs,
+    networks.parse_placement(common.network),
+    schedule=common.schedule,
+    localisation_lr=common.localisation_lr if group else 1.0,
+    before_lr=common.before_lr,
+    halvings=later if group else (),
+  )
+  built = [build_network(member) for member in settings]
+  initial = [training.init_state(network, optimiser) for network in built]
+  gradient = built[0].theta_gradient
+  phases = [
+    training.grown(
+      built[0],
+      more,
+      theta_gradient=gradient if group else gradient / 2**more,
+    )
+    for more in range(1, len(later) + 1)
+  ]
+  mean, std = training.normalisation(
+    common.dataset, common.perturbation, images
+  )
+  recipe = training.Recipe(
+    initial[0][0],
+    optimiser,
+    common.perturbation,
+    mean,
+    std,
+    common.batch_size,
+    tuple(zip(later, phases, strict=True)),
+  )
+  cluttered = perturbations.PERTURBATIONS[common.perturbation].cluttered
+  program = training.Program(
+    recipe,
+    [member.seed for member in settings],
+    images if cluttered else None,
+    devices,
+  )
+  states = jax.tree.map(lambda *x: jnp.stack(x), *(s for _, s in initial))
+  return program, states
 
 
 def _leaves(state: training.TrainState) -> dict[str, np.ndarray]:

@@ -1,61 +1,127 @@
 """Loading, through tiny TFDS directories made here and the embedded set."""
 
+import contextlib
+import io
 import pathlib
 import struct
 import subprocess
 import sys
 from unittest import mock
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import numpy as np
+from PIL import Image
 import tensorflow_datasets as tfds
 
 from stnjax import datasets
-from stnjax.datasets import loading, mnist_subset
+from stnjax.datasets import (
+  loading,
+  mnist_subset,
+  preparing,
+  street_numbers,
+)
+
+IMAGE = tfds.features.Image
+LABEL = tfds.features.ClassLabel
 
 
-def images(n):
-  return np.random.default_rng(0).integers(0, 255, (n, 28, 28, 1), np.uint8)
+def examples(features, count=12):
+  """Images at random, with the labels 0 to 9 again and again."""
+  shape = features["image"].shape
+  noise = np.random.default_rng(0)
+  images = noise.integers(0, 255, (count, *shape), np.uint8)
+  for index, image in enumerate(images):
+    example = {"image": preparing.png(image), "label": index % 10}
+    if "id" in features:
+      example["id"] = f"train_{index:05}"
+    yield index, example
 
 
-class Mnist(mnist_subset.MnistSubset):
-  """Twelve images a split, under MNIST's name."""
+def expected(name, count=12):
+  """Labels by the bytes of the images; TFDS shuffles when it prepares."""
+  shape = datasets.SETS[name].image_shape
+  noise = np.random.default_rng(0)
+  images = noise.integers(0, 255, (count, *shape), np.uint8)
+  return {image.tobytes(): n % 10 for n, image in enumerate(images)}
+
+
+def found(data):
+  return {
+    image.tobytes(): label
+    for image, label in zip(data.images, data.labels, strict=True)
+  }
+
+
+class Stock(tfds.core.GeneratorBasedBuilder):
+  """Twelve images a split, under the name of a set of TFDS."""
 
   name = "mnist"
-  MANUAL_DOWNLOAD_INSTRUCTIONS = None
+  VERSION = tfds.core.Version("3.0.1")
+  SPLITS = ("train", "test")
+  FEATURES = {"image": IMAGE(shape=(28, 28, 1)), "label": LABEL(num_classes=10)}
+
+  def _info(self):
+    features = tfds.features.FeaturesDict(self.FEATURES)
+    return tfds.core.DatasetInfo(builder=self, features=features)
 
   def _split_generators(self, dl_manager):
     del dl_manager
-    return {s: self._generate_examples(None, s) for s in ("train", "test")}
+    return {s: self._generate_examples() for s in self.SPLITS}
 
-  def _generate_examples(self, source, split):
-    for index, image in enumerate(images(12)):
-      yield index, {"image": mnist_subset.png(image), "label": index % 10}
+  def _generate_examples(self):
+    yield from examples(self.info.features)
 
 
-def prepare(folder):
-  builder = Mnist(data_dir=folder, file_format="array_record")
-  builder.download_and_prepare()
+class Cifar10(Stock):
+  name = "cifar10"
+  FEATURES = {
+    "id": tfds.features.Text(),
+    "image": IMAGE(shape=(32, 32, 3)),
+    "label": LABEL(num_classes=10),
+  }
+
+
+class SvhnCropped(Stock):
+  name = "svhn_cropped"
+  SPLITS = ("train", "test", "extra")
+  FEATURES = {"image": IMAGE(shape=(32, 32, 3)), "label": LABEL(num_classes=10)}
+
+
+class TinyStreetNumbers(Stock, skip_registration=True):
+  """Instead of the generated set, which takes a minute."""
+
+  name = "street_numbers"
+  VERSION = tfds.core.Version("1.0.0")
+  FEATURES = {
+    "image": IMAGE(shape=(64, 64, 3)),
+    "label": tfds.features.Tensor(shape=(5,), dtype=np.int64),
+  }
+
+  def _generate_examples(self):
+    for index, example in examples(self.info.features):
+      label = np.array([index % 10, 1, 10, 10, 10])
+      yield index, example | {"label": label}
+
+
+def prepare(folder, builder_class=Stock):
+  builder = builder_class(data_dir=folder, file_format="array_record")
+  preparing.prepare(builder)
   return pathlib.Path(builder.data_dir)
 
 
 def to_tfrecord(folder):
   """Rewrites a prepared directory as TFRECORD, the format that GCS has."""
+  builder = tfds.builder_from_directory(folder)
+  features = builder.info.features
+  records = [
+    features.serialize_example(example) for _, example in examples(features)
+  ]
+  content = b"".join(
+    struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in records
+  )
   for path in folder.glob("*.array_record*"):
-    split = "train" if "train" in path.name else "test"
-    builder = tfds.builder_from_directory(folder)
-    records = [
-      builder.info.features.serialize_example(
-        {"image": image, "label": index % 10}
-      )
-      for index, image in enumerate(mnist_subset.png(i) for i in images(12))
-    ]
-    content = b"".join(
-      struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in records
-    )
-    name = f"mnist-{split}.tfrecord-00000-of-00001"
+    name = path.name.replace("array_record", "tfrecord")
     (folder / name).write_bytes(content)
-  for path in folder.glob("*.array_record*"):
     path.unlink()
   info = folder / "dataset_info.json"
   info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -73,29 +139,42 @@ class EmbeddedTest(absltest.TestCase):
     )
     self.assertLess(size, 5_000_000)
 
-  def test_pixels_are_those_of_the_description(self):
+  def test_shape_is_that_of_the_description(self):
     data = datasets.load("mnist_subset", "train")
     description = datasets.SETS["mnist_subset"]
-    self.assertAlmostEqual(
-      (data.images / 255).mean(), description.mean, delta=0.005
-    )
-    self.assertAlmostEqual(
-      (data.images / 255).std(), description.std, delta=0.005
-    )
     self.assertEqual(data.images.shape[1:], description.image_shape)
 
 
-class LoadTest(absltest.TestCase):
-  def test_array_record_and_tfrecord_directories(self):
+class LoadTest(parameterized.TestCase):
+  @parameterized.parameters(Stock, Cifar10, SvhnCropped)
+  def test_array_record_and_tfrecord_directories(self, builder_class):
+    name = builder_class.name
     root = self.create_tempdir().full_path
-    folder = prepare(root)
+    folder = prepare(root, builder_class)
     for convert in (lambda f: None, to_tfrecord):
       convert(folder)
-      data = datasets.load("mnist", "test", root)
-      # TFDS shuffles when it prepares.
-      found = {i.tobytes(): n for i, n in zip(*data, strict=True)}
-      expected = {i.tobytes(): n % 10 for n, i in enumerate(images(12))}
-      self.assertEqual(found, expected)
+      for split in builder_class.SPLITS:
+        data = datasets.load(name, split, root)
+        self.assertEqual(data.images.shape[1:], datasets.SETS[name].image_shape)
+        self.assertEqual(data.images.dtype, np.uint8)
+        self.assertEqual(data.labels.dtype, np.int32)
+        self.assertEqual(data.labels.shape, (12,))
+        self.assertEqual(found(data), expected(name))
+
+  def test_several_splits_in_their_order(self):
+    root = self.create_tempdir().full_path
+    prepare(root, SvhnCropped)
+    both = datasets.load("svhn_cropped", "extra+train", root)
+    parts = [datasets.load("svhn_cropped", s, root) for s in ("extra", "train")]
+    for array, pieces in zip(both, zip(*parts, strict=True), strict=True):
+      np.testing.assert_array_equal(array, np.concatenate(pieces))
+
+  def test_more_than_one_chunk(self):
+    root = self.create_tempdir().full_path
+    prepare(root)
+    with mock.patch.object(loading, "_CHUNK", 5):
+      data = datasets.load("mnist", "train", root)
+    self.assertEqual(found(data), expected("mnist"))
 
   def test_broken_tfrecord_is_named(self):
     root = self.create_tempdir().full_path
@@ -110,6 +189,24 @@ class LoadTest(absltest.TestCase):
     path.write_bytes(whole[: length + 16])
     with self.assertRaisesRegex(ValueError, "holds 1 examples.*says 12"):
       datasets.load("mnist", "train", root)
+    path.write_bytes(whole + whole[: length + 16])
+    with self.assertRaisesRegex(ValueError, "holds 13 examples.*says 12"):
+      datasets.load("mnist", "train", root)
+
+  def test_examples_that_do_not_fit_the_description(self):
+    root = self.create_tempdir().full_path
+    prepare(root)
+    for change, message in (
+      ({"image_shape": (28, 28, 3)}, r"\(28, 28, 1\).*accepted: \(28, 28, 3\)"),
+      ({"heads": 5}, r"a label \(\); accepted.*\(5,\)"),
+      ({"num_classes": 9}, "3.0.1 has labels from 0 to 9; .* has 9 classes"),
+    ):
+      other = datasets.SETS["mnist"]._replace(**change)
+      with (
+        mock.patch.dict(datasets.SETS, mnist=other),
+        self.assertRaisesRegex(ValueError, message),
+      ):
+        datasets.load("mnist", "train", root)
 
   def test_unprepared_set_says_at_once_how_to_get_it(self):
     root = self.create_tempdir().full_path
@@ -119,12 +216,89 @@ class LoadTest(absltest.TestCase):
       datasets.load("mnist", "train", root)
     with self.assertRaisesRegex(FileNotFoundError, "leave out data_dir"):
       datasets.load("mnist_subset", "train", root)
+    for name in ("svhn", "plankton"):
+      with self.assertRaisesRegex(
+        FileNotFoundError,
+        f"python -m experiments.prepare_data --dataset={name}"
+        f" --manual_dir=<.*> --data_dir={root}",
+      ):
+        datasets.load(name, "train", root)
+    for name in ("cifar10", "svhn_cropped"):
+      with self.assertRaisesRegex(FileNotFoundError, r"stnjax\[prepare\]"):
+        datasets.load(name, "train", root)
 
   def test_unknown_names(self):
     with self.assertRaisesRegex(ValueError, "dataset='fashion'.*mnist_subset"):
       datasets.load("fashion", "train")
     with self.assertRaisesRegex(ValueError, "split='dev'.*train, test"):
       datasets.load("mnist_subset", "dev")
+    for split in ("train+dev", "train+", "", "+", "train[:5]"):
+      with self.assertRaisesRegex(ValueError, "split=.*accepted: train, test"):
+        datasets.load("mnist_subset", split)
+
+
+class GeneratedTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    patch = mock.patch.object(
+      street_numbers, "StreetNumbers", TinyStreetNumbers
+    )
+    self.enter_context(patch)
+    self.root = self.create_tempdir().full_path
+
+  def load(self, root):
+    """Loads, and returns the data and what was printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed):
+      data = datasets.load("street_numbers", "train", root)
+    return data, printed.getvalue()
+
+  def test_generated_once(self):
+    data, printed = self.load(self.root)
+    self.assertRegex(
+      printed, f"^generating .*street_numbers.* in {self.root}.*\n"
+    )
+    self.assertEqual(data.images.shape, (12, 64, 64, 3))
+    self.assertEqual(data.labels.shape, (12, 5))
+    self.assertEqual(
+      {image: label.tolist() for image, label in found(data).items()},
+      {
+        image: [digit, 1, 10, 10, 10]
+        for image, digit in expected("street_numbers").items()
+      },
+    )
+    again, printed = self.load(self.root)
+    self.assertEmpty(printed)
+    np.testing.assert_array_equal(again.images, data.images)
+
+  def test_another_version_is_not_taken_for_this_one(self):
+    self.load(self.root)
+    with mock.patch.object(
+      TinyStreetNumbers, "VERSION", tfds.core.Version("1.1.0")
+    ):
+      _, printed = self.load(self.root)
+    self.assertIn("1.1.0", printed)
+
+  def test_another_process_is_faster(self):
+    generate = TinyStreetNumbers._generate_examples
+    first = []
+
+    def slowly(builder):
+      with mock.patch.object(TinyStreetNumbers, "_generate_examples", generate):
+        first.append(self.load(self.root)[0])
+      return generate(builder)
+
+    with mock.patch.object(TinyStreetNumbers, "_generate_examples", slowly):
+      data, _ = self.load(self.root)
+    np.testing.assert_array_equal(data.images, first[0].images)
+
+  def test_folder_that_cannot_be_written(self):
+    file = pathlib.Path(self.root, "file")
+    file.touch()
+    with self.assertRaisesRegex(
+      OSError, f"street_numbers cannot be written to {file}/x .*data_dir"
+    ):
+      self.load(f"{file}/x")
 
 
 class SubsetTest(absltest.TestCase):
@@ -134,16 +308,52 @@ class SubsetTest(absltest.TestCase):
     builder = mnist_subset.MnistSubset(
       data_dir=root, file_format="array_record"
     )
-    config = tfds.download.DownloadConfig(manual_dir=root)
     one = {"train": 1, "test": 1}
     with mock.patch.object(mnist_subset, "PER_CLASS", one):
-      builder.download_and_prepare(download_config=config)
+      preparing.prepare(builder, root)
     source = datasets.load("mnist", "train", root)
     subset = datasets.load("mnist_subset", "train", root)
     first = [source.labels.tolist().index(label) for label in range(10)]
     self.assertCountEqual(
       [i.tobytes() for i in subset.images],
       [i.tobytes() for i in source.images[first]],
+    )
+
+
+class PrepareDataTest(absltest.TestCase):
+  def prepare(self, *flags):
+    """Runs the script; its exit status, stdout and stderr."""
+    run = subprocess.run(
+      [sys.executable, "-m", "experiments.prepare_data", *flags],
+      capture_output=True,
+      text=True,
+      cwd=pathlib.Path(__file__).parent.parent,
+    )
+    return run.returncode, run.stdout, run.stderr
+
+  def test_prepares(self):
+    root = self.create_tempdir()
+    for index in range(4):
+      path = root.create_file(f"train/copepod/{index}.jpg").full_path
+      Image.new("L", (40, 30), index).save(path)
+    data_dir = f"{root.full_path}/tfds"
+    code, out, err = self.prepare(
+      "--dataset=plankton",
+      f"--manual_dir={root.full_path}",
+      f"--data_dir={data_dir}",
+    )
+    self.assertEqual(code, 0, err)
+    self.assertEqual(
+      out,
+      f"plankton prepared in {data_dir}/plankton/1.0.0: 3 train, 1 test\n",
+    )
+    self.assertLen(datasets.load("plankton", "train", data_dir).images, 3)
+
+  def test_mistakes_are_one_line(self):
+    code, _, err = self.prepare("--dataset=svhn")
+    self.assertEqual(code, 1)
+    self.assertRegex(
+      err, "^error: --dataset=svhn needs --manual_dir: .*train.tar.gz.*\n$"
     )
 
 

@@ -7,8 +7,6 @@ import pathlib
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,8 +14,8 @@ import pytest
 
 from experiments import report, sweep, train
 from stnjax import evaluation, runs
+from tests import scripts
 
-ROOT = pathlib.Path(__file__).parent.parent
 # 10,000 digits in 20 steps of 500, with a network small enough for a test.
 SMALL = runs.Settings(
   network="STN-SL1",
@@ -40,14 +38,7 @@ FLAGS = (
 def start(name, *flags, devices=1):
   """Starts a script as its own process."""
   count = f"--xla_force_host_platform_device_count={devices}"
-  return subprocess.Popen(
-    [sys.executable, "-m", f"experiments.{name}", *flags],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": count},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  return scripts.Script(f"experiments.{name}", *flags, env={"XLA_FLAGS": count})
 
 
 def finish(process):

@@ -34,6 +34,13 @@ def smooth_field(rng, shape, size):
   return (field * size / np.abs(field).max()).astype(np.float32)
 
 
+def check_gradients(function, *arguments, modes=("fwd", "rev")):
+  """First derivatives against differences, from one compiled program."""
+  check_grads(
+    jax.jit(function), arguments, 1, modes, eps=1e-7, atol=1e-5, rtol=1e-5
+  )
+
+
 def determinants(grid):
   """Of the change of pixel coordinates, by differences."""
   height, width = grid.shape[:2]
@@ -79,8 +86,10 @@ class AffineTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(grid[:, 0]).all())
     image = jnp.ones((2, 2, 1))
     for antialias in (False, True):
-      value, grad = jax.value_and_grad(
-        lambda t, a=antialias: stnjax.warp(image, t, antialias=a).sum()
+      value, grad = jax.jit(
+        jax.value_and_grad(
+          lambda t, a=antialias: stnjax.warp(image, t, antialias=a).sum()
+        )
       )(theta)
       self.assertTrue(np.isfinite(value))
       self.assertTrue(np.isfinite(grad).all())
@@ -195,14 +204,8 @@ class ThinPlateTest(parameterized.TestCase):
     image = rng.normal(size=(*(5, 6, 4)[:num_axes], 1))
     offsets = 0.1 * rng.normal(size=(*control_shape, num_axes))
     shape = (4, 3, 2)[:num_axes]
-    check_grads(
-      lambda o: stnjax.grid_sample(image, stnjax.tps_grid(o, shape)),
-      (offsets,),
-      1,
-      ("fwd", "rev"),
-      eps=1e-7,
-      atol=1e-5,
-      rtol=1e-5,
+    check_gradients(
+      lambda o: stnjax.grid_sample(image, stnjax.tps_grid(o, shape)), offsets
     )
 
 
@@ -224,14 +227,9 @@ class FlowTest(parameterized.TestCase):
   def test_gradient_to_the_displacement(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 1))
-    check_grads(
+    check_gradients(
       lambda d: stnjax.grid_sample(image, stnjax.flow_grid(d)),
-      (0.1 * rng.normal(size=(5, 6, 2)),),
-      1,
-      ("fwd", "rev"),
-      eps=1e-7,
-      atol=1e-5,
-      rtol=1e-5,
+      0.1 * rng.normal(size=(5, 6, 2)),
     )
 
 
@@ -290,15 +288,7 @@ class VelocityTest(parameterized.TestCase):
   @pytest.mark.usefixtures("x64")
   def test_gradient(self):
     field = 0.3 * np.random.default_rng(0).normal(size=(2, 4, 5, 2))
-    check_grads(
-      lambda v: stnjax.velocity_grid(v, steps=3),
-      (field,),
-      1,
-      ("fwd", "rev"),
-      eps=1e-7,
-      atol=1e-5,
-      rtol=1e-5,
-    )
+    check_gradients(lambda v: stnjax.velocity_grid(v, steps=3), field)
 
 
 class ErrorTest(parameterized.TestCase):

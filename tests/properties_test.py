@@ -11,6 +11,7 @@ import pytest
 import stnjax
 from stnjax import coordinates, transforms
 from tests.grids_test import determinants, smooth_field
+from tests.transforms_test import recompose
 
 hypothesis.settings.register_profile(
   "stnjax", max_examples=8, deadline=None, derandomize=True
@@ -96,14 +97,7 @@ class TransformProperties(absltest.TestCase):
   )
   def test_parts_make_the_whole(self, seed, family):
     matrix = draw_matrix(seed, family, 2)
-    parts = transforms.decompose(matrix)
-    again = transforms.compose(
-      transforms.translation(parts.translation),
-      transforms.rotation(parts.rotation),
-      transforms.shearing(parts.shear),
-      transforms.scaling(parts.scale),
-    )
-    np.testing.assert_allclose(again, matrix, atol=1e-12)
+    np.testing.assert_allclose(recompose(matrix), matrix, atol=1e-12)
 
   @given(SEEDS, FAMILIES, AXES, FLAGS)
   def test_pixels_and_back(self, seed, family, num_axes, align_corners):

@@ -39,6 +39,21 @@ def random_matrix(family, seed=0, batch=()):
   return transforms.matrix(params, family)
 
 
+@jax.jit
+def recompose(matrix):
+  """An affine matrix from the parts that it falls into."""
+  parts = transforms.decompose(matrix)
+  return transforms.compose(
+    transforms.translation(parts.translation),
+    transforms.rotation(parts.rotation),
+    transforms.shearing(parts.shear),
+    transforms.scaling(parts.scale),
+  )
+
+
+JACOBIAN = jax.jit(jax.jacobian(transforms.decompose))
+
+
 class FamilyTest(parameterized.TestCase):
   def test_every_family_is_covered(self):
     self.assertEqual(tuple(EXPECTED), transforms.FAMILIES)
@@ -66,11 +81,10 @@ class FamilyTest(parameterized.TestCase):
   @parameterized.parameters(*transforms.FAMILIES)
   @pytest.mark.usefixtures("x64")
   def test_gradients(self, family):
+    matrix = jax.jit(lambda p: transforms.matrix(p, family))
     for scale in (0.0, 0.3):
       params = scale * np.arange(1.0, transforms.num_params(family) + 1)
-      check_grads(
-        lambda p: transforms.matrix(p, family), (params,), 2, ("fwd", "rev")
-      )
+      check_grads(matrix, (params,), 2, ("fwd", "rev"))
 
   def test_half_precision_parameters_make_wide_matrices(self):
     matrix = transforms.matrix(jnp.zeros(6, jnp.bfloat16), "affine")
@@ -137,14 +151,7 @@ class AlgebraTest(parameterized.TestCase):
   @parameterized.parameters(0, 1, 2, 3)
   def test_decompose_and_compose_round_trip(self, seed):
     matrix = np.random.default_rng(seed).normal(size=(5, 2, 3))
-    parts = transforms.decompose(matrix)
-    again = transforms.compose(
-      transforms.translation(parts.translation),
-      transforms.rotation(parts.rotation),
-      transforms.shearing(parts.shear),
-      transforms.scaling(parts.scale),
-    )
-    np.testing.assert_allclose(again, matrix, atol=1e-12)
+    np.testing.assert_allclose(recompose(matrix), matrix, atol=1e-12)
 
   def test_decompose_reads_the_parts_back(self):
     parts = transforms.decompose(
@@ -164,14 +171,14 @@ class AlgebraTest(parameterized.TestCase):
     for matrix in (np.zeros((2, 3)), np.array([[0.0, 1, 0], [0, 2, 0]])):
       value, jacobian = (
         transforms.decompose(matrix),
-        jax.jacrev(transforms.decompose)(jnp.array(matrix)),
+        JACOBIAN(jnp.array(matrix)),
       )
       for leaf in jax.tree.leaves((value, jacobian)):
         self.assertTrue(np.isfinite(leaf).all())
 
   def test_decompose_gradient(self):
     matrix = np.random.default_rng(0).normal(size=(3, 2, 3))
-    check_grads(transforms.decompose, (matrix,), 1, ("fwd", "rev"))
+    check_grads(jax.jit(transforms.decompose), (matrix,), 1, ("fwd", "rev"))
 
 
 class ErrorTest(parameterized.TestCase):
@@ -207,7 +214,7 @@ class ScaleOfDecompositionTest(parameterized.TestCase):
   @parameterized.parameters(0.0, 1e-30, 1e-20, 1e-12, 1e-6)
   def test_gradients_are_finite_next_to_singular(self, size):
     matrix = jnp.array([[size, 1.0, 0.0], [0.0, 1.0, 0.0]])
-    chex.assert_tree_all_finite(jax.jacobian(transforms.decompose)(matrix))
+    chex.assert_tree_all_finite(JACOBIAN(matrix))
 
 
 class VolumeTest(parameterized.TestCase):
@@ -245,14 +252,10 @@ class VolumeTest(parameterized.TestCase):
     size = transforms.num_params(family, num_axes=3)
     zero = transforms.matrix(np.zeros(size), family, num_axes=3)
     np.testing.assert_array_equal(zero, np.eye(*zero.shape))
+    matrix = jax.jit(lambda p: transforms.matrix(p, family, num_axes=3))
     for scale in (0.0, 1e-9, 0.3):
       params = scale * np.arange(1.0, size + 1)
-      check_grads(
-        lambda p: transforms.matrix(p, family, num_axes=3),
-        (params,),
-        2,
-        ("rev",),
-      )
+      check_grads(matrix, (params,), 2, ("rev",))
 
   @parameterized.parameters(0.0, 1e-4, 1.0, 3.0, 7.0)
   @pytest.mark.usefixtures("x64")

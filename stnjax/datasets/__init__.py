@@ -15,30 +15,44 @@ class Data(NamedTuple):
   """Images and their labels."""
 
   images: jax.Array | np.ndarray  # [N, H, W, C], uint8
-  labels: jax.Array | np.ndarray  # [N], int32
+  labels: jax.Array | np.ndarray  # [N], or [N, heads], int32
 
 
 class Description(NamedTuple):
   """What a network needs to know of a set before it sees an image."""
 
   image_shape: tuple[int, int, int]  # (H, W, C)
-  num_classes: int
-  mean: float  # of the pixels in [0, 1], by which the paper normalises
-  std: float
+  num_classes: int  # of each head
+  heads: int = 1  # answers per image; 5 for house numbers, the digits
+  train_split: str = "train"
+  test_split: str = "test"
 
 
-_MNIST = Description((28, 28, 1), 10, 0.1307, 0.3081)
+_MNIST = Description((28, 28, 1), 10)
+_HOUSE_NUMBER = Description((64, 64, 3), 11, heads=5)
 
-SETS = {"mnist": _MNIST, "mnist_subset": _MNIST}
+SETS = {
+  "mnist": _MNIST,
+  "mnist_subset": _MNIST,
+  "svhn": _HOUSE_NUMBER._replace(train_split="train+extra"),
+  "street_numbers": _HOUSE_NUMBER,
+  "plankton": Description((95, 95, 1), 121),
+  "cifar10": Description((32, 32, 3), 10),
+  "svhn_cropped": Description((32, 32, 3), 10),
+}
 """The data sets by name."""
+
+BLANK = 10
+"""The class of a head of a house number that has no such digit."""
 
 
 def load(name: str, split: str, data_dir: str | None = None) -> Data:
   """Loads one split of a set into memory.
 
   Args:
-    name: one of `SETS`. "mnist_subset" is embedded in this package.
-    split: "train" or "test".
+    name: one of `SETS`. "mnist_subset" is embedded in this package;
+      "street_numbers" is generated, once, when it is first asked for.
+    split: of the set, such as "train" or "test", or several: "train+extra".
     data_dir: TFDS directory, local or `gs://`, holding `<name>/<version>`;
       TFDS's own default where None.
 

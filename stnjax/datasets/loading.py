@@ -1,58 +1,96 @@
 """Reading prepared TFDS directories into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import pathlib
 import struct
+import sys
 
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
 
-from stnjax.datasets import Data
+from stnjax.datasets import SETS, Data, plankton, preparing
 
 EMBEDDED = pathlib.Path(__file__).parent / "embedded"
 """TFDS directory of the sets that this package brings."""
 
 # Reading record by record is many times slower; one read of everything would
-# hold all encoded images at once.
-_CHUNK = 10_000
+# hold all images twice.
+_CHUNK = 2_000
 
 
 def load(name: str, split: str, data_dir: str | None = None) -> Data:
   """See `stnjax.datasets.load`."""
-  builder = tfds.builder_from_directory(_prepared(name, data_dir))
-  if split not in builder.info.splits:
-    raise ValueError(
-      f"split={split!r} is unknown for dataset {name!r}; accepted:"
-      f" {', '.join(builder.info.splits)}"
-    )
-  if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
-    examples = _array_records(builder, split)
-  elif builder.info.file_format is tfds.core.FileFormat.TFRECORD:
-    examples = _tf_records(builder, split)
-  else:
-    raise ValueError(
-      f"{builder.data_dir} is in format {builder.info.file_format.value};"
-      " accepted: array_record, tfrecord"
-    )
-  pairs = [(example["image"], example["label"]) for example in examples]
-  expected = builder.info.splits[split].num_examples
-  if len(pairs) != expected:
-    raise ValueError(
-      f"{builder.data_dir} holds {len(pairs)} examples of split {split!r}, its"
-      f" dataset_info.json says {expected}; prepare the set again"
-    )
-  images, labels = zip(*pairs, strict=True)
-  return Data(np.stack(images), np.array(labels, np.int32))
-
-
-def _prepared(name: str, data_dir: str | None) -> epath.Path:
-  """The folder of the newest prepared version of a set."""
-  embedded = EMBEDDED / name
-  if data_dir is None and embedded.exists():
+  root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  if data_dir is None and (EMBEDDED / name).exists():
     root = epath.Path(EMBEDDED)
+  if name == "street_numbers":
+    folder = _generated(root)
   else:
-    root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    folder = _prepared(name, root)
+  builder = tfds.builder_from_directory(folder)
+  splits = split.split("+")
+  for part in splits:
+    if part not in builder.info.splits:
+      raise ValueError(
+        f"split={split!r} is unknown for dataset {name!r}; accepted:"
+        f" {', '.join(builder.info.splits)}, or several of them joined by '+'"
+      )
+  counts = [builder.info.splits[part].num_examples for part in splits]
+  description = SETS[name]
+  # Filled in place: a list of all images, stacked, would hold them twice.
+  images = np.empty((sum(counts), *description.image_shape), np.uint8)
+  heads = (description.heads,) if description.heads > 1 else ()
+  labels = np.empty((sum(counts), *heads), np.int32)
+  start = 0
+  for part, count in zip(splits, counts, strict=True):
+    rows = slice(start, start + count)
+    _fill(images[rows], labels[rows], builder, part, _FITS.get(name))
+    start += count
+  if not np.isin(labels, range(description.num_classes)).all():
+    raise ValueError(
+      f"{folder} has labels from {labels.min()} to {labels.max()}; dataset"
+      f" {name!r} has {description.num_classes} classes"
+    )
+  return Data(images, labels)
+
+
+_FITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  "plankton": plankton.fit
+}
+"""What makes images of different sizes one size."""
+
+
+def _fill(
+  images: np.ndarray,
+  labels: np.ndarray,
+  builder: tfds.core.DatasetBuilder,
+  split: str,
+  fit: Callable[[np.ndarray], np.ndarray] | None,
+) -> None:
+  """Reads one split into the arrays, which have its number of examples."""
+  found = 0
+  for example in _examples(builder, split):
+    if found < len(images):
+      image = fit(example["image"]) if fit else example["image"]
+      label = np.asarray(example["label"])
+      if image.shape != images.shape[1:] or label.shape != labels.shape[1:]:
+        raise ValueError(
+          f"{builder.data_dir}, split {split!r}: an example has an image"
+          f" {image.shape} and a label {label.shape}; accepted:"
+          f" {images.shape[1:]} and {labels.shape[1:]}"
+        )
+      images[found], labels[found] = image, label
+    found += 1
+  if found != len(images):
+    raise ValueError(
+      f"{builder.data_dir} holds {found} examples of split {split!r}, its"
+      f" dataset_info.json says {len(images)}; prepare the set again"
+    )
+
+
+def _prepared(name: str, root: epath.Path) -> epath.Path:
+  """The folder of the newest prepared version of a set."""
   folder = root / name
   versions = [
     tfds.core.Version(entry.name)
@@ -62,18 +100,67 @@ def _prepared(name: str, data_dir: str | None) -> epath.Path:
   ]
   if versions:
     return folder / str(max(versions))
-  if embedded.exists():
+  advice = "point data_dir at a TFDS directory that has it, or prepare it once:"
+  if (EMBEDDED / name).exists():
     advice = "leave out data_dir to use the embedded copy"
+  elif name in _MANUAL:
+    advice += (
+      f" python -m experiments.prepare_data --dataset={name}"
+      f" --manual_dir=<{_MANUAL[name]}> --data_dir={root}"
+    )
   else:
-    advice = (
-      "point data_dir at a TFDS directory that has it, or prepare it once:"
+    advice += (
       " pip install 'stnjax[prepare]', then python -c \"import"
       f" tensorflow_datasets as tfds; tfds.builder('{name}',"
       f" data_dir='{root}', file_format='array_record')"
-      '.download_and_prepare()"; the dataset mnist_subset needs no download'
+      '.download_and_prepare()"'
     )
   raise FileNotFoundError(
-    f"dataset {name!r} is not prepared in {root}: {advice}"
+    f"dataset {name!r} is not prepared in {root}: {advice}; the datasets"
+    " mnist_subset and street_numbers need no download"
+  )
+
+
+_MANUAL = {
+  "svhn": "folder of the archives",
+  "plankton": "folder of train/",
+}
+"""Sets that this package prepares, and from what."""
+
+
+def _generated(root: epath.Path) -> epath.Path:
+  """The folder of street_numbers, which is generated where it is not there."""
+  from stnjax.datasets import street_numbers
+
+  version = str(street_numbers.StreetNumbers.VERSION)
+  folder = root / "street_numbers" / version
+  if (folder / "dataset_info.json").exists():
+    return folder
+  print(
+    f"generating the dataset street_numbers, once, in {folder}", file=sys.stderr
+  )
+  try:
+    preparing.prepare(
+      street_numbers.StreetNumbers(data_dir=root, file_format="array_record")
+    )
+  except OSError as error:
+    # Another process may have been faster.
+    if not (folder / "dataset_info.json").exists():
+      raise OSError(
+        f"the dataset street_numbers cannot be written to {root} ({error});"
+        " point data_dir at a folder that can be written to"
+      ) from error
+  return folder
+
+
+def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Iterator:
+  if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
+    return _array_records(builder, split)
+  if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+    return _tf_records(builder, split)
+  raise ValueError(
+    f"{builder.data_dir} is in format {builder.info.file_format.value};"
+    " accepted: array_record, tfrecord"
   )
 
 

@@ -1,13 +1,11 @@
 """A balanced subset of MNIST, small enough to be embedded in the package."""
 
 from collections.abc import Iterator
-import io
 
 import numpy as np
-from PIL import Image
 import tensorflow_datasets as tfds
 
-from stnjax.datasets import loading
+from stnjax.datasets import loading, preparing
 
 PER_CLASS = {"train": 1000, "test": 200}
 
@@ -53,11 +51,4 @@ class MnistSubset(tfds.core.GeneratorBasedBuilder):
     ]
     for index in np.sort(np.concatenate(members)):
       image, label = data.images[index], int(data.labels[index])
-      yield int(index), {"image": png(image), "label": label}
-
-
-def png(image: np.ndarray) -> bytes:
-  """Encodes a grey image `[H, W, 1]`; TFDS needs TensorFlow for arrays."""
-  encoded = io.BytesIO()
-  Image.fromarray(image[..., 0]).save(encoded, "PNG", optimize=True)
-  return encoded.getvalue()
+      yield int(index), {"image": preparing.png(image), "label": label}

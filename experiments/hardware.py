@@ -1,0 +1,41 @@
+"""The machine in words, and the memory that a run took of it."""
+
+import contextlib
+import os
+import pathlib
+import resource
+
+import jax
+
+_STATUS = pathlib.Path("/proc/self/status")
+_CLEAR = pathlib.Path("/proc/self/clear_refs")
+
+
+def describe() -> str:
+  """The devices in words."""
+  device = jax.devices()[0]
+  cores = f"{os.cpu_count()} cores" if device.platform == "cpu" else ""
+  parts = [f"{jax.device_count()} x {device.device_kind}", cores]
+  return ", ".join(p for p in [*parts, f"jax {jax.__version__}"] if p)
+
+
+def forget_peak_memory() -> None:
+  """Lets `peak_memory_mb` count from here on, where the system can."""
+  with contextlib.suppress(OSError):
+    _CLEAR.write_text("5")  # Linux: resets the peak of the resident set
+
+
+def peak_memory_mb() -> float:
+  """The most memory in use so far, in MB (1e6 bytes).
+
+  Of the first device where it tells, as GPUs and TPUs do, since the process
+  began; else of the process, since `forget_peak_memory`.
+  """
+  statistics = jax.local_devices()[0].memory_stats()
+  if statistics and "peak_bytes_in_use" in statistics:
+    return statistics["peak_bytes_in_use"] / 1e6
+  if _STATUS.exists():
+    for line in _STATUS.read_text().splitlines():
+      if line.startswith("VmHWM:"):
+        return int(line.split()[1]) * 1024 / 1e6
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,88 @@
+"""Prepares a data set as a TFDS directory; each needs it once.
+
+  python -m experiments.prepare_data --dataset=svhn \
+    --manual_dir=/path/to/archives --data_dir=~/tensorflow_datasets
+
+Needs no TensorFlow and downloads nothing; what `--manual_dir` is:
+
+- svhn: a folder with train.tar.gz, extra.tar.gz and test.tar.gz of format 1,
+  from http://ufldl.stanford.edu/housenumbers. Takes about 12 minutes and 2 GB.
+- plankton: the folder train/ of the National Data Science Bowl, extracted.
+- mnist_subset: a TFDS directory in which the full mnist is prepared. What is
+  in stnjax/datasets/embedded was made with
+  `--data_dir=stnjax/datasets/embedded`; nobody needs to do it again.
+- street_numbers: not needed, the set is generated.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+from stnjax.datasets import (
+  mnist_subset,
+  plankton,
+  preparing,
+  street_numbers,
+  svhn,
+)
+
+_BUILDERS = {
+  "svhn": svhn.Svhn,
+  "plankton": plankton.Plankton,
+  "street_numbers": street_numbers.StreetNumbers,
+  "mnist_subset": mnist_subset.MnistSubset,
+}
+
+_DATASET = flags.DEFINE_enum(
+  "dataset", None, tuple(_BUILDERS), "What to prepare.", required=True
+)
+_MANUAL_DIR = flags.DEFINE_string(
+  "manual_dir", None, "Folder of what was downloaded by hand."
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir",
+  None,
+  "TFDS directory to write to, TFDS's own default where None; a version that"
+  " is there already is kept.",
+)
+
+
+def main() -> None:
+  builder_class = _BUILDERS[_DATASET.value]
+  manual_dir = None
+  if builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    manual_dir = _manual_dir(builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS)
+  builder = builder_class(data_dir=_DATA_DIR.value, file_format="array_record")
+  kept = builder.is_prepared()
+  preparing.prepare(builder, manual_dir)
+  splits = ", ".join(
+    f"{info.num_examples:,} {name}"
+    for name, info in builder.info.splits.items()
+  )
+  was = "was there already" if kept else "prepared"
+  print(f"{_DATASET.value} {was} in {builder.data_dir}: {splits}")
+
+
+def _manual_dir(instructions: str) -> str:
+  """The folder of the flag.
+
+  Raises:
+    ValueError: without the flag.
+    FileNotFoundError: for a folder that is not there, or is empty.
+  """
+  given = _MANUAL_DIR.value
+  if given is None:
+    raise ValueError(
+      f"--dataset={_DATASET.value} needs --manual_dir: {instructions}"
+    )
+  folder = pathlib.Path(given).expanduser()
+  if not folder.is_dir() or not any(folder.iterdir()):
+    raise FileNotFoundError(
+      f"--manual_dir={given} is no folder, or is empty: {instructions}"
+    )
+  return str(folder)
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,155 @@
+"""PlanktonSet 1.0 of the National Data Science Bowl, as a TFDS set."""
+
+from collections.abc import Iterator
+import hashlib
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+
+from stnjax.datasets import SETS, preparing
+
+HOMEPAGE = "https://www.kaggle.com/c/datasciencebowl"
+SIZE = 95
+"""Height and width of the images that `fit` makes."""
+
+_SUFFIXES = (".jpg", ".jpeg")
+
+
+class Plankton(tfds.core.GeneratorBasedBuilder):
+  """Grey photographs of plankton in folders by class, as they are.
+
+  The labels of the competition's test images are not public: of each class, one
+  image in ten of train/, rounded down and at least one of two, is in "test".
+  Which ones is decided by a hash of the file names.
+
+  Left out and named are files that are no JPEGs, broken ones, and classes
+  without any; those in colour are converted to grey, and named.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "The labelled images, nine tenths and one tenth."}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    "manual_dir is the folder train/ of the National Data Science Bowl's"
+    f" train.zip, extracted, or the one that it is in; from {HOMEPAGE}."
+  )
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+      description=(
+        "PlanktonSet 1.0: plankton in the Straits of Florida, imaged in situ by"
+        " ISIIS, as labelled for the National Data Science Bowl. R. K. Cowen,"
+        " S. Sponaugle, K. Robinson, J. Luo; Oregon State University, 2015."
+      ),
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(shape=(None, None, 1)),
+          "label": tfds.features.ClassLabel(),  # names are those of the folders
+        }
+      ),
+      supervised_keys=("image", "label"),
+      homepage=HOMEPAGE,
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    folder = pathlib.Path(dl_manager.manual_dir)
+    if (folder / "train").is_dir():
+      folder = folder / "train"
+    classes = _classes(folder)
+    self.info.features["label"].names = list(classes)
+    splits: dict[str, list[pathlib.Path]] = {"train": [], "test": []}
+    for paths in classes.values():
+      paths = sorted(paths, key=_hash)
+      held_out = max(len(paths) // 10, min(1, len(paths) - 1))
+      splits["test"] += paths[:held_out]
+      splits["train"] += paths[held_out:]
+    if not splits["test"]:
+      raise ValueError(
+        f"no class in {folder} has the two images that a test split needs"
+      )
+    return {
+      split: self._generate_examples(f"plankton, {split}", paths)
+      for split, paths in splits.items()
+    }
+
+  def _generate_examples(
+    self, source: str, paths: list[pathlib.Path]
+  ) -> Iterator:
+    found, empty = preparing.Notes(source), True
+    for path in paths:
+      name = f"{path.parent.name}/{path.name}"
+      try:
+        with Image.open(path, formats=["JPEG"]) as image:
+          colour = image.mode != "L"
+          pixels = np.asarray(image.convert("L"))[..., None]
+      except (OSError, SyntaxError, ValueError):
+        found.add("left out, broken JPEG", name)
+        continue
+      if colour:
+        found.add("in colour, converted to grey", name)
+      empty = False
+      # Decoders of JPEG differ; a PNG is the same whoever reads it.
+      png = preparing.png(pixels)
+      yield name, {"image": png, "label": path.parent.name}
+    found.tell()
+    if empty:
+      raise ValueError(f"{source}: all of its {len(paths)} JPEGs are broken")
+
+
+def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+  """The JPEGs of each class, in the order of the names."""
+  found = preparing.Notes(f"plankton, {folder}")
+  classes = {}
+  for entry in sorted(folder.iterdir()):
+    if not entry.is_dir():
+      found.add("left out, in no folder of a class", entry.name)
+      continue
+    paths = []
+    for path in sorted(entry.iterdir()):
+      if path.is_file() and path.suffix.lower() in _SUFFIXES:
+        paths.append(path)
+      else:
+        found.add("left out, no JPEG", f"{entry.name}/{path.name}")
+    if paths:
+      classes[entry.name] = paths
+    else:
+      found.add("left out, a folder without JPEGs", entry.name)
+  found.tell()
+  if not classes:
+    raise ValueError(
+      f"{folder} holds no folders of JPEGs, one for each class; extract"
+      f" train.zip of {HOMEPAGE} there"
+    )
+  print(
+    f"plankton: {len(classes)} classes in {folder}; PlanktonSet 1.0 has"
+    f" {SETS['plankton'].num_classes}",
+    file=sys.stderr,
+  )
+  return classes
+
+
+def _hash(path: pathlib.Path) -> str:
+  return hashlib.sha256(path.name.encode()).hexdigest()
+
+
+def fit(image: np.ndarray) -> np.ndarray:
+  """Inverts a photograph and fits it into a square, on black.
+
+  Args:
+    image: `[H, W, 1]`, uint8, of any size, dark on a light ground.
+
+  Returns:
+    `[95, 95, 1]`, uint8: resized (bilinear) so that the longest side is 95,
+    centred, zeros around.
+  """
+  height, width = image.shape[:2]
+  scale = SIZE / max(height, width)
+  size = max(1, round(width * scale)), max(1, round(height * scale))
+  inverted = Image.fromarray(255 - image[..., 0])
+  small = np.asarray(inverted.resize(size, Image.Resampling.BILINEAR))
+  top, left = (SIZE - size[1]) // 2, (SIZE - size[0]) // 2
+  fitted = np.zeros((SIZE, SIZE, 1), np.uint8)
+  fitted[top : top + size[1], left : left + size[0], 0] = small
+  return fitted

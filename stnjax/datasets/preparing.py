@@ -1,0 +1,65 @@
+"""What preparing sets has in common."""
+
+import collections
+import contextlib
+import io
+import sys
+
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+
+_NAMES = 100  # of files in one line
+
+
+def prepare(
+  builder: tfds.core.DatasetBuilder, manual_dir: str | None = None
+) -> None:
+  """Prepares a set that needs no download, unless its version is there.
+
+  Args:
+    builder: of the set.
+    manual_dir: folder of the files that it is made from, where it needs any.
+  """
+  config = tfds.download.DownloadConfig(
+    manual_dir=manual_dir, try_download_gcs=False
+  )
+  # TFDS tells stdout of a download.
+  with contextlib.redirect_stdout(io.StringIO()):
+    builder.download_and_prepare(download_config=config)
+
+
+def png(image: np.ndarray) -> bytes:
+  """Encodes an image `[H, W, 1 or 3]`; TFDS needs TensorFlow for arrays."""
+  encoded = io.BytesIO()
+  pixels = image[..., 0] if image.shape[-1] == 1 else image
+  Image.fromarray(pixels).save(encoded, "PNG", optimize=True)
+  return encoded.getvalue()
+
+
+class Notes:
+  """Collects what happened to single files, so that nothing is silent."""
+
+  def __init__(self, source: str):
+    """Starts without notes.
+
+    Args:
+      source: the set or archive that the files are of.
+    """
+    self._source = source
+    self._names: dict[str, list[str]] = collections.defaultdict(list)
+
+  def add(self, what: str, name: str) -> None:
+    """Notes `what` was done with the file `name`, and why."""
+    self._names[what].append(name)
+
+  def tell(self) -> None:
+    """Prints one line for each kind of note, with a count and the names."""
+    for what, names in self._names.items():
+      rest = len(names) - _NAMES
+      more = f" and {rest} more" if rest > 0 else ""
+      print(
+        f"{self._source}: {len(names)} {what}: {', '.join(names[:_NAMES])}"
+        + more,
+        file=sys.stderr,
+      )
