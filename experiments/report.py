@@ -8,7 +8,7 @@ data set or epochs for instance, get a section each.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import html
 import io
@@ -20,7 +20,7 @@ from etils import epath
 import numpy as np
 
 from experiments import cli
-from stnjax import evaluation, networks, plots, runs
+from stnjax import datasets, evaluation, networks, perturbations, plots, runs
 
 
 class Finished(NamedTuple):
@@ -139,9 +139,9 @@ def _order(network: str) -> tuple[int, tuple[int, ...]]:
 
 
 _ALIGNMENT = (
-  " Alignment std: of what is left of the rotation after the transformer, about"
-  " the pose common to the class; 0 is perfect, a transformer that does nothing"
-  " has that of the perturbation (51.96 for angles uniform in ±90)."
+  " Left: standard deviation of what is left of the perturbation after the"
+  " transformer, about the pose common to the class; 0 is perfect, and a"
+  " transformer that does nothing leaves {none}."
 )
 
 
@@ -165,7 +165,8 @@ def _section(
     f"Settings: {', '.join(changed)}. Hardware: {'; '.join(hardware)}.",
     _table(members),
     "Mean ± standard deviation over the seeds, and their range."
-    + _ALIGNMENT * (settings.perturbation == "rotation"),
+    + _explanation(members),
+    *_by_class(members),
   ]
   for name, caption, figure in _figures(members):
     path = output / f"{name}_{number}.png"
@@ -176,33 +177,91 @@ def _section(
   return Section(title, parts)
 
 
+def _axes(group: Sequence[Finished]) -> list[str]:
+  """The axes along which a network's alignment was measured."""
+  return list(group[0].results.get("alignment", ()))
+
+
+def _all_axes(members: dict[str, list[Finished]]) -> list[str]:
+  return list(
+    dict.fromkeys(axis for group in members.values() for axis in _axes(group))
+  )
+
+
+def _in_words(axis: str) -> str:
+  return f"{axis.replace('_', ' ')} left ({evaluation.UNITS[axis]})"
+
+
+def _explanation(members: dict[str, list[Finished]]) -> str:
+  """What the columns of alignment mean, where there are any."""
+  none = {
+    axis: run.results["alignment"][axis]["none"]
+    for group in members.values()
+    for run in group
+    for axis in _axes([run])
+  }
+  if not none:
+    return ""
+  units = {axis: evaluation.UNITS[axis] for axis in none}
+  words = dict.fromkeys(f"{v:.3g} {units[axis]}" for axis, v in none.items())
+  return _ALIGNMENT.format(none=" or ".join(words))
+
+
 def _table(members: dict[str, list[Finished]]) -> Table:
+  axes = _all_axes(members)
   heading = [
     "network",
     "parameters",
     "of these localisation",
     "error (%)",
-    "alignment std (deg)",
+    *(_in_words(axis) for axis in axes),
     "seeds",
-    "training (s per run)",
+    "seconds per epoch",
+    "peak memory (MB)",
   ]
   rows = []
   for name, group in members.items():
     results = [run.results for run in group]
     parameters = results[0]["parameters"]
-    aligned = [r["alignment_std"] for r in results if "alignment_std" in r]
     rows.append(
       [
         name,
         f"{parameters['total']:,}",
         f"{parameters['localisation']:,}",
         spread([100 * r["error"] for r in results], 2),
-        spread(aligned, 1) if aligned and name != "CNN" else "–",
+        *(
+          spread([r["alignment"][axis]["std"] for r in results], 2)
+          if axis in _axes(group)
+          else "–"
+          for axis in axes
+        ),
         str(len(group)),
-        f"{np.mean([r['seconds'] for r in results]):.0f}",
+        f"{np.mean([r['seconds_per_epoch'] for r in results]):.1f}",
+        f"{max(r['peak_memory_mb'] for r in results):,}",
       ]
     )
   return Table(heading, rows)
+
+
+def _by_class(members: dict[str, list[Finished]]) -> Iterator[str | Table]:
+  """What is left for each class: means over the seeds."""
+  for axis in _all_axes(members):
+    rows = [
+      [
+        name,
+        *(
+          f"{value:.2f}"
+          for value in np.mean(
+            [run.results["alignment"][axis]["by_class"] for run in group],
+            axis=0,
+          )
+        ),
+      ]
+      for name, group in members.items()
+      if axis in _axes(group)
+    ]
+    yield f"{_in_words(axis).capitalize()}, by class, mean over the seeds:"
+    yield Table(["network", *map(str, range(len(rows[0]) - 1))], rows)
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -242,48 +301,103 @@ def _figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
       f" input. Seed {seed}.",
       plots.before_and_after(before, after),
     )
-  if stns and "true_rotation" in next(iter(stns.values())):
-    true, predicted = {}, {}
+  shared_axes = [axis for axis in _all_axes(members) if stns]
+  for axis in shared_axes:
+    true, applied = {}, {}
     for name, arrays in stns.items():
-      true[name], predicted[name] = _angles(arrays)
+      true[name], applied[name] = _poses(axis, arrays, members[name][0])
     yield (
-      "angles",
-      "Predicted against true rotation, less the pose common to the class;"
-      " blue: undone exactly (slope -1), red: orthogonal regression."
+      axis,
+      f"What the transformer does against what was done:"
+      f" {axis.replace('_', ' ')}, less the pose common to the class; blue:"
+      " undone exactly (slope -1), red: orthogonal regression."
       f" Seed {seed}.",
-      plots.angle_density(true, predicted),
+      plots.pose_density(axis, true, applied),
     )
+  yield from _error_figures(members)
   curves = {
-    label: {
-      name: [
-        np.array([scale * line[key] for line in run.metrics]) for run in group
-      ]
-      for name, group in members.items()
-      if all(key in line for run in group for line in run.metrics)
-      and not (key == "alignment_std" and name == "CNN")
-    }
-    for label, key, scale in (
-      ("error (%)", "error", 100),
-      ("alignment std (deg)", "alignment_std", 1),
-      ("training loss", "train_loss", 1),
-    )
+    "error (%)": _curves(members, lambda line: 100 * line["error"]),
+    **{
+      _in_words(axis): _curves(
+        {n: g for n, g in members.items() if axis in _axes(g)},
+        lambda line, axis=axis: line["alignment"][axis],
+      )
+      for axis in _all_axes(members)
+    },
+    "training loss": _curves(members, lambda line: line["train_loss"]),
   }
   yield (
     "curves",
     "Learning curves: mean over the seeds, and their range.",
-    plots.learning_curves({k: v for k, v in curves.items() if v}),
+    plots.learning_curves(curves),
   )
 
 
-def _angles(
-  arrays: Mapping[str, np.ndarray],
+def _curves(
+  members: dict[str, list[Finished]], value: Callable[[dict], float]
+) -> dict[str, list[np.ndarray]]:
+  """By network, one array for each seed."""
+  return {
+    name: [np.array([value(line) for line in run.metrics]) for run in group]
+    for name, group in members.items()
+  }
+
+
+def _error_figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
+  """Error against depth and against iterations, where runs differ in them."""
+  depths: dict[str, dict[int, list[float]]] = {}
+  iterations: dict[str, dict[int, list[float]]] = {}
+  baseline: list[float] = []
+  for name, group in members.items():
+    errors = [100 * run.results["error"] for run in group]
+    placement = networks.parse_placement(name)
+    if not placement.depths:
+      baseline = errors
+    elif len(set(placement.depths)) == 1:
+      depth, times = placement.depths[0], len(placement.depths)
+      family = f"STN-{placement.kind}"
+      iterations.setdefault(f"{family}{depth}", {})[times] = errors
+      if times == 1:
+        # At depth 0 the three kinds are one network.
+        kinds = ("C", "DL", "SL") if depth == 0 else (placement.kind,)
+        for kind in kinds:
+          depths.setdefault(f"STN-{kind}", {})[depth] = errors
+  depths = {name: line for name, line in depths.items() if len(line) > 1}
+  if depths:
+    yield (
+      "depth",
+      "Error against the depth of the placement; depth 0 is STN-C0 for all"
+      " three. Mean and standard deviation over the seeds, which are dots.",
+      plots.error_lines("depth", depths, baseline),
+    )
+  several = {name: line for name, line in iterations.items() if len(line) > 1}
+  if several:
+    yield (
+      "iterations",
+      "Error against the number of iterations. Mean and standard deviation over"
+      " the seeds, which are dots.",
+      plots.error_lines("iterations", several, baseline),
+    )
+
+
+def _poses(
+  axis: str, arrays: Mapping[str, np.ndarray], run: Finished
 ) -> tuple[np.ndarray, np.ndarray]:
-  """True angles, and predicted ones less the common pose, in degrees."""
-  true = arrays["true_rotation"].ravel()
-  labels = np.tile(arrays["label"], len(arrays["true_rotation"]))
-  predicted = evaluation.predicted_rotation(arrays["pose"]).ravel()
-  residual = evaluation.rotation_residual(true, predicted, labels)
-  return np.degrees(true), residual - np.degrees(true)
+  """What was done along an axis, and what was applied less the common pose."""
+  kinds = (kind for kind, names in evaluation.AXES.items() if axis in names)
+  kind = next(kinds)
+  truth = arrays[f"true_{kind}"]
+  labels = np.tile(arrays["label"], len(truth))
+  flat = truth.reshape(-1, *truth.shape[2:])
+  true = evaluation.true({kind: flat})[axis]
+  shape = perturbations.output_shape(
+    run.settings.perturbation,
+    datasets.SETS[run.settings.dataset].image_shape,
+  )
+  poses = arrays["pose"]
+  poses = poses.reshape(-1, *poses.shape[2:])
+  applied = evaluation.applied(poses, shape)[axis]
+  return true, evaluation.residual(axis, true, applied, labels) - true
 
 
 def _plain(value: Any) -> str:

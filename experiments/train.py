@@ -25,7 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli, hardware
-from stnjax import datasets, evaluation, networks, runs, training
+from stnjax import (
+  datasets,
+  evaluation,
+  networks,
+  perturbations,
+  runs,
+  training,
+)
 
 _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
 _EXAMPLE_DRAWS = 4  # perturbations of the example images
@@ -278,7 +285,10 @@ class _Job:
       }
       labels = np.tile(self._labels, len(passes))
       poses = np.concatenate([p.pose for p in passes])
-      applied = evaluation.applied(poses, self._train_data.images.shape[1:])
+      shape = perturbations.output_shape(
+        self._settings.perturbation, self._train_data.images.shape[1:]
+      )
+      applied = evaluation.applied(poses, shape)
       found = {
         axis: evaluation.alignment(axis, true, applied[axis], labels)
         for axis, true in evaluation.true(truth).items()

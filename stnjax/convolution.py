@@ -173,9 +173,7 @@ def max_pool(images: jax.Array, size: int, stride: int = 2) -> jax.Array:
     (length - size) // stride + 1 for length in images.shape[1:3]
   )
   if size == stride:
-    shape = (len(images), rows, size, columns, size, images.shape[-1])
-    whole = images[:, : rows * size, : columns * size]
-    return whole.reshape(shape).max(axis=(2, 4))
+    return _whole_windows(images, size).max(axis=(2, 4))
   spans = [max(0, (count - 1) * stride + 1) for count in (rows, columns)]
   windows = [
     images[:, y : y + spans[0] : stride, x : x + spans[1] : stride]
@@ -183,3 +181,23 @@ def max_pool(images: jax.Array, size: int, stride: int = 2) -> jax.Array:
     for x in range(size)
   ]
   return functools.reduce(jnp.maximum, windows)
+
+
+def mean_pool(images: jax.Array, size: int) -> jax.Array:
+  """The mean over `size` x `size` windows that do not overlap.
+
+  Args:
+    images: `[B, H, W, C]`; rows and columns beyond whole windows are dropped.
+    size: of the window and its stride.
+
+  Returns:
+    `[B, H // size, W // size, C]`.
+  """
+  return _whole_windows(images, size).mean(axis=(2, 4))
+
+
+def _whole_windows(images: jax.Array, size: int) -> jax.Array:
+  batch, height, width, channels = images.shape
+  rows, columns = height // size, width // size
+  whole = images[:, : rows * size, : columns * size]
+  return whole.reshape(batch, rows, size, columns, size, channels)

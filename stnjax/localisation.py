@@ -6,7 +6,6 @@ import math
 from flax import nnx
 import jax
 from jax import lax
-import jax.numpy as jnp
 
 from stnjax import classifiers, convolution, transforms
 
@@ -92,7 +91,7 @@ class LocalisationNet(nnx.Module):
     Returns:
       theta `[B, 2, 3]`, or `[B, 3, 3]` for the projective family.
     """
-    x = _halve(features) if self.halved else features
+    x = convolution.mean_pool(features, 2) if self.halved else features
     for conv in self.convs:
       x = conv(x)
       if min(x.shape[1:3]) > 1:
@@ -147,11 +146,3 @@ def matched_widths(
   onward = 1 + (rest[0] if rest else 0)  # a unit's bias and outgoing weights
   matched = round(first * (reference + onward) / (num_features + onward))
   return (max(matched, first // 2, 1), *rest)
-
-
-def _halve(images: jax.Array) -> jax.Array:
-  """The mean of every 2 x 2 pixels."""
-  batch, height, width, channels = images.shape
-  whole = images[:, : height // 2 * 2, : width // 2 * 2]
-  pairs = whole.reshape(batch, height // 2, 2, width // 2, 2, channels)
-  return jnp.mean(pairs, axis=(2, 4))

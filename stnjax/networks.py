@@ -385,6 +385,7 @@ def create(
   *,
   width: float = 1.0,
   localisation_width: float = 1.0,
+  shrink: int = 1,
   rngs: nnx.Rngs,
   **options: Any,
 ) -> SpatialTransformerNetwork:
@@ -397,6 +398,7 @@ def create(
       of the image, and MNIST's localisation nets.
     width: multiplies the filters and hidden units of the classifier.
     localisation_width: multiplies those of the localisation nets.
+    shrink: whole factor by which its images are smaller.
     rngs: keys for the initial values, `nnx.Rngs(seed)`.
     **options: see `SpatialTransformerNetwork`.
 
@@ -409,10 +411,13 @@ def create(
   """
   classifier = classifiers.find(dataset, perturbation)
   description = datasets.SETS[dataset]
+  rows, columns, channels = perturbations.output_shape(
+    perturbation, description.image_shape
+  )
   return SpatialTransformerNetwork(
     parse_placement(name),
     classifier.resized(width, localisation_width),
-    perturbations.output_shape(perturbation, description.image_shape),
+    (rows // shrink, columns // shrink, channels),
     description.num_classes,
     heads=description.heads,
     rngs=rngs,

@@ -121,7 +121,7 @@ def before_and_after(
 
   Args:
     before: `[draws, classes, H, W, C]`, values in [0, 1] or uint8.
-    after: by network, arrays of the same shape.
+    after: by network, `[draws, classes, h, w, C]`.
 
   Returns:
     The figure; the perturbed images are its first panel.
@@ -141,17 +141,19 @@ def before_and_after(
   return figure
 
 
-def angle_density(
-  true: Mapping[str, np.ndarray], predicted: Mapping[str, np.ndarray]
+def pose_density(
+  axis: str, true: Mapping[str, np.ndarray], applied: Mapping[str, np.ndarray]
 ) -> Figure:
-  """Predicted against true angle, per network, with the Deming line.
+  """What transformers do against what was done to the objects, per network.
 
   Args:
-    true: by network, `[N]` degrees, how the objects were rotated.
-    predicted: by network, `[N]` degrees, how the transformer rotates them.
+    axis: one of `stnjax.evaluation.UNITS`.
+    true: by network, `[N]`, what was done to the objects.
+    applied: by network, `[N]`, what the transformer does to them.
 
   Returns:
-    The figure. On the dashed line, of slope -1, the rotation is undone.
+    The figure, a density and the Deming line for each network. On the dashed
+    line, of slope -1, the perturbation is undone.
   """
   columns = min(4, len(true))
   rows = -(-len(true) // columns)
@@ -160,27 +162,73 @@ def angle_density(
   axes = figure.subplots(
     rows, columns, squeeze=False, sharex=True, sharey=True
   ).ravel()
-  edges = np.linspace(-90, 90, 61), np.linspace(-135, 135, 91)
-  ends = np.array([-90.0, 90.0])
-  for axis, name in zip(axes, true, strict=False):
-    x, y = true[name], predicted[name]
+  low, high = np.ptp(_finite(true)) * np.array([-0.5, 0.5])
+  middle = (_finite(true).max() + _finite(true).min()) / 2
+  x_range, y_range = (
+    np.array([low, high]) + middle,
+    1.5 * np.array([low, high]) - middle,
+  )
+  edges = np.linspace(*x_range, 61), np.linspace(*y_range, 91)
+  for panel, name in zip(axes, true, strict=False):
+    x, y = true[name], applied[name]
     counts, *_ = np.histogram2d(x, y, bins=edges)
     # The root shows the tails beside a sharp ridge.
-    axis.pcolormesh(*edges, np.sqrt(counts.T), cmap="Greys", rasterized=True)
+    panel.pcolormesh(*edges, np.sqrt(counts.T), cmap="Greys", rasterized=True)
     line = evaluation.deming_line(x, y)
-    axis.plot(ends, -ends, "--", color=_COLOURS[1], lw=1)
-    axis.plot(ends, line.slope * ends + line.intercept, color=_COLOURS[2])
-    axis.set(
-      title=f"{name}: slope {line.slope:.2f}",
-      xticks=[-90, 0, 90],
-      yticks=[-90, 0, 90],
-      ylim=(-135, 135),
+    panel.plot(x_range, -x_range, "--", color=_COLOURS[1], lw=1)
+    panel.plot(x_range, line.slope * x_range + line.intercept, c=_COLOURS[2])
+    panel.set(ylim=y_range)
+    panel.set_title(f"{name}: slope {line.slope:.2f}", fontsize=10)
+  for panel in axes[len(true) :]:
+    panel.set_axis_off()
+  name = f"{axis.replace('_', ' ')} ({evaluation.UNITS[axis]})"
+  figure.supxlabel(f"{name}, of the perturbation", fontsize=9)
+  figure.supylabel("of the transformer", fontsize=9)
+  return figure
+
+
+def error_lines(
+  label: str,
+  errors: Mapping[str, Mapping[int, Sequence[float]]],
+  baseline: Sequence[float] = (),
+) -> Figure:
+  """Error against depth of placement, or against the number of iterations.
+
+  Args:
+    label: of the horizontal axis.
+    errors: by line, then by place on the axis, the errors (%) of the seeds.
+    baseline: the errors of the seeds without a transformer.
+
+  Returns:
+    The figure: means with their standard deviation over the seeds, and every
+    seed as a dot.
+  """
+  figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+  axis = figure.subplots()
+  if len(baseline):
+    axis.axhline(np.mean(baseline), color=_COLOURS[0], ls="--", label="CNN")
+    if len(baseline) > 1:
+      spread = np.std(baseline, ddof=1) * np.array([-1, 1])
+      axis.axhspan(*(np.mean(baseline) + spread), color=_COLOURS[0], alpha=0.15)
+  for colour, (name, by_place) in zip(
+    itertools.cycle(_COLOURS[1:]), errors.items(), strict=False
+  ):
+    places = sorted(by_place)
+    means = [np.mean(by_place[place]) for place in places]
+    spreads = [
+      np.std(by_place[place], ddof=1) if len(by_place[place]) > 1 else 0
+      for place in places
+    ]
+    axis.errorbar(
+      places, means, spreads, color=colour, marker="o", capsize=3, label=name
     )
-    axis.title.set_fontsize(10)
-  for axis in axes[len(true) :]:
-    axis.set_axis_off()
-  figure.supxlabel("true rotation (degrees)", fontsize=9)
-  figure.supylabel("predicted rotation (degrees)", fontsize=9)
+    for place in places:
+      dots = by_place[place]
+      axis.plot([place] * len(dots), dots, ".", color=colour, alpha=0.35)
+  ticks = sorted({place for line in errors.values() for place in line})
+  axis.set(xlabel=label, ylabel="error (%)", xticks=ticks)
+  axis.grid(alpha=0.3)
+  axis.legend(frameon=False, fontsize=9)
   return figure
 
 
@@ -216,6 +264,11 @@ def learning_curves(
     axis.set_ylim(bottom=0)
   axes[0].legend(frameon=False, fontsize=9)
   return figure
+
+
+def _finite(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  values = np.concatenate([np.ravel(array) for array in arrays.values()])
+  return values[np.isfinite(values)]
 
 
 def _greys(*images: np.ndarray) -> tuple[float, float]:

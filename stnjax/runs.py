@@ -69,6 +69,11 @@ class Settings:
     "How each image is perturbed, drawn afresh each time it is used.",
     tuple(perturbations.PERTURBATIONS),
   )
+  shrink: int = _setting(
+    1,
+    "Whole factor by which images are made smaller after the perturbation, for"
+    " small machines.",
+  )
   family: str = _setting(
     "affine", "Transform family that is predicted.", transforms.FAMILIES
   )
@@ -385,6 +390,7 @@ def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
     settings.perturbation,
     width=settings.width,
     localisation_width=settings.localisation_width,
+    shrink=settings.shrink,
     family=settings.family,
     localisation=settings.localisation,
     padding=settings.padding,
@@ -441,6 +447,7 @@ def build_program(
     mean,
     std,
     common.batch_size,
+    common.shrink,
     tuple(zip(later, phases, strict=True)),
   )
   cluttered = perturbations.PERTURBATIONS[common.perturbation].cluttered

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from stnjax import checks, networks, perturbations
+from stnjax import checks, convolution, networks, perturbations
 from stnjax.datasets import Data
 from stnjax.perturbations import Truth
 
@@ -67,6 +67,7 @@ class Recipe:
     mean: of the pixels of each channel, subtracted after the perturbation.
     std: of the pixels of each channel, divided by.
     batch_size: of the global batch.
+    shrink: whole factor by which the perturbed images are made smaller.
     later: steps from which on the network has another static part, in order:
       one with more iterations, see `grown`.
   """
@@ -77,6 +78,7 @@ class Recipe:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   batch_size: int
+  shrink: int = 1
   later: tuple[tuple[int, nnx.GraphDef], ...] = ()
 
   def prepare(
@@ -97,6 +99,8 @@ class Recipe:
     perturbed, truth = perturbations.perturb(
       keys, images.astype(jnp.float32) / 255, name, sources
     )
+    if self.shrink > 1:
+      perturbed = convolution.mean_pool(perturbed, self.shrink)
     return (perturbed - np.float32(self.mean)) / np.float32(self.std), truth
 
 
