@@ -25,12 +25,8 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
-def define_training(exclude: tuple[str, ...] = ()) -> None:
-  """Defines the flags of a script that trains: one for each setting, and where.
-
-  Args:
-    exclude: settings that the script sets itself.
-  """
+def define_place() -> None:
+  """Defines the flags that decide where a run goes, not what it computes."""
   flags.DEFINE_string(
     "data_dir",
     None,
@@ -39,6 +35,15 @@ def define_training(exclude: tuple[str, ...] = ()) -> None:
   flags.DEFINE_float(
     "checkpoint_seconds", 30.0, "Time between checkpoints of a run."
   )
+
+
+def define_training(exclude: tuple[str, ...] = ()) -> None:
+  """Defines the flags of a script that trains: one for each setting, and where.
+
+  Args:
+    exclude: settings that the script sets itself.
+  """
+  define_place()
   for field in dataclasses.fields(runs.Settings):
     if field.name in exclude:
       continue
@@ -77,7 +82,7 @@ def settings_from_flags(**overrides: Any) -> runs.Settings:
 
 
 def training_options() -> dict[str, Any]:
-  """The flags that decide where a run goes, and not what it computes."""
+  """The values of the flags of `define_place`, and the workdir."""
   names = ("workdir", "data_dir", "checkpoint_seconds")
   return {name: flags.FLAGS[name].value for name in names}
 

@@ -11,7 +11,7 @@ Needs no TensorFlow and downloads nothing; what `--manual_dir` is:
 - mnist_subset: a TFDS directory in which the full mnist is prepared. What is
   in stnjax/datasets/embedded was made with
   `--data_dir=stnjax/datasets/embedded`; nobody needs to do it again.
-- street_numbers: not needed, the set is generated.
+- street_numbers, street_digits, drifters: not needed, the sets are generated.
 """
 
 import pathlib
@@ -20,9 +20,11 @@ from absl import flags
 
 from experiments import cli
 from stnjax.datasets import (
+  drifters,
   mnist_subset,
   plankton,
   preparing,
+  street_digits,
   street_numbers,
   svhn,
 )
@@ -31,6 +33,8 @@ _BUILDERS = {
   "svhn": svhn.Svhn,
   "plankton": plankton.Plankton,
   "street_numbers": street_numbers.StreetNumbers,
+  "street_digits": street_digits.StreetDigits,
+  "drifters": drifters.Drifters,
   "mnist_subset": mnist_subset.MnistSubset,
 }
 

@@ -22,6 +22,8 @@ import numpy as np
 from experiments import cli
 from stnjax import datasets, evaluation, networks, perturbations, plots, runs
 
+_TITLE = "Where the spatial transformer sits"
+
 
 class Finished(NamedTuple):
   """A finished run, read back."""
@@ -83,12 +85,12 @@ def write(workdir: str) -> epath.Path:
   output.mkdir(parents=True, exist_ok=True)
   sections = [
     _section(settings, members, output, number)
-    for number, (settings, members) in enumerate(_groups(finished), 1)
+    for number, (settings, members) in enumerate(groups(finished), 1)
   ]
   if unfinished:
     names = ", ".join(sorted(unfinished))
     sections.append(Section("Not finished, and left out", [names]))
-  (output / "report.md").write_text(_markdown(sections))
+  (output / "report.md").write_text(markdown(_TITLE, sections))
   page = output / "report.html"
   page.write_text(_page(sections))
   return page
@@ -118,7 +120,7 @@ def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
   return finished, unfinished
 
 
-def _groups(
+def groups(
   finished: Sequence[Finished],
 ) -> Iterator[tuple[runs.Settings, dict[str, list[Finished]]]]:
   """Runs alike but for network and seed, by network."""
@@ -404,8 +406,9 @@ def _plain(value: Any) -> str:
   return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _markdown(sections: Sequence[Section]) -> str:
-  lines = ["# Where the spatial transformer sits", ""]
+def markdown(title: str, sections: Sequence[Section]) -> str:
+  """Sections as one Markdown text, pictures as links beside it."""
+  lines = [f"# {title}", ""]
   for section in sections:
     lines += [f"## {section.title}", ""]
     for part in section.parts:
@@ -436,7 +439,7 @@ figcaption { color: #555; }
 
 
 def _page(sections: Sequence[Section]) -> str:
-  body = ["<h1>Where the spatial transformer sits</h1>"]
+  body = [f"<h1>{_TITLE}</h1>"]
   for section in sections:
     body.append(f"<h2>{html.escape(section.title)}</h2>")
     for part in section.parts:
@@ -462,7 +465,7 @@ def _page(sections: Sequence[Section]) -> str:
         body.append(f"<p>{html.escape(part)}</p>")
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    f"<title>Where the spatial transformer sits</title><style>{_STYLE}</style>"
+    f"<title>{_TITLE}</title><style>{_STYLE}</style>"
     "</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
   )
 

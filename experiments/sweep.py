@@ -161,6 +161,31 @@ def print_plan(jobs: Sequence[Job], workdir: str) -> None:
       print(f"{settings.name}  {count:,} parameters  {state}")
 
 
+def define_selection() -> None:
+  """Defines the flags that choose some of a script's runs."""
+  flags.DEFINE_string(
+    "only", None, "Only runs whose name matches this regular expression."
+  )
+  flags.DEFINE_string(
+    "shard", "0/1", "i/n: only every n-th network, from the i-th, from 0."
+  )
+  flags.DEFINE_boolean(
+    "dry_run", False, "Only print the runs, their parameters and their state."
+  )
+
+
+def chosen(jobs: Sequence[Job], workdir: str) -> list[Job]:
+  """The jobs that the flags of `define_selection` leave to train."""
+  shard = flags.FLAGS["shard"].value
+  mine = select(jobs, flags.FLAGS["only"].value, shard)
+  if flags.FLAGS["dry_run"].value:
+    print_plan(mine, workdir)
+    return []
+  if not mine:
+    print(f"shard {shard} of {len(jobs)} networks has none")
+  return mine
+
+
 def main() -> None:
   if _NETWORKS.value:
     names = _NETWORKS.value
@@ -172,16 +197,11 @@ def main() -> None:
     Job(cli.settings_from_flags(network=name, seed=seeds[0]), seeds)
     for name in names
   ]
-  chosen = select(jobs, _ONLY.value, _SHARD.value)
-  workdir = cli.WORKDIR.value
-  if _DRY_RUN.value:
-    print_plan(chosen, workdir)
-    return
-  if not chosen:
-    print(f"shard {_SHARD.value} of {len(jobs)} networks has none")
-    return
-  run_all(chosen, **cli.training_options())
-  print(f"report: {report.write(workdir)}")
+  options = cli.training_options()
+  mine = chosen(jobs, options["workdir"])
+  if mine:
+    run_all(mine, **options)
+    print(f"report: {report.write(options['workdir'])}")
 
 
 if __name__ == "__main__":
@@ -195,15 +215,7 @@ if __name__ == "__main__":
   )
   _DEPTHS = flags.DEFINE_list("depths", ["0", "1"], "Depths of placement.")
   _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; each is a run.")
-  _ONLY = flags.DEFINE_string(
-    "only", None, "Only runs whose name matches this regular expression."
-  )
-  _SHARD = flags.DEFINE_string(
-    "shard", "0/1", "i/n: only every n-th network, from the i-th, from 0."
-  )
-  _DRY_RUN = flags.DEFINE_boolean(
-    "dry_run", False, "Only print the runs, their parameters and their state."
-  )
   cli.define_training(exclude=("network", "seed"))
+  define_selection()
   flags.adopt_module_key_flags(cli)
   cli.run(main)

@@ -70,19 +70,27 @@ class Classifier:
   padding: str = "border"
   halve: bool = False
 
-  def resized(self, width: float, localisation_width: float) -> "Classifier":
+  def resized(
+    self, width: float, localisation_width: float, dropout: bool = True
+  ) -> "Classifier":
     """The same with every filter and hidden unit count multiplied.
 
     Args:
       width: multiplies the classifier's.
       localisation_width: multiplies the localisation nets'.
+      dropout: whether to keep it; what is narrow learns little with it.
     """
     return dataclasses.replace(
       self,
       convs=tuple(
-        dataclasses.replace(conv, filters=_scaled(conv.filters, width))
+        dataclasses.replace(
+          conv,
+          filters=_scaled(conv.filters, width),
+          dropout=conv.dropout * dropout,
+        )
         for conv in self.convs
       ),
+      dropout=self.dropout * dropout,
       dense=tuple(_scaled(units, width) for units in self.dense),
       localisation={
         size: dataclasses.replace(
@@ -188,6 +196,8 @@ _BY_DATASET = {
   "svhn": HOUSE_NUMBERS,
   "street_numbers": HOUSE_NUMBERS,
   "plankton": PLANKTON,
+  "drifters": PLANKTON,
   "cifar10": CIFAR,
   "svhn_cropped": CIFAR,
+  "street_digits": CIFAR,
 }

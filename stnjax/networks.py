@@ -385,6 +385,7 @@ def create(
   *,
   width: float = 1.0,
   localisation_width: float = 1.0,
+  dropout: bool = True,
   shrink: int = 1,
   rngs: nnx.Rngs,
   **options: Any,
@@ -398,6 +399,7 @@ def create(
       of the image, and MNIST's localisation nets.
     width: multiplies the filters and hidden units of the classifier.
     localisation_width: multiplies those of the localisation nets.
+    dropout: whether the classifier has that of the paper.
     shrink: whole factor by which its images are smaller.
     rngs: keys for the initial values, `nnx.Rngs(seed)`.
     **options: see `SpatialTransformerNetwork`.
@@ -416,7 +418,7 @@ def create(
   )
   return SpatialTransformerNetwork(
     parse_placement(name),
-    classifier.resized(width, localisation_width),
+    classifier.resized(width, localisation_width, dropout),
     (rows // shrink, columns // shrink, channels),
     description.num_classes,
     heads=description.heads,

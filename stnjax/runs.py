@@ -85,6 +85,11 @@ class Settings:
   localisation_width: float = _setting(
     1.0, "Multiplies those of the localisation net; 1 is the paper's."
   )
+  dropout: bool = _setting(
+    True,
+    "Whether the classifier has the paper's dropout; narrow ones learn little"
+    " with it.",
+  )
   localisation: str = _setting(
     "small",
     "Size of the localisation net: small, or large where the data set has one.",
@@ -390,6 +395,7 @@ def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
     settings.perturbation,
     width=settings.width,
     localisation_width=settings.localisation_width,
+    dropout=settings.dropout,
     shrink=settings.shrink,
     family=settings.family,
     localisation=settings.localisation,

@@ -1,6 +1,6 @@
 """Figures: what is drawn, read back from the figure's own artists."""
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import numpy as np
 
 import stnjax
@@ -36,14 +36,44 @@ class PictureTest(absltest.TestCase):
     np.testing.assert_array_equal(shown[5:9, 10:14], before[1, 2, ..., 0] + 1)
 
 
-class AngleTest(absltest.TestCase):
-  def test_the_line_has_the_slope_of_the_cloud(self):
-    true = np.random.default_rng(0).uniform(-90, 90, 500)
-    figure = plots.angle_density({"STN-C0": true}, {"STN-C0": -0.5 * true})
-    self.assertIn("slope -0.50", figure.axes[0].get_title())
-    np.testing.assert_allclose(
-      figure.axes[0].lines[1].get_ydata(), [45, -45], atol=1e-6
+class DensityTest(parameterized.TestCase):
+  @parameterized.parameters(("rotation", -90, 90), ("scale_x", -1, 2))
+  def test_the_line_has_the_slope_of_the_cloud(self, axis, low, high):
+    true = np.random.default_rng(0).uniform(low, high, 500)
+    figure = plots.pose_density(
+      axis, {"STN-C0": true}, {"STN-C0": -0.5 * true + 0.1}
     )
+    panel = figure.axes[0]
+    self.assertIn("slope -0.50", panel.get_title())
+    x, y = panel.lines[1].get_data()
+    np.testing.assert_allclose(y, -0.5 * x + 0.1, atol=1e-6)
+    x, y = panel.lines[0].get_data()
+    np.testing.assert_allclose(y, -x)
+    # All of the cloud is in the picture.
+    counts = panel.collections[0].get_array() ** 2
+    self.assertAlmostEqual(float(counts.sum()), 500, delta=5)
+    self.assertIn(axis.split("_")[0], figure.get_supxlabel())
+
+
+class ErrorLinesTest(absltest.TestCase):
+  def test_means_spreads_and_every_seed(self):
+    figure = plots.error_lines(
+      "depth", {"STN-SL": {3: [4.0, 6.0], 0: [8.0]}}, baseline=[9.0, 11.0]
+    )
+    (axis,) = figure.axes
+    self.assertEqual(axis.lines[0].get_ydata()[0], 10)
+    ((line, _, bars),) = axis.containers
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 8], [3, 5]])
+    reach = bars[0].get_segments()[1][:, 1]
+    np.testing.assert_allclose(reach, [5 - 2**0.5, 5 + 2**0.5])
+    dots = [
+      y
+      for dot in axis.lines
+      if dot.get_marker() == "."
+      for y in dot.get_ydata()
+    ]
+    self.assertCountEqual(dots, [8, 4, 6])
+    np.testing.assert_array_equal(axis.get_xticks(), [0, 3])
 
 
 class WarpTest(absltest.TestCase):

@@ -37,8 +37,10 @@ SETS = {
   "svhn": _HOUSE_NUMBER._replace(train_split="train+extra"),
   "street_numbers": _HOUSE_NUMBER,
   "plankton": Description((95, 95, 1), 121),
+  "drifters": Description((95, 95, 1), 20),
   "cifar10": Description((32, 32, 3), 10),
   "svhn_cropped": Description((32, 32, 3), 10),
+  "street_digits": Description((32, 32, 3), 10),
 }
 """The data sets by name."""
 
@@ -51,7 +53,8 @@ def load(name: str, split: str, data_dir: str | None = None) -> Data:
 
   Args:
     name: one of `SETS`. "mnist_subset" is embedded in this package;
-      "street_numbers" is generated, once, when it is first asked for.
+      "street_numbers", "street_digits" and "drifters" are generated, once,
+      when they are first asked for.
     split: of the set, such as "train" or "test", or several: "train+extra".
     data_dir: TFDS directory, local or `gs://`, holding `<name>/<version>`;
       TFDS's own default where None.

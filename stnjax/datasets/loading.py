@@ -1,6 +1,7 @@
 """Reading prepared TFDS directories into memory."""
 
 from collections.abc import Callable, Iterator
+import importlib
 import pathlib
 import struct
 import sys
@@ -24,8 +25,8 @@ def load(name: str, split: str, data_dir: str | None = None) -> Data:
   root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   if data_dir is None and (EMBEDDED / name).exists():
     root = epath.Path(EMBEDDED)
-  if name == "street_numbers":
-    folder = _generated(root)
+  if name in _GENERATED:
+    folder = _generated(name, root)
   else:
     folder = _prepared(name, root)
   builder = tfds.builder_from_directory(folder)
@@ -117,7 +118,7 @@ def _prepared(name: str, root: epath.Path) -> epath.Path:
     )
   raise FileNotFoundError(
     f"dataset {name!r} is not prepared in {root}: {advice}; the datasets"
-    " mnist_subset and street_numbers need no download"
+    f" mnist_subset, {', '.join(_GENERATED)} need no download"
   )
 
 
@@ -128,26 +129,29 @@ _MANUAL = {
 """Sets that this package prepares, and from what."""
 
 
-def _generated(root: epath.Path) -> epath.Path:
-  """The folder of street_numbers, which is generated where it is not there."""
-  from stnjax.datasets import street_numbers
+_GENERATED = {
+  "street_numbers": "StreetNumbers",
+  "street_digits": "StreetDigits",
+  "drifters": "Drifters",
+}
+"""Sets that are drawn, each by this builder in the module of its name."""
 
-  version = str(street_numbers.StreetNumbers.VERSION)
-  folder = root / "street_numbers" / version
+
+def _generated(name: str, root: epath.Path) -> epath.Path:
+  """The folder of a set that is generated where it is not there."""
+  module = importlib.import_module(f"stnjax.datasets.{name}")
+  builder_class = getattr(module, _GENERATED[name])
+  folder = root / name / str(builder_class.VERSION)
   if (folder / "dataset_info.json").exists():
     return folder
-  print(
-    f"generating the dataset street_numbers, once, in {folder}", file=sys.stderr
-  )
+  print(f"generating the dataset {name}, once, in {folder}", file=sys.stderr)
   try:
-    preparing.prepare(
-      street_numbers.StreetNumbers(data_dir=root, file_format="array_record")
-    )
+    preparing.prepare(builder_class(data_dir=root, file_format="array_record"))
   except OSError as error:
     # Another process may have been faster.
     if not (folder / "dataset_info.json").exists():
       raise OSError(
-        f"the dataset street_numbers cannot be written to {root} ({error});"
+        f"the dataset {name} cannot be written to {root} ({error});"
         " point data_dir at a folder that can be written to"
       ) from error
   return folder

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 import tensorflow_datasets as tfds
 
-from stnjax.datasets import BLANK, load
+from stnjax.datasets import BLANK, generating, load
 
 SIDE = 64  # of the image, in pixels
 MAX_DIGITS = 5
@@ -50,7 +50,7 @@ _Y, _X = np.mgrid[:SIDE, :SIDE].astype(np.float32) - SIDE / 2
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-class StreetNumbers(tfds.core.GeneratorBasedBuilder):
+class StreetNumbers(generating.Generated):
   """Generated house numbers with the labels of SVHN's full numbers."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -75,21 +75,17 @@ class StreetNumbers(tfds.core.GeneratorBasedBuilder):
       license="CC BY-SA 3.0",
     )
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-    del dl_manager
-    return {split: self._generate_examples(split) for split in SIZES}
+  @property
+  def sizes(self) -> dict[str, int]:
+    return SIZES
 
-  def _generate_examples(self, split: str) -> Iterator:
-    for index in range(SIZES[split]):
-      image, label = draw(rng_of(split, index), split)
-      encoded = io.BytesIO()
-      Image.fromarray(image).save(encoded, "PNG")
-      yield index, {"image": encoded.getvalue(), "label": label}
+  def example(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    return draw(rng_of(split, index), split)
 
 
 def rng_of(split: str, index: int) -> np.random.Generator:
   """Random numbers of one example, whatever is drawn before it."""
-  return np.random.default_rng((SEED, list(SIZES).index(split), index))
+  return generating.rng_of(SEED, split, index)
 
 
 def draw(
@@ -118,7 +114,7 @@ def draw(
     raise ValueError(f"number={number!r}; accepted: one to five digits")
   label = np.full(MAX_DIGITS, BLANK, np.int64)
   label[: len(digits)] = digits
-  return _picture(rng, digits, split), label
+  return picture(rng, digits, split)[0], label
 
 
 def random_number(rng: np.random.Generator) -> list[int]:
@@ -130,8 +126,20 @@ def random_number(rng: np.random.Generator) -> list[int]:
   return digits.tolist()
 
 
-def _picture(rng, digits: Sequence[int], split: str) -> np.ndarray:
-  """Draws from back to front: wall, other digits, plate, number, light."""
+def picture(
+  rng: np.random.Generator, digits: Sequence[int], split: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws from back to front: wall, other digits, plate, number, light.
+
+  Args:
+    rng: where all that varies comes from.
+    digits: of the number.
+    split: "train" or "test", whose handwritten digits are used.
+
+  Returns:
+    The image `[64, 64, 3]` uint8, and the box (left, top, right, bottom) of
+    the number in it, in pixels.
+  """
   row = _row(rng, _glyphs(rng, digits, split))
   matrix, box, angle = _pose(rng, row.shape)
   layers = [np.pad(row, _ROOM), *_plate(rng, row.shape)]
@@ -153,7 +161,7 @@ def _picture(rng, digits: Sequence[int], split: str) -> np.ndarray:
   for layer, colour in zip(plate, (surface, ink), strict=False):
     image = _over(image, layer, colour)
   image = _light(rng, _paint(rng, image, mask, ink, contrast))
-  return _camera(rng, image, contrast, high)
+  return _camera(rng, image, contrast, high), box
 
 
 # Digits and plates, before projection.

@@ -1,0 +1,469 @@
+"""Says which of the paper's claims finished runs bear out.
+
+  python -m experiments.claims --workdir=runs
+
+reads the finished runs of the workdir and of its folders, and writes claims.md
+and claims.json there. Each claim comes with the comparison that tests it, made
+wherever runs allow it: runs that differ in network and seed alone are compared
+with each other. A comparison holds, or does not, where the 95 % confidence
+interval of its difference over the seeds lies on one side of the bound; else,
+or with fewer than three seeds, there are not enough runs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import json
+from typing import NamedTuple
+
+from absl import flags
+from etils import epath
+import numpy as np
+from scipy import stats
+
+from experiments import cli, report
+from stnjax import evaluation, networks, runs
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"
+_LEAST_SEEDS = 3
+
+
+class Interval(NamedTuple):
+  """A mean over seeds and its 95 % confidence interval (Student's t)."""
+
+  mean: float
+  low: float
+  high: float
+  seeds: int
+
+  def __str__(self):
+    if self.seeds < 2:
+      return f"{self.mean:.3g} (1 seed)"
+    return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """One test of a claim.
+
+  Attributes:
+    where: the data that the runs share.
+    what: the comparison in words.
+    sides: the compared quantities, by network.
+    difference: left minus right, or minus the bound; below 0 if it holds.
+    verdict: HOLDS, FAILS or OPEN.
+  """
+
+  where: str
+  what: str
+  sides: dict[str, Interval]
+  difference: Interval
+  verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """A statement of the paper and how it is tested.
+
+  Attributes:
+    statement: what the paper says.
+    test: what is compared.
+    comparisons: makes the comparisons that a group of runs allows.
+    any_is_enough: whether one comparison that holds shows it, as for "can".
+  """
+
+  statement: str
+  test: str
+  comparisons: Callable[["Group"], Iterator[Comparison]]
+  any_is_enough: bool = False
+
+
+def interval(values: Sequence[float]) -> Interval:
+  """The mean of values and the 95 % confidence interval of it."""
+  values = np.asarray(values, np.float64)
+  mean, count = float(values.mean()), len(values)
+  if count < 2:
+    return Interval(mean, -np.inf, np.inf, count)
+  reach = stats.t.ppf(0.975, count - 1) * stats.sem(values)
+  return Interval(mean, float(mean - reach), float(mean + reach), count)
+
+
+def welch(left: Sequence[float], right: Sequence[float]) -> Interval:
+  """The difference of two means, left - right, with Welch's interval."""
+  gap = float(np.mean(left) - np.mean(right))
+  count = min(len(left), len(right))
+  if count < 2:
+    return Interval(gap, -np.inf, np.inf, count)
+  if not np.ptp(left) and not np.ptp(right):
+    return Interval(gap, gap, gap, count)
+  found = stats.ttest_ind(left, right, equal_var=False).confidence_interval()
+  return Interval(gap, float(found.low), float(found.high), count)
+
+
+def verdict(difference: Interval) -> str:
+  """Whether a difference is below 0."""
+  if difference.seeds < _LEAST_SEEDS or not np.isfinite(difference.mean):
+    return OPEN
+  if difference.high < 0:
+    return HOLDS
+  return FAILS if difference.low > 0 else OPEN
+
+
+class Group:
+  """Finished runs that differ in network and seed alone."""
+
+  def __init__(
+    self, settings: runs.Settings, members: dict[str, list[report.Finished]]
+  ):
+    self.settings = settings
+    self.members = members
+    self.where = (
+      f"{settings.dataset}, {settings.perturbation}, {settings.family}"
+    )
+
+  def error(self, network: str) -> list[float]:
+    """Errors in percent, of the seeds."""
+    return [100 * run.results["error"] for run in self.members[network]]
+
+  def left(self, network: str) -> list[float]:
+    """Share of the perturbation that is left, of the seeds.
+
+    The mean over the axes; 0 is perfect, 1 what no transformer leaves.
+    """
+    return [
+      float(
+        np.mean(
+          [a["std"] / a["none"] for a in run.results["alignment"].values()]
+        )
+      )
+      for run in self.members[network]
+    ]
+
+  def placements(self) -> dict[str, networks.Placement]:
+    """The placement of every network."""
+    return {name: networks.parse_placement(name) for name in self.members}
+
+  def single(self, *kinds: str) -> dict[int, str]:
+    """Networks of a kind with one run of the transformer, by depth."""
+    return {
+      placement.depths[0]: name
+      for name, placement in self.placements().items()
+      if placement.kind in kinds and len(placement.depths) == 1
+    }
+
+  def measures_alignment(self) -> bool:
+    return self.settings.perturbation in evaluation.AXES
+
+  def lower(
+    self,
+    quantity: Callable[[str], list[float]],
+    words: str,
+    left: str,
+    right: str,
+  ) -> Comparison:
+    """That a quantity of one network is lower than that of another."""
+    sides = {name: interval(quantity(name)) for name in (left, right)}
+    difference = welch(quantity(left), quantity(right))
+    return Comparison(
+      self.where,
+      f"{words} of {left} < {right}",
+      sides,
+      difference,
+      verdict(difference),
+    )
+
+  def bounded(self, network: str, bound: float) -> Comparison:
+    """That a network leaves less than some share of the perturbation."""
+    left = interval(self.left(network))
+    difference = Interval(
+      left.mean - bound, left.low - bound, left.high - bound, left.seeds
+    )
+    return Comparison(
+      self.where,
+      f"share left by {network} < {bound:g}",
+      {network: left},
+      difference,
+      verdict(difference),
+    )
+
+
+def _input_aligns(group: Group) -> Iterator[Comparison]:
+  if group.measures_alignment():
+    for name, placement in group.placements().items():
+      if placement.warps_input:
+        yield group.bounded(name, 0.5)
+
+
+def _features_do_not_align(group: Group) -> Iterator[Comparison]:
+  if group.settings.perturbation in ("rotation", "scale"):
+    plain, deep = group.single("C").get(0), group.single("C")
+    for depth, name in sorted(deep.items()):
+      if depth and plain:
+        yield group.lower(group.left, "share left", plain, name)
+
+
+def _features_undo_translation(group: Group) -> Iterator[Comparison]:
+  if group.settings.perturbation == "translation":
+    for depth, name in sorted(group.single("C").items()):
+      if depth:
+        yield group.bounded(name, 0.5)
+
+
+def _features_err_more(group: Group) -> Iterator[Comparison]:
+  deep = group.single("C")
+  if group.settings.perturbation != "translation" and 0 in deep:
+    for depth, name in sorted(deep.items()):
+      if depth:
+        yield group.lower(group.error, "error", deep[0], name)
+
+
+def _deeper_helps(group: Group) -> Iterator[Comparison]:
+  plain = group.single("C").get(0)
+  for kind in ("DL", "SL"):
+    for _, name in sorted(group.single(kind).items()):
+      if plain:
+        yield group.lower(group.error, "error", name, plain)
+
+
+def _shared_is_stable(group: Group) -> Iterator[Comparison]:
+  own, shared = group.single("DL"), group.single("SL")
+  both = sorted(own.keys() & shared.keys())
+  if both and both[-1] > 1:
+    deepest = both[-1]
+    yield group.lower(group.error, "error", shared[deepest], own[deepest])
+
+
+def _shared_wins(group: Group) -> Iterator[Comparison]:
+  if group.settings.dataset in ("svhn", "street_numbers"):
+    shared = group.single("SL")
+    others = [*group.single("DL").values(), *group.single("C").values()]
+    for name in shared.values():
+      for other in [*others, *(n for n in group.members if n == "CNN")]:
+        yield group.lower(group.error, "error", name, other)
+
+
+def _iterations_help(group: Group) -> Iterator[Comparison]:
+  names = {p: name for name, p in group.placements().items()}
+  for placement, name in names.items():
+    more = placement.iterated(1)
+    if placement.depths and more in names:
+      yield group.lower(group.error, "error", names[more], name)
+
+
+def _iterations_replace_nothing(group: Group) -> Iterator[Comparison]:
+  for name, placement in group.placements().items():
+    if len(placement.depths) > 1 and set(placement.depths) == {0}:
+      for deep in group.single("SL").values():
+        yield group.lower(group.error, "error", deep, name)
+
+
+def _any_family(group: Group) -> Iterator[Comparison]:
+  """What claim 3 tests, for families that are not the perturbation's own."""
+  if group.settings.family != group.settings.perturbation:
+    yield from _features_do_not_align(group)
+
+
+CLAIMS = (
+  Claim(
+    "A spatial transformer on the input can bring transformed images to one"
+    " common pose.",
+    "A network that warps the input leaves less than half of the perturbation.",
+    _input_aligns,
+    any_is_enough=True,
+  ),
+  Claim(
+    "A spatial transformer on feature maps does not bring objects to a common"
+    " orientation or scale.",
+    "It leaves more of a rotation or scaling than one on the input does.",
+    _features_do_not_align,
+  ),
+  Claim(
+    "Translations it can undo, as features move with the image.",
+    "A network that warps features leaves less than half of a translation.",
+    _features_undo_translation,
+  ),
+  Claim(
+    "Networks that warp feature maps err more than those that warp the input.",
+    "The error of STN-C0 is lower than that of STN-C deeper down, but for"
+    " translations.",
+    _features_err_more,
+  ),
+  Claim(
+    "Deeper features help the localisation net, if the input is warped.",
+    "The error of STN-DL and STN-SL is lower than that of STN-C0.",
+    _deeper_helps,
+  ),
+  Claim(
+    "Own copies of layers become hard to train with depth, shared ones do not.",
+    "At the greatest depth of both, the error of STN-SL is lower than of"
+    " STN-DL.",
+    _shared_is_stable,
+  ),
+  Claim(
+    "Shared layers win on hard data.",
+    "On house numbers the error of STN-SL is the lowest.",
+    _shared_wins,
+  ),
+  Claim(
+    "Iterations help.",
+    "The error is lower with one more iteration.",
+    _iterations_help,
+  ),
+  Claim(
+    "Iterations do not replace deeper features.",
+    "The error of STN-SL is lower than that of iterations on the input.",
+    _iterations_replace_nothing,
+  ),
+  Claim(
+    "What fails is warping features as such, whatever the warp.",
+    "With transforms of other families, too, feature maps leave more of a"
+    " rotation or scaling than the input does.",
+    _any_family,
+  ),
+)
+
+
+class Judged(NamedTuple):
+  """A claim, its comparisons and what they come to."""
+
+  claim: Claim
+  comparisons: list[Comparison]
+  verdict: str
+
+
+def judge(groups: Sequence[Group]) -> list[Judged]:
+  """Tests every claim on groups of runs."""
+  judged = []
+  for claim in CLAIMS:
+    found = [c for group in groups for c in claim.comparisons(group)]
+    verdicts = {comparison.verdict for comparison in found}
+    if claim.any_is_enough and HOLDS in verdicts:
+      overall = HOLDS
+    elif FAILS in verdicts and not (claim.any_is_enough and OPEN in verdicts):
+      overall = FAILS
+    else:
+      overall = HOLDS if verdicts == {HOLDS} else OPEN
+    judged.append(Judged(claim, found, overall))
+  return judged
+
+
+def read(workdir: str) -> list[Group]:
+  """All finished runs below a folder, by what they share.
+
+  Raises:
+    RunError: where no run is finished.
+  """
+  root = epath.Path(workdir).expanduser()
+  folders = [root, *(f for f in sorted(root.glob("*")) if f.is_dir())]
+  finished = [run for folder in folders for run in report.read(folder)[0]]
+  if not finished:
+    raise runs.RunError(f"{root} holds no finished run")
+  # Presets share runs, which come out the same.
+  unique = {run.settings: run for run in finished}.values()
+  return [Group(*group) for group in report.groups([*unique])]
+
+
+def sections(judged: Sequence[Judged]) -> list[report.Section]:
+  """The verdicts, and a table of comparisons for each claim."""
+  overview = report.Table(
+    ["claim", "verdict", "hold", "do not", "open"],
+    [
+      [
+        f"{number}. {item.claim.statement}",
+        item.verdict,
+        *(
+          str(sum(c.verdict == v for c in item.comparisons))
+          for v in (HOLDS, FAILS, OPEN)
+        ),
+      ]
+      for number, item in enumerate(judged, 1)
+    ],
+  )
+  parts = [report.Section("Verdicts", [overview, _EXPLANATION])]
+  for number, item in enumerate(judged, 1):
+    rows = [
+      [
+        c.where,
+        c.what,
+        "; ".join(f"{name} {side}" for name, side in c.sides.items()),
+        str(c.difference),
+        str(c.difference.seeds),
+        c.verdict,
+      ]
+      for c in item.comparisons
+    ]
+    title = f"{number}. {item.claim.statement}"
+    content: list = [f"Test: {item.claim.test} Verdict: {item.verdict}."]
+    if rows:
+      heading = [
+        "runs",
+        "comparison",
+        "means",
+        "difference",
+        "seeds",
+        "verdict",
+      ]
+      content.append(report.Table(heading, rows))
+    parts.append(report.Section(title, content))
+  return parts
+
+
+_HEADING = ("runs", "comparison", "means", "difference", "seeds", "verdict")
+_EXPLANATION = (
+  "Means over the seeds with 95 % confidence intervals (Student's t, Welch's"
+  " for differences; not corrected for their number). A comparison holds, or"
+  " does not, where the interval of the difference lies below, or above, 0; it"
+  " is open where it contains 0 or there are fewer than"
+  f" {_LEAST_SEEDS} seeds. Errors are in percent; the share left is the"
+  " standard deviation of what is left of the perturbation over what no"
+  " transformer leaves. A claim holds if all of its comparisons do (the first:"
+  " if one does), and does not if one does not."
+)
+
+
+def write(workdir: str) -> list[Judged]:
+  """Judges all claims, and writes claims.md and claims.json."""
+  judged = judge(read(workdir))
+  root = epath.Path(workdir).expanduser()
+  text = report.markdown("The paper's claims", sections(judged))
+  (root / "claims.md").write_text(text)
+  values = [
+    {
+      "claim": item.claim.statement,
+      "test": item.claim.test,
+      "verdict": item.verdict,
+      "comparisons": [
+        {
+          **dataclasses.asdict(c),
+          "sides": {k: _plain(side) for k, side in c.sides.items()},
+          "difference": _plain(c.difference),
+        }
+        for c in item.comparisons
+      ],
+    }
+    for item in judged
+  ]
+  (root / "claims.json").write_text(json.dumps(values, indent=1) + "\n")
+  return judged
+
+
+def _plain(value: Interval) -> dict[str, float | None]:
+  """An interval as JSON has it: a bound that is not known is null."""
+  return {
+    name: number if np.isfinite(number) else None
+    for name, number in value._asdict().items()
+  }
+
+
+def main() -> None:
+  for number, item in enumerate(write(cli.WORKDIR.value), 1):
+    print(f"{number}. {item.claim.statement}\n   {item.claim.test}")
+    for c in item.comparisons:
+      sides = "; ".join(f"{name} {side}" for name, side in c.sides.items())
+      print(f"     {c.where}: {c.what}: {sides}: {c.verdict}")
+    print(f"   {item.verdict.upper()}")
+  print(f"written: {cli.WORKDIR.value}/claims.md and claims.json")
+
+
+if __name__ == "__main__":
+  flags.adopt_module_key_flags(cli)
+  cli.run(main)

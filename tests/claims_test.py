@@ -1,0 +1,181 @@
+"""Verdicts on made-up runs, and intervals against their formulas."""
+
+import json
+
+from absl.testing import absltest, parameterized
+import numpy as np
+from scipy import stats
+
+from experiments import claims, report
+from stnjax import runs
+
+
+def finished(network, seed, error, left=1.0, **settings):
+  """A finished run, made up."""
+  alignment = {"alignment": {"rotation": {"std": 50.0 * left, "none": 50.0}}}
+  return report.Finished(
+    runs.Settings(network=network, seed=seed, **settings),
+    {"error": error / 100, **alignment},
+    [],
+    None,
+  )
+
+
+def judge(errors, lefts=None, **settings):
+  """Verdicts by statement, for networks with these values of their seeds."""
+  lefts = lefts or {}
+  made = [
+    finished(
+      name,
+      seed,
+      error,
+      lefts[name][seed] if name in lefts else 1.0,
+      **settings,
+    )
+    for name, values in errors.items()
+    for seed, error in enumerate(values)
+  ]
+  groups = [claims.Group(*group) for group in report.groups(made)]
+  return {item.claim.statement: item for item in claims.judge(groups)}
+
+
+def find(judged, words):
+  (item,) = [item for text, item in judged.items() if words in text]
+  return item
+
+
+LOW, HIGH = [4.0, 4.1, 4.2, 3.9], [8.0, 8.2, 7.9, 8.1]
+
+
+class VerdictTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (LOW, HIGH, claims.HOLDS),
+    (HIGH, LOW, claims.FAILS),
+    (LOW, LOW, claims.OPEN),
+    (LOW[:2], HIGH[:2], claims.OPEN),  # too few seeds
+  )
+  def test_errors_of_features_and_input(self, plain, deep, expected):
+    judged = judge({"STN-C0": plain, "STN-C1": deep})
+    item = find(judged, "err more")
+    self.assertEqual(item.verdict, expected)
+    self.assertLen(item.comparisons, 1)
+    self.assertEqual(item.comparisons[0].sides["STN-C0"].mean, np.mean(plain))
+
+  @parameterized.parameters(
+    ([0.1, 0.2, 0.15], claims.HOLDS),
+    ([0.9, 0.8, 0.85], claims.FAILS),
+    ([0.1, 0.9, 0.5], claims.OPEN),
+  )
+  def test_alignment_of_the_input(self, left, expected):
+    judged = judge({"STN-C0": [5.0] * 3}, {"STN-C0": left})
+    self.assertEqual(find(judged, "one common pose").verdict, expected)
+
+  def test_can_needs_one_network_that_does(self):
+    judged = judge(
+      {"STN-C0": [5.0] * 3, "STN-SL1": [5.0] * 3},
+      {"STN-C0": [0.9, 0.91, 0.92], "STN-SL1": [0.1, 0.11, 0.12]},
+    )
+    item = find(judged, "one common pose")
+    self.assertEqual(item.verdict, claims.HOLDS)
+    self.assertCountEqual(
+      [c.verdict for c in item.comparisons], [claims.HOLDS, claims.FAILS]
+    )
+
+  def test_one_comparison_against_a_claim_is_enough(self):
+    judged = judge(
+      {"STN-C0": HIGH, "STN-DL1": LOW, "STN-SL1": [9.9, 9.8, 10.0, 9.9]}
+    )
+    self.assertEqual(find(judged, "Deeper features").verdict, claims.FAILS)
+
+  def test_nothing_to_compare_is_not_enough(self):
+    for item in judge({"CNN": LOW}).values():
+      self.assertEqual(item.verdict, claims.OPEN)
+
+  def test_iterations_and_depth(self):
+    judged = judge(
+      {"STN-C0": HIGH, "STN-C0x2": [6.0, 6.1, 6.2, 5.9], "STN-SL1": LOW}
+    )
+    self.assertEqual(find(judged, "Iterations help").verdict, claims.HOLDS)
+    self.assertEqual(find(judged, "replace").verdict, claims.HOLDS)
+
+  def test_depth_of_own_and_shared_layers(self):
+    judged = judge(
+      {"STN-DL3": LOW, "STN-SL3": HIGH, "STN-DL6": HIGH, "STN-SL6": LOW},
+      dataset="street_numbers",
+      perturbation="none",
+    )
+    item = find(judged, "Own copies")
+    self.assertEqual(item.verdict, claims.HOLDS)
+    self.assertIn("STN-SL6 < STN-DL6", item.comparisons[0].what)
+
+  def test_translations_are_told_apart(self):
+    left = {"STN-C0": [0.1] * 3, "STN-C1": [0.2, 0.21, 0.22]}
+    judged = judge(
+      {name: [5.0] * 3 for name in left}, left, perturbation="translation"
+    )
+    self.assertEqual(find(judged, "Translations").verdict, claims.HOLDS)
+    self.assertEmpty(find(judged, "orientation or scale").comparisons)
+
+  def test_runs_that_differ_in_more_are_not_compared(self):
+    made = [finished("STN-C0", s, e) for s, e in enumerate(LOW)]
+    made += [finished("STN-C1", s, e, epochs=7) for s, e in enumerate(HIGH)]
+    groups = [claims.Group(*group) for group in report.groups(made)]
+    self.assertLen(groups, 2)
+    for item in claims.judge(groups):
+      self.assertNotEqual(item.verdict, claims.HOLDS)
+
+
+class IntervalTest(absltest.TestCase):
+  def test_interval_is_students(self):
+    values = np.array([1.0, 4.0, 2.5, 3.0])
+    found = claims.interval(values)
+    reach = 3.182446305 * values.std(ddof=1) / 2  # t of 3 degrees of freedom
+    np.testing.assert_allclose(
+      found[:3], [2.625, 2.625 - reach, 2.625 + reach], rtol=1e-8
+    )
+
+  def test_difference_is_welchs(self):
+    a, b = np.array([1.0, 2.0, 4.0]), np.array([7.0, 7.5, 9.0, 8.0])
+    va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 4
+    freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 3)
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(va + vb)
+    gap = a.mean() - b.mean()
+    np.testing.assert_allclose(
+      claims.welch(a, b)[:3], [gap, gap - reach, gap + reach]
+    )
+
+  def test_values_without_spread(self):
+    self.assertEqual(claims.welch([1.0, 1.0], [2.0, 2.0])[:3], (-1, -1, -1))
+    self.assertEqual(claims.interval([3.0]).seeds, 1)
+
+
+class FilesTest(absltest.TestCase):
+  def write_run(self, root, name, seed, error):
+    run = runs.Run(root, runs.Settings(network=name, seed=seed))
+    run.start()
+    aligned = {"rotation": {"std": 1.0, "none": 50.0}}
+    run.finish({}, {"error": error / 100, "alignment": aligned})
+
+  def test_runs_of_a_folder_and_those_below_it_count_once(self):
+    root = self.create_tempdir().full_path
+    for seed in range(3):
+      for folder in (root, f"{root}/again"):
+        self.write_run(folder, "STN-C0", seed, LOW[seed])
+      self.write_run(f"{root}/again", "STN-C1", seed, HIGH[seed])
+    judged = {item.claim.statement: item for item in claims.write(root)}
+    comparison = find(judged, "err more").comparisons[0]
+    self.assertEqual(comparison.sides["STN-C0"].seeds, 3)
+    self.assertEqual(comparison.verdict, claims.HOLDS)
+    with open(f"{root}/claims.json") as file:
+      kept = json.load(file, parse_constant=self.fail)
+    self.assertLen(kept, len(claims.CLAIMS))
+    with open(f"{root}/claims.md") as file:
+      self.assertIn("| holds |", file.read())
+
+  def test_no_runs(self):
+    with self.assertRaisesRegex(runs.RunError, "holds no finished run"):
+      claims.read(self.create_tempdir().full_path)
+
+
+if __name__ == "__main__":
+  absltest.main()
