@@ -60,6 +60,7 @@ class Classifier:
     slope: of the nonlinearity (a leaky ReLU) below 0.
     padding: of the transformer.
     halve: whether the last run of the transformer halves what it warps.
+    init: of the kernels, a name in `flax.nnx.initializers`.
   """
 
   convs: tuple[Conv, ...]
@@ -69,6 +70,7 @@ class Classifier:
   slope: float = 0.0
   padding: str = "border"
   halve: bool = False
+  init: str = "lecun_normal"
 
   def resized(
     self, width: float, localisation_width: float, dropout: bool = True
@@ -145,7 +147,9 @@ MNIST_SCALE = dataclasses.replace(
   localisation={"small": Localisation(((20, 5), (20, 5)), (20,), halved=True)},
 )
 
-# Jaderberg et al. 2015, section 4.2: dropout in all layers but the first.
+# Jaderberg et al. 2015, section 4.2: dropout in all layers but the first. That
+# deep stacks without batch norm start from He et al. 2015, so that they learn
+# from the first epoch on, is ours.
 HOUSE_NUMBERS = Classifier(
   convs=tuple(
     Conv(filters, 5, pool=2 * (place % 2), dropout=0.5 * (place > 1))
@@ -155,6 +159,7 @@ HOUSE_NUMBERS = Classifier(
   dropout=0.5,
   localisation={"small": Localisation(((32, 5), (32, 5)), (32, 32))},
   padding="zeros",
+  init="he_normal",
 )
 
 # The filters of the localisation nets are ours.
@@ -172,6 +177,7 @@ PLANKTON = Classifier(
     "small": Localisation(((16, 3),) * 2, (64, 64)),
     "large": Localisation(((16, 3),) * 4, (64, 64)),
   },
+  init="he_normal",
 )
 
 CIFAR = Classifier(

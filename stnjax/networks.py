@@ -153,8 +153,9 @@ class Block(nnx.Module):
     self,
     channels: int,
     layer: classifiers.Conv,
-    slope: float,
     *,
+    slope: float = 0.0,
+    init: str = "lecun_normal",
     rngs: nnx.Rngs,
   ):
     self.layer = layer
@@ -164,6 +165,7 @@ class Block(nnx.Module):
       layer.filters,
       (layer.kernel_size, layer.kernel_size),
       padding=layer.padding,
+      kernel_init=getattr(nnx.initializers, init)(),
       conv_general_dilated=convolution.conv_general_dilated,
       rngs=rngs,
     )
@@ -185,7 +187,15 @@ def _blocks(
 ) -> list[Block]:
   blocks = []
   for layer in classifier.convs:
-    blocks.append(Block(channels, layer, classifier.slope, rngs=rngs))
+    blocks.append(
+      Block(
+        channels,
+        layer,
+        slope=classifier.slope,
+        init=classifier.init,
+        rngs=rngs,
+      )
+    )
     channels = layer.filters
   return blocks
 
@@ -252,7 +262,12 @@ class SpatialTransformerNetwork(nnx.Module):
     sizes = [math.prod(self._last_shape(shapes)), *classifier.dense]
     self.dense = nnx.List(
       [
-        nnx.Linear(fan_in, fan_out, rngs=rngs)
+        nnx.Linear(
+          fan_in,
+          fan_out,
+          kernel_init=getattr(nnx.initializers, classifier.init)(),
+          rngs=rngs,
+        )
         for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
       ]
     )

@@ -260,6 +260,7 @@ def learning_curves(
         epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2
       )
     axis.set(xlabel="epoch", ylabel=label)
+    axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
     axis.set_ylim(bottom=0)
   axes[0].legend(frameon=False, fontsize=9)

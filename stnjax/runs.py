@@ -244,6 +244,8 @@ class Run:
 
   def saved_step(self) -> int:
     """Step of the last checkpoint; 0 where there is none."""
+    if not (self.path / "checkpoints").exists():
+      return 0  # orbax would make the folder
     with self._checkpoints() as manager:
       return manager.latest_step() or 0
 

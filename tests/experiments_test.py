@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from experiments import report, sweep, train
-from stnjax import evaluation, runs
+from stnjax import runs
 from tests import scripts
 
 # 10,000 digits in 20 steps of 500, with a network small enough for a test.
 SMALL = runs.Settings(
   network="STN-SL1",
-  filters=(4, 4),
+  width=0.0625,
   epochs=3,
   batch_size=500,
   learning_rate=0.01,
@@ -27,7 +27,7 @@ SMALL = runs.Settings(
 )
 FLAGS = (
   "--network=STN-SL1",
-  "--filters=4,4",
+  "--width=0.0625",
   "--epochs=3",
   "--batch_size=500",
   "--learning_rate=0.01",
@@ -53,6 +53,8 @@ def metrics(workdir, settings=SMALL):
   results = json.loads((folder / "results.json").read_text())
   for line in (*lines, results):
     del line["seconds"]
+  for name in ("seconds_per_epoch", "peak_memory_mb", "seeds_together"):
+    del results[name]
   arrays = np.load(folder / "evaluation.npz")
   return lines, results, {name: arrays[name] for name in arrays}
 
@@ -71,6 +73,12 @@ def uninterrupted(tmp_path_factory):
   assert code == 0, err
   assert "epoch 3/3" in out
   assert re.search(r"^STN-SL1.*: [\d,]+ parameters, [\d,]+ of them", out, re.M)
+  results = runs.Run(str(workdir), SMALL).results()
+  assert results["seeds_together"] == 1
+  assert results["peak_memory_mb"] > 100  # JAX alone is more
+  assert results["seconds_per_epoch"] == pytest.approx(
+    results["seconds"] / 3, abs=0.1
+  )
   return metrics(workdir)
 
 
@@ -106,6 +114,79 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   assert_same(metrics(tmp_path), uninterrupted)
 
 
+def test_two_seeds_killed_and_resumed_end_as_each_alone(
+  uninterrupted, tmp_path
+):
+  """In one program; resumed, the second seed stands elsewhere at first."""
+  flags = (*FLAGS, "--seeds=0,3", "--checkpoint_seconds=0")
+  flags += (f"--workdir={tmp_path}",)
+  folders = [
+    runs.folder(str(tmp_path), dataclasses.replace(SMALL, seed=seed))
+    for seed in (0, 3)
+  ]
+  process = start("train", *flags)
+  while not list((folders[1] / "checkpoints").glob("[2-9]?")):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  finish(process)
+  assert not any((folder / "DONE").exists() for folder in folders)
+  code, out, err = finish(start("train", *flags))
+  assert code == 0, err
+  assert re.search(r"resumed after step [2-5]\d$", out, re.M)
+  assert_same(metrics(tmp_path), uninterrupted)
+  together = metrics(tmp_path, dataclasses.replace(SMALL, seed=3))
+  assert together[1]["error"] != uninterrupted[1]["error"]
+  for folder in folders:
+    results = json.loads((folder / "results.json").read_text())
+    assert 0 < results["seconds_per_epoch"] < results["seconds"]
+    assert results["peak_memory_mb"] > 0
+    assert results["seeds_together"] in (1, 2)
+  # What is done is left alone, whoever else is asked for.
+  code, out, err = finish(start("train", *FLAGS, f"--workdir={tmp_path}"))
+  assert code == 0, err
+  assert "epoch" not in out
+  assert "STN-SL1 seed 0: error" in out
+
+
+def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
+  trained = []
+
+  class Job:
+    def __init__(self, members, *_):
+      self.members = members
+
+    def train(self):
+      trained.append([run.settings.seed for run in self.members])
+      for run in self.members:
+        run.start()
+        run.finish({}, {"error": run.settings.seed / 10})
+
+  monkeypatch.setattr(train, "_Job", Job)
+  steps = {2: 20, 4: 20, 5: 40}
+  monkeypatch.setattr(
+    runs.Run, "saved_step", lambda run: steps.get(run.settings.seed, 0)
+  )
+  results = train.train(SMALL, (1, 2, 3, 4, 5), str(tmp_path))
+  assert sorted(trained) == [[1, 3], [2, 4], [5]]
+  assert {seed: r["error"] for seed, r in results.items()} == {
+    1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5,
+  }  # fmt: skip
+  assert list(results) == [1, 2, 3, 4, 5]
+  trained.clear()
+  train.train(SMALL, (6, 1, 5), str(tmp_path))
+  assert trained == [[6]]  # the others are done
+
+
+def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
+  """Loading fails after the runs' steps are looked up: try again, and go on."""
+  settings = dataclasses.replace(SMALL, dataset="plankton", network="CNN")
+  for _ in range(2):
+    with pytest.raises(FileNotFoundError, match="not prepared"):
+      train.train(settings, (0, 1), str(tmp_path / "runs"), "/none")
+  assert not list(tmp_path.iterdir())
+
+
 # Bilinear sampling has kinks on the pixel lattice, where an untrained
 # transformer samples: rounding decides between its two slopes and grows, so a
 # transformer is held to few steps.
@@ -121,7 +202,7 @@ def test_a_stopped_run_ends_with_the_same_metrics(
 )
 def test_two_processes_train_together_as_one(options, tmp_path):
   flags = [f"--{name}={value}" for name, value in options.items()]
-  flags += ["--filters=4,4", "--eval_passes=1"]
+  flags += ["--width=0.0625", "--eval_passes=1"]
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
@@ -140,7 +221,7 @@ def test_two_processes_train_together_as_one(options, tmp_path):
   processes.append(start("train", *flags, f"--workdir={tmp_path}/one"))
   for code, _, err in [finish(process) for process in processes]:
     assert code == 0, err
-  settings = runs.Settings(filters=(4, 4), eval_passes=1, **options)
+  settings = runs.Settings(width=0.0625, eval_passes=1, **options)
   two, one = (metrics(tmp_path / name, settings) for name in ("two", "one"))
   for line, expected in zip((*two[0], two[1]), (*one[0], one[1]), strict=True):
     for name in line.keys() & {"train_loss", "eval_loss", "error"}:
@@ -155,8 +236,18 @@ def test_two_processes_train_together_as_one(options, tmp_path):
   [
     ("train", ["--network=STN-X1"], "network='STN-X1' is unknown; accepted"),
     ("train", ["--network=STN-C5"], "depth 5 is deeper.*accepted: 0 to 2"),
-    ("train", ["--dataset=svhn"], "--dataset=svhn.*mnist_subset"),
-    ("train", ["--filters=a,b"], "--filters must be whole numbers.*got a,b"),
+    ("train", ["--dataset=fashion"], "--dataset=fashion.*mnist_subset"),
+    (
+      "train",
+      ["--dataset=svhn", "--data_dir=/none"],
+      "'svhn' is not prepared in /none.*experiments.prepare_data",
+    ),
+    ("train", ["--width=0"], "width must be positive and finite, got 0"),
+    ("train", ["--seeds=1,x"], "--seeds must be whole numbers.*got 1,x"),
+    ("train", ["--seeds=-1"], "seed must not be negative, got -1"),
+    ("train", ["--more_iterations=a"], "--more_iterations must be whole"),
+    ("train", ["--more_iterations=3,3"], "more_iterations must be.*rise"),
+    ("train", ["--localisation=large"], "localisation='large'.*'small'"),
     ("train", ["--epochs=soon"], "--epochs=soon"),
     ("train", ["--epochs=-1"], "epochs must be positive and finite, got -1"),
     ("train", ["--nosuchflag=1"], "nosuchflag"),
@@ -194,7 +285,7 @@ def test_batch_that_devices_do_not_divide(tmp_path):
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   train_once = dataclasses.replace(SMALL, epochs=1)
-  train.train(train_once, str(tmp_path))
+  train.train(train_once, (0,), str(tmp_path))
   folder = runs.folder(str(tmp_path), train_once)
   (folder / "DONE").unlink()
   for path in pathlib.Path(folder, "checkpoints", "20").rglob("*"):
@@ -211,17 +302,23 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
 
 @pytest.mark.slow
 def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
-  def stop_after_two(line):
-    if line["epoch"] == 2:
+  def stop_after_two(seeds, lines):
+    assert list(seeds) == [0]
+    if lines[0]["epoch"] == 2:
       os.kill(os.getpid(), signal.SIGINT)
 
   whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
-  train.train(SMALL, whole)
+  train.train(SMALL, (0,), whole)
   with pytest.raises(train.cli.Interrupted, match="SIGINT after step 40"):
-    train.train(SMALL, stopped, progress=stop_after_two)
-  lines = []
-  train.train(SMALL, stopped, progress=lines.append)
-  assert [line["epoch"] for line in lines] == [3]
+    train.train(SMALL, (0,), stopped, progress=stop_after_two)
+  epochs = []
+  train.train(
+    SMALL,
+    (0,),
+    stopped,
+    progress=lambda _, lines: epochs.append(lines[0]["epoch"]),
+  )
+  assert epochs == [3]
   assert_same(metrics(stopped), metrics(whole))
   assert metrics(whole)[1]["hardware"].startswith("4 x cpu")
 
@@ -231,7 +328,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     SMALL, network="CNN", optimiser="sgd", learning_rate=1e38
   )
   with pytest.raises(runs.RunError, match="loss is not finite"):
-    train.train(wild, str(tmp_path))
+    train.train(wild, (0,), str(tmp_path))
   assert not (runs.folder(str(tmp_path), wild) / "DONE").exists()
 
 
@@ -245,9 +342,9 @@ def test_a_signal_at_the_last_checkpoint_is_heard(tmp_path, monkeypatch):
 
   monkeypatch.setattr(runs.Run, "save", save_and_signal)
   with pytest.raises(train.cli.Interrupted, match="SIGTERM after step 20"):
-    train.train(one, str(tmp_path))
+    train.train(one, (0,), str(tmp_path))
   monkeypatch.undo()
-  assert train.train(one, str(tmp_path))["error"] > 0
+  assert train.train(one, (0,), str(tmp_path))[0]["error"] > 0
 
 
 @pytest.mark.parametrize("name", ["train", "sweep", "report"])
@@ -279,16 +376,21 @@ def test_sweep_lists_networks_by_depth():
 
 def test_shards_share_the_selected_runs_without_overlap():
   every = [
-    dataclasses.replace(SMALL, network=name, seed=seed)
-    for seed in range(3)
-    for name in ("CNN", "STN-C1", "STN-SL1")
+    sweep.Job(dataclasses.replace(SMALL, network=name), (0, 1, 2))
+    for name in ("CNN", "STN-C0", "STN-C1", "STN-SL1", "STN-SL2")
   ]
+
+  def names(jobs):
+    return [s.name for job in jobs for s in job.members()]
+
   only = sweep.select(every, "STN-C1", "0/1")
-  assert [s.seed for s in only] == [0, 1, 2]
+  assert only == [every[2]]
+  some = sweep.select(every, "STN-(C1|SL1).*seed_[12]", "0/1")
+  assert [job.seeds for job in some] == [(1, 2), (1, 2)]
+  assert [job.settings.seed for job in some] == [1, 1]
   shards = [sweep.select(every, None, f"{i}/4") for i in range(4)]
-  assert sorted(s.name for shard in shards for s in shard) == sorted(
-    s.name for s in every
-  )
+  assert sorted(names(sum(shards, []))) == sorted(names(every))
+  assert len(set(names(every))) == 15
 
 
 def test_dry_run_tells_and_touches_nothing(tmp_path):
@@ -308,12 +410,12 @@ def test_dry_run_tells_and_touches_nothing(tmp_path):
 
 def test_sweep_trains_skips_what_is_done_and_reports(tmp_path):
   flags = [
-    "--filters=2,2", "--epochs=1", "--batch_size=500", "--eval_passes=1",
+    "--width=0.03125", "--epochs=1", "--batch_size=500", "--eval_passes=1",
     "--kinds=CNN,SL", "--depths=1", "--seeds=0,1", f"--workdir={tmp_path}",
   ]  # fmt: skip
   code, out, err = finish(start("sweep", *flags))
   assert code == 0, err
-  assert re.search(r"4/4 STN-SL1 seed 1: epoch 1/1.*left\]", out)
+  assert re.search(r"2/2 STN-SL1 seed 0,1: epoch 1/1.*left\]", out)
   page = pathlib.Path(re.search(r"^report: (.+)$", out, re.M)[1])
   html = page.read_text()
   assert not re.search(r'(src|href)="(?!data:)', html)
@@ -334,20 +436,38 @@ def test_sweep_trains_skips_what_is_done_and_reports(tmp_path):
     assert (page.parent / picture).stat().st_size > 5000
   code, out, err = finish(start("sweep", *flags))
   assert code == 0, err
-  assert out.count("done before") == 4
+  assert out.count("done before") == 2
 
 
 def test_results_are_what_the_kept_predictions_say(uninterrupted):
-  _, results, arrays = uninterrupted
+  lines, results, arrays = uninterrupted
   wrong = arrays["predicted"] != arrays["label"]
   assert wrong.shape == (2, 2000)
   assert results["error"] == pytest.approx(wrong.mean())
-  std = evaluation.alignment_std(
-    arrays["true_rotation"].ravel(),
-    evaluation.predicted_rotation(arrays["pose"]).ravel(),
-    np.tile(arrays["label"], 2),
-  )
-  assert results["alignment_std"] == pytest.approx(std)
+  labels = np.tile(arrays["label"], 2)
+  angles = np.degrees(arrays["true_rotation"].ravel())
+  # theta is a turn and more: that of its inverse's first column.
+  poses = np.concatenate(arrays["pose"])
+  first = np.linalg.inv(poses[:, :, :2])[:, :, 0]
+  total = np.radians(angles) + np.arctan2(first[:, 1], first[:, 0])
+  left = np.empty(4000)
+  for label in range(10):
+    directions = np.exp(1j * total[labels == label])
+    common = np.angle(directions.mean())
+    left[labels == label] = np.degrees(
+      np.angle(directions * np.exp(-1j * common))
+    )
+  (axis,) = results["alignment"]
+  assert axis == "rotation"
+  found = results["alignment"]["rotation"]
+  assert found["std"] == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-3)
+  by_class = [
+    np.sqrt(np.mean(left[labels == label] ** 2)) for label in range(10)
+  ]
+  assert found["by_class"] == pytest.approx(by_class, rel=1e-3)
+  assert found["none"] == pytest.approx(51.96, abs=2)
+  last = lines[-1]["alignment"]["rotation"]
+  assert last == pytest.approx(found["std"], rel=0.2)
 
 
 def test_spread():

@@ -13,14 +13,14 @@ import numpy as np
 
 from stnjax import networks, runs, training
 
-SETTINGS = runs.Settings(network="STN-SL1", filters=(2, 2))
+SETTINGS = runs.Settings(network="STN-SL1", width=0.03125)
 
 
 def fresh_state(batch_norm=True):
   network = networks.create(
-    "STN-SL1", filters=(2, 2), batch_norm=batch_norm, rngs=nnx.Rngs(0)
+    "STN-SL1", width=0.03125, batch_norm=batch_norm, rngs=nnx.Rngs(0)
   )
-  optimiser = training.make_optimiser("adam", 1e-3, 10)
+  optimiser = training.make_optimiser("adam", 1e-3, 10, network.placement)
   return training.init_state(network, optimiser)[1]
 
 
@@ -132,6 +132,14 @@ class RunTest(absltest.TestCase):
     with self.assertRaisesRegex(runs.RunError, "checkpoints/10 cannot be read"):
       run.restore(fresh_state(batch_norm=False))
 
+  def test_the_step_of_the_last_checkpoint(self):
+    run = start(self.workdir)
+    self.assertEqual(run.saved_step(), 0)
+    for step in (10, 20):
+      run.save(fresh_state()._replace(step=jnp.int32(step)))
+      self.assertEqual(run.saved_step(), step)
+      self.assertEqual(runs.Run(self.workdir, SETTINGS).saved_step(), step)
+
   def test_finish_marks_the_run_last(self):
     run = start(self.workdir)
     self.assertFalse(run.done)
@@ -161,13 +169,14 @@ class RunTest(absltest.TestCase):
   def test_looking_makes_no_folder(self):
     run = runs.Run(self.workdir, SETTINGS)
     self.assertFalse(run.done)
+    self.assertEqual(run.saved_step(), 0)
     self.assertFalse(self.folder.exists())
 
 
 class SettingsTest(parameterized.TestCase):
   @parameterized.parameters(
     ({"network": "STN-Q1"}, "network='STN-Q1'"),
-    ({"dataset": "svhn"}, "dataset='svhn'.*mnist"),
+    ({"dataset": "fashion"}, "dataset='fashion'.*mnist"),
     ({"perturbation": "shear"}, "perturbation='shear'"),
     ({"family": "euclid"}, "family='euclid'"),
     ({"padding": "constant"}, "padding='constant'"),
@@ -178,13 +187,43 @@ class SettingsTest(parameterized.TestCase):
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
     ({"learning_rate": float("nan")}, "learning_rate must be positive"),
     ({"localisation_lr": float("inf")}, "localisation_lr must be positive"),
-    ({"filters": ()}, "filters must be two"),
-    ({"filters": (3, 0)}, "filters must be positive sizes"),
+    ({"before_lr": 0.0}, "before_lr must be positive"),
+    ({"width": 0.0}, "width must be positive"),
+    ({"width": float("nan")}, "width must be positive"),
+    ({"localisation_width": -1.0}, "localisation_width must be positive"),
+    ({"localisation": "huge"}, "localisation='huge'.*'large'"),
+    ({"localisation_scheme": "all"}, "localisation_scheme='all'.*'gradient'"),
+    ({"more_iterations": (0,)}, "more_iterations must be positive and rise"),
+    ({"more_iterations": (-1, 2)}, "more_iterations must be positive and rise"),
+    ({"more_iterations": (3, 3)}, "more_iterations must be.*rise, got .3, 3."),
+    ({"more_iterations": (5, 2)}, "more_iterations must be positive and rise"),
+    (
+      {"network": "CNN", "more_iterations": (3,)},
+      "more_iterations: a CNN has no transformer",
+    ),
     ({"seed": -1}, "seed must not be negative"),
   )
   def test_values_are_checked_by_name(self, values, message):
     with self.assertRaisesRegex(ValueError, message):
       runs.Settings(**values)
+
+  def test_values_that_are_accepted(self):
+    for values in (
+      {"padding": None},
+      {"padding": "zeros"},
+      {"more_iterations": (1, 2, 9)},
+      {"dataset": "svhn", "perturbation": "none"},
+      {"dataset": "plankton", "localisation": "large"},
+      {"localisation_scheme": "gradient"},
+    ):
+      runs.Settings(**values)
+
+  def test_settings_come_back_from_the_folder(self):
+    other = dataclasses.replace(
+      SETTINGS, padding=None, more_iterations=(2, 5), localisation_width=0.5
+    )
+    run = start(self.create_tempdir().full_path, other)
+    self.assertEqual(runs.read_settings(run.path), other)
 
   def test_the_name_tells_runs_of_a_sweep_apart(self):
     names = {
@@ -195,6 +234,85 @@ class SettingsTest(parameterized.TestCase):
       for s in (0, 1)
     }
     self.assertLen(names, 16)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1), np.uint8)
+
+
+class BuildTest(parameterized.TestCase):
+  def build(self, seeds=(0,), **values):
+    values = {"batch_size": 16, "epochs": 9, "width": 0.03125, **values}
+    settings = [runs.Settings(**values, seed=seed) for seed in seeds]
+    return runs.build_program(settings, IMAGES, jax.devices()[:1])
+
+  def phases(self, program, states):
+    """The networks of a program, with the step from which on each serves."""
+    own = jax.tree.map(lambda x: x[0], states)
+    recipe = program.recipe
+    return [
+      (start, nnx.merge(graphdef, own.params, own.stats))
+      for start, graphdef in ((0, recipe.graphdef), *recipe.later)
+    ]
+
+  @parameterized.parameters(
+    ("group", (1.0, 1.0, 1.0)), ("gradient", (0.5, 0.25, 0.125))
+  )
+  def test_more_iterations(self, scheme, gradients):
+    program, states = self.build(
+      more_iterations=(1, 4), localisation_scheme=scheme, localisation_lr=0.5
+    )
+    phases = self.phases(program, states)
+    self.assertEqual([start for start, _ in phases], [0, 2, 8])  # 2 an epoch
+    self.assertEqual(
+      [network.placement.depths for _, network in phases],
+      [(1,), (1, 1), (1, 1, 1)],
+    )
+    self.assertEqual(
+      tuple(network.theta_gradient for _, network in phases), gradients
+    )
+
+  def test_each_seed_has_its_own_initial_parameters(self):
+    _, states = self.build(seeds=(3, 7))
+    for place, seed in enumerate((3, 7)):
+      _, alone = self.build(seeds=(seed,))
+      for both, one in zip(*map(jax.tree.leaves, (states, alone)), strict=True):
+        np.testing.assert_array_equal(both[place], one[0])
+    kernel = states.params["blocks"][0]["conv"]["kernel"][...]
+    self.assertGreater(np.abs(kernel[0] - kernel[1]).max(), 0.01)
+    np.testing.assert_array_equal(states.step, [0, 0])
+
+  def test_options_reach_the_network(self):
+    network = runs.build_network(
+      runs.Settings(
+        dataset="plankton",
+        perturbation="free_augmentation",
+        network="STN-C0",
+        width=0.1,
+        localisation_width=0.25,
+        localisation="large",
+        padding="zeros",
+        family="translation",
+        batch_norm=True,
+      )
+    )
+    net = network.localisers["0"]
+    self.assertEqual([conv.out_features for conv in net.convs], [4] * 4)
+    self.assertEqual([layer.out_features for layer in net.hidden], [16, 16])
+    self.assertEqual(net.head.out_features, 2)
+    self.assertEqual(network.padding, "zeros")
+    self.assertEqual(network.blocks[0].conv.out_features, 3)
+    self.assertEqual(network.head.out_features, 121)
+    self.assertIn("0", network.norms)
+
+  @parameterized.parameters(
+    ("rotation", (0.1307,), (0.3081,), False),
+    ("translation", (0.0363,), (0.1870,), True),
+    ("scale", (0.0414,), (0.1751,), True),
+  )
+  def test_what_hangs_on_the_perturbation(self, name, mean, std, cluttered):
+    program, _ = self.build(network="STN-C0", perturbation=name)
+    self.assertEqual((program.recipe.mean, program.recipe.std), (mean, std))
+    self.assertEqual(program._sources is not None, cluttered)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 import abc
 from collections.abc import Iterator
-import io
 
 import numpy as np
-from PIL import Image
 import tensorflow_datasets as tfds
+
+from stnjax.datasets import preparing
 
 SPLITS = ("train", "test")
 
@@ -32,10 +32,7 @@ class Generated(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str) -> Iterator:
     for index in range(self.sizes[split]):
       image, label = self.example(split, index)
-      pixels = image[..., 0] if image.shape[-1] == 1 else image
-      encoded = io.BytesIO()
-      Image.fromarray(pixels).save(encoded, "PNG")
-      yield index, {"image": encoded.getvalue(), "label": label}
+      yield index, {"image": preparing.png(image), "label": label}
 
 
 def rng_of(seed: int, split: str, index: int) -> np.random.Generator:

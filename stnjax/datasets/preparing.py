@@ -33,7 +33,7 @@ def png(image: np.ndarray) -> bytes:
   """Encodes an image `[H, W, 1 or 3]`; TFDS needs TensorFlow for arrays."""
   encoded = io.BytesIO()
   pixels = image[..., 0] if image.shape[-1] == 1 else image
-  Image.fromarray(pixels).save(encoded, "PNG", optimize=True)
+  Image.fromarray(pixels).save(encoded, "PNG")
   return encoded.getvalue()
 
 

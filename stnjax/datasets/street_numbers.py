@@ -30,7 +30,7 @@ SEED = 0
 LENGTHS = (0.15, 0.44, 0.29, 0.08, 0.04)
 """How often a number has 1, 2, ... digits; as in SVHN, but for five."""
 
-HANDWRITTEN = 0.35
+HANDWRITTEN = 0.15
 """How often a number is in handwritten digits rather than in a font."""
 
 FONTS = (
@@ -147,7 +147,7 @@ def picture(
   high = _digit_height(matrix, row.shape)
   others = _distractors(rng, box, high, angle, split)
 
-  contrast = 0.2 + 0.65 * rng.beta(1.1, 1.8)
+  contrast = 0.35 + 0.5 * rng.beta(1.1, 1.8)
   wall = surface = _colour(rng, rng.uniform(0.15, 0.95))
   if plate:
     surface = _colour(rng, rng.uniform(0.08, 0.95))
@@ -315,7 +315,7 @@ def _pose(rng, shape) -> tuple[np.ndarray, np.ndarray, float]:
   low, high = _bounds(matrix, corners + _ROOM)
   fit = (SIDE - 2) / (high - low).max()
   least = min(fit, _MIN_HEIGHT / _GLYPH)
-  scale = max(least, fit * rng.uniform(0.36, 1))
+  scale = max(least, fit * rng.uniform(0.55, 1))
   room = SIDE - 2 - scale * (high - low)
   start = 1 + room * rng.beta(1.6, 1.6, 2)
   matrix = _shift(start) @ np.diag([scale, scale, 1]) @ _shift(-low) @ matrix
