@@ -107,8 +107,10 @@ _STREET_NUMBERS_QUICK = {
   "dataset": "street_numbers",
   "perturbation": "none",
   "shrink": 2,
+  "width": 0.125,
   "dropout": False,
-  "epochs": 6,
+  "learning_rate": 0.003,
+  "epochs": 4,
   "eval_passes": 1,
 }
 _PLANKTON_QUICK = {

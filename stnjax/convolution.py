@@ -169,17 +169,15 @@ def max_pool(images: jax.Array, size: int, stride: int = 2) -> jax.Array:
 
   Gradient: shared where several pixels are the maximum.
   """
-  rows, columns = (
-    (length - size) // stride + 1 for length in images.shape[1:3]
-  )
-  if size == stride:
-    return _whole_windows(images, size).max(axis=(2, 4))
-  spans = [max(0, (count - 1) * stride + 1) for count in (rows, columns)]
+  counts = [(length - size) // stride + 1 for length in images.shape[1:3]]
+  spans = [max(0, (count - 1) * stride + 1) for count in counts]
   windows = [
     images[:, y : y + spans[0] : stride, x : x + spans[1] : stride]
     for y in range(size)
     for x in range(size)
   ]
+  # Not `max` of whole windows: its gradient counts the pixels that equal the
+  # maximum, and finds none where XLA computed them twice, with other rounding.
   return functools.reduce(jnp.maximum, windows)
 
 
@@ -193,11 +191,8 @@ def mean_pool(images: jax.Array, size: int) -> jax.Array:
   Returns:
     `[B, H // size, W // size, C]`.
   """
-  return _whole_windows(images, size).mean(axis=(2, 4))
-
-
-def _whole_windows(images: jax.Array, size: int) -> jax.Array:
   batch, height, width, channels = images.shape
   rows, columns = height // size, width // size
   whole = images[:, : rows * size, : columns * size]
-  return whole.reshape(batch, rows, size, columns, size, channels)
+  windows = whole.reshape(batch, rows, size, columns, size, channels)
+  return windows.mean(axis=(2, 4))

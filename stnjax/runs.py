@@ -244,10 +244,11 @@ class Run:
 
   def saved_step(self) -> int:
     """Step of the last checkpoint; 0 where there is none."""
-    if not (self.path / "checkpoints").exists():
-      return 0  # orbax would make the folder
-    with self._checkpoints() as manager:
-      return manager.latest_step() or 0
+    # Without orbax, which would make the folder.
+    folder = self.path / "checkpoints"
+    entries = folder.iterdir() if folder.exists() else ()
+    steps = (int(e.name) for e in entries if e.name.isdigit())
+    return max(steps, default=0)
 
   def save(self, state: training.TrainState) -> None:
     """Writes a checkpoint of the state, unless its step has one."""

@@ -435,7 +435,7 @@ class Program:
     """One function for all seeds.
 
     Side by side where that fills a device; one after the other on CPU, whose
-    cores are busy with one, and where each comes out to the bit as alone.
+    cores are busy with one, and where each takes the path that it takes alone.
     """
     if self._devices[0].platform == "cpu":
       return functools.partial(lax.map, one)

@@ -654,7 +654,7 @@ class BlockTest(parameterized.TestCase):
 
   def test_batch_norm_then_pool_then_nonlinearity(self):
     layer = Conv(2, 3, pool=2, batch_norm=True)
-    block = networks.Block(3, layer, 0.1, rngs=nnx.Rngs(0))
+    block = networks.Block(3, layer, slope=0.1, rngs=nnx.Rngs(0))
     scale, bias = np.array([-2.0, 0.5]), np.array([0.3, -0.1])
     block.norm.scale[...], block.norm.bias[...] = jnp.array([scale, bias])
     x = np.random.default_rng(0).normal(1, 2, (5, 4, 6, 3)).astype(np.float32)
@@ -678,7 +678,7 @@ class BlockTest(parameterized.TestCase):
   def test_compiled_gradients_through_batch_norm_and_pool(self):
     """Compiled apart, the norm may be rounded otherwise than in its pool."""
     block = networks.Block(
-      4, Conv(4, 3, pool=2, batch_norm=True), 0.1, rngs=nnx.Rngs(0)
+      4, Conv(4, 3, pool=2, batch_norm=True), slope=0.1, rngs=nnx.Rngs(0)
     )
     graphdef, state = nnx.split(block)
     x = np.random.default_rng(0).normal(size=(16, 24, 24, 4))

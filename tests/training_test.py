@@ -73,8 +73,8 @@ def make_afresh(
     batch_norm=batch_norm,
     rngs=nnx.Rngs(0),
   )
-  # A bias before a batch norm has no gradient but rounding, which adam blows up.
-  name, rate = ("adam", 1e-3) if classifier == "plain" else ("sgd", 0.01)
+  # Before a batch norm a bias has no gradient but rounding; adam blows it up.
+  name, rate = ("adam", 1e-3) if classifier == "plain" else ("sgd", 1e-3)
   optimiser = optimiser or training.make_optimiser(
     name, rate, 100, network.placement
   )
