@@ -352,12 +352,12 @@ def main() -> None:
   seeds = cli.integers("seeds", _SEEDS.value or default.split(","))
   options = cli.training_options()
   options["workdir"] = os.path.join(options["workdir"], f"{name}-{size}")
+  if preset.stand_in and size == "quick":
+    print(f"{name}, quick: runs on {preset.stand_in}.", flush=True)
   jobs = sweep.chosen(
     [sweep.Job(settings, seeds) for settings in preset.settings(size)],
     options["workdir"],
   )
-  if preset.stand_in and size == "quick":
-    print(f"{name}, quick: runs on {preset.stand_in}.", flush=True)
   if jobs:
     sweep.run_all(jobs, **options)
     print(f"report: {report.write(options['workdir'])}")
