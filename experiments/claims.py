@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from experiments import cli, report
-from stnjax import evaluation, networks, runs
+from stnjax import evaluation, placements, runs
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"
 _LEAST_SEEDS = 3
@@ -138,15 +138,15 @@ class Group:
       for run in self.members[network]
     ]
 
-  def placements(self) -> dict[str, networks.Placement]:
+  def networks(self) -> dict[str, placements.Placement]:
     """The placement of every network."""
-    return {name: networks.parse_placement(name) for name in self.members}
+    return {name: placements.parse(name) for name in self.members}
 
   def single(self, *kinds: str) -> dict[int, str]:
     """Networks of a kind with one run of the transformer, by depth."""
     return {
       placement.depths[0]: name
-      for name, placement in self.placements().items()
+      for name, placement in self.networks().items()
       if placement.kind in kinds and len(placement.depths) == 1
     }
 
@@ -188,7 +188,7 @@ class Group:
 
 def _input_aligns(group: Group) -> Iterator[Comparison]:
   if group.measures_alignment():
-    for name, placement in group.placements().items():
+    for name, placement in group.networks().items():
       if placement.warps_input:
         yield group.bounded(name, 0.5)
 
@@ -242,7 +242,7 @@ def _shared_wins(group: Group) -> Iterator[Comparison]:
 
 
 def _iterations_help(group: Group) -> Iterator[Comparison]:
-  names = {p: name for name, p in group.placements().items()}
+  names = {p: name for name, p in group.networks().items()}
   for placement, name in names.items():
     more = placement.iterated(1)
     if placement.depths and more in names:
@@ -250,7 +250,7 @@ def _iterations_help(group: Group) -> Iterator[Comparison]:
 
 
 def _iterations_replace_nothing(group: Group) -> Iterator[Comparison]:
-  for name, placement in group.placements().items():
+  for name, placement in group.networks().items():
     if len(placement.depths) > 1 and set(placement.depths) == {0}:
       for deep in group.single("SL").values():
         yield group.lower(group.error, "error", deep, name)

@@ -20,7 +20,14 @@ from etils import epath
 import numpy as np
 
 from experiments import cli
-from stnjax import datasets, evaluation, networks, perturbations, plots, runs
+from stnjax import (
+  datasets,
+  evaluation,
+  perturbations,
+  placements,
+  plots,
+  runs,
+)
 
 _TITLE = "Where the spatial transformer sits"
 
@@ -136,7 +143,7 @@ def groups(
 
 def _order(network: str) -> tuple[int, tuple[int, ...]]:
   """CNN first, then C, DL, SL, each by depths."""
-  placement = networks.parse_placement(network)
+  placement = placements.parse(network)
   return ("CNN", "C", "DL", "SL").index(placement.kind), placement.depths
 
 
@@ -352,7 +359,7 @@ def _error_figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
   baseline: list[float] = []
   for name, group in members.items():
     errors = [100 * run.results["error"] for run in group]
-    placement = networks.parse_placement(name)
+    placement = placements.parse(name)
     if not placement.depths:
       baseline = errors
     elif len(set(placement.depths)) == 1:

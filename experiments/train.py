@@ -30,6 +30,7 @@ from stnjax import (
   evaluation,
   networks,
   perturbations,
+  programs,
   runs,
   training,
 )
@@ -211,7 +212,7 @@ class _Job:
 
   def _fit(self, signals: _Signals) -> None:
     """Trains to the last epoch, logging each and saving now and then."""
-    per_epoch = training.steps_per_epoch(
+    per_epoch = programs.steps_per_epoch(
       len(self._train_data.labels), self._settings.batch_size
     )
     total = per_epoch * self._settings.epochs

@@ -1,24 +1,13 @@
-"""Classifiers, and where the spatial transformer goes in them.
+"""Classifiers with a spatial transformer.
 
-A network is a list of blocks and a head, and a placement that says where the
-localisation net looks and what is warped (Finnveden et al. 2020):
-
-  name      localisation sees                    what is warped
-  CNN       -                                    nothing
-  STN-C0    the input                            the input
-  STN-CX    the features after block X           those features
-  STN-DLX   its own copy of blocks 1..X          the input
-  STN-SLX   the classifier's own blocks 1..X     the input
-
-"STN-SL0,1" has several placements, run in order; "STN-SL1x2" repeats one,
-with one localisation net. Poses accumulate, theta <- theta @ theta_i, and the
+A network is a list of blocks, dense layers and a head, and a placement that
+says where the localisation net looks and what is warped, see
+`stnjax.placements`. Poses accumulate, theta <- theta @ theta_i, and the
 original is resampled each time, so that blur does not add up.
 """
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 import math
-import re
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -33,75 +22,12 @@ from stnjax import (
   datasets,
   grids,
   perturbations,
+  placements,
   sampling,
   transforms,
 )
 from stnjax.localisation import LocalisationNet, sized_for
 from stnjax.warping import warp
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-  """Where the spatial transformer goes.
-
-  Attributes:
-    kind: "CNN", "C" (warps features), "DL" (own copy of the layers) or "SL"
-      (shared layers).
-    depths: how many blocks the localisation net looks through, one entry per
-      run of the transformer, in order.
-  """
-
-  kind: str
-  depths: tuple[int, ...]
-
-  @property
-  def warps_input(self) -> bool:
-    """Whether the input is what is warped, and not features."""
-    return bool(self.depths) and (self.kind != "C" or not any(self.depths))
-
-  def iterated(self, more: int) -> "Placement":
-    """The same with the last entry repeated `more` times."""
-    return Placement(self.kind, self.depths + self.depths[-1:] * more)
-
-  @property
-  def looks_through(self) -> int:
-    """How many of the classifier's own blocks come before a transformer."""
-    return 0 if self.kind == "DL" else max(self.depths, default=0)
-
-
-def parse_placement(name: str) -> Placement:
-  """Reads the name of a network.
-
-  Args:
-    name: "CNN", or "STN-" with "C", "DL" or "SL" and depths, such as
-      "STN-C1", "STN-SL0,1" or "STN-DL1x2".
-
-  Returns:
-    The placement; repeats are written out: "STN-SL1x2" has depths (1, 1).
-
-  Raises:
-    ValueError: for any other name, or depths of "C" that go back.
-  """
-  if name == "CNN":
-    return Placement("CNN", ())
-  match = re.fullmatch(
-    r"STN-(C|DL|SL)(\d+(?:x[1-9]\d*)?(?:,\d+(?:x[1-9]\d*)?)*)", name
-  )
-  if not match:
-    raise ValueError(
-      f"network={name!r} is unknown; accepted: CNN, or STN-C, STN-DL, STN-SL"
-      " followed by depths, such as STN-C1, STN-SL0,1 or STN-SL1x2"
-    )
-  depths: list[int] = []
-  for entry in match[2].split(","):
-    depth, _, repeats = entry.partition("x")
-    depths += [int(depth)] * int(repeats or 1)
-  if match[1] == "C" and depths != sorted(depths):
-    raise ValueError(
-      f"network={name!r}: the depths of STN-C must not decrease, as features"
-      " pass through the blocks once"
-    )
-  return Placement(match[1], tuple(depths))
 
 
 class Output(NamedTuple):
@@ -205,7 +131,7 @@ class SpatialTransformerNetwork(nnx.Module):
 
   def __init__(
     self,
-    placement: Placement,
+    placement: placements.Placement,
     classifier: classifiers.Classifier,
     image_shape: Sequence[int],
     num_classes: int,
@@ -408,7 +334,7 @@ def create(
   """Makes a network of the paper by its name.
 
   Args:
-    name: such as "CNN", "STN-C1" or "STN-SL1x2"; see `parse_placement`.
+    name: such as "CNN", "STN-C1" or "STN-SL1x2"; see `stnjax.placements`.
     dataset: one of `stnjax.datasets.SETS`: decides the classifier.
     perturbation: one of `stnjax.perturbations.PERTURBATIONS`: decides the size
       of the image, and MNIST's localisation nets.
@@ -432,7 +358,7 @@ def create(
     perturbation, description.image_shape
   )
   return SpatialTransformerNetwork(
-    parse_placement(name),
+    placements.parse(name),
     classifier.resized(width, localisation_width, dropout),
     (rows // shrink, columns // shrink, channels),
     description.num_classes,
@@ -451,27 +377,9 @@ def count_parameters(network: nnx.Module) -> dict[str, int]:
   """
   counts = {"classifier": 0, "localisation": 0}
   for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.Param)):
-    own = part(path, network.placement) == "localisation"
+    own = placements.part(path, network.placement) == "localisation"
     counts["localisation" if own else "classifier"] += leaf.get_value().size
   return {**counts, "total": sum(counts.values())}
-
-
-PARTS = ("localisation", "before", "rest")
-
-
-def part(path: Sequence[Any], placement: Placement) -> str:
-  """The part of a network that a parameter belongs to, by its path.
-
-  Returns:
-    One of `PARTS`: "localisation", what only localisation uses; "before", the
-    classifier's blocks that come before a transformer, or that its
-    localisation shares; "rest".
-  """
-  if path[0] in ("localisers", "copies"):
-    return "localisation"
-  if path[0] == "blocks" and int(path[1]) < placement.looks_through:
-    return "before"
-  return "rest"
 
 
 def _warp_small(

@@ -29,6 +29,8 @@ from stnjax import (
   datasets,
   networks,
   perturbations,
+  placements,
+  programs,
   sampling,
   training,
   transforms,
@@ -162,7 +164,7 @@ class Settings:
         raise ValueError(f"{field.name} must be positive and rise, got {value}")
     if self.seed < 0:
       raise ValueError(f"seed must not be negative, got {self.seed}")
-    placement = networks.parse_placement(self.network)
+    placement = placements.parse(self.network)
     if self.more_iterations and not placement.depths:
       raise ValueError("more_iterations: a CNN has no transformer to repeat")
 
@@ -413,23 +415,23 @@ def build_program(
   settings: Sequence[Settings],
   images: np.ndarray,
   devices: Sequence[jax.Device] | None = None,
-) -> tuple[training.Program, training.TrainState]:
+) -> tuple[programs.Program, training.TrainState]:
   """The compiled loops of runs, and their states before the first step.
 
   Args:
     settings: of runs that differ in their seed alone.
     images: the training images, uint8.
-    devices: see `training.Program`.
+    devices: see `programs.Program`.
   """
   common = settings[0]
-  per_epoch = training.steps_per_epoch(len(images), common.batch_size)
+  per_epoch = programs.steps_per_epoch(len(images), common.batch_size)
   group = common.localisation_scheme == "group"
   later = [per_epoch * epoch for epoch in common.more_iterations]
   optimiser = training.make_optimiser(
     common.optimiser,
     common.learning_rate,
     per_epoch * common.epochs,
-    networks.parse_placement(common.network),
+    placements.parse(common.network),
     schedule=common.schedule,
     localisation_lr=common.localisation_lr if group else 1.0,
     before_lr=common.before_lr,
@@ -460,7 +462,7 @@ def build_program(
     tuple(zip(later, phases, strict=True)),
   )
   cluttered = perturbations.PERTURBATIONS[common.perturbation].cluttered
-  program = training.Program(
+  program = programs.Program(
     recipe,
     [member.seed for member in settings],
     images if cluttered else None,

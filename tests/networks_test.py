@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import stnjax
-from stnjax import classifiers, datasets, localisation, networks, transforms
+from stnjax import (
+  classifiers,
+  datasets,
+  localisation,
+  networks,
+  placements,
+  transforms,
+)
 from stnjax.classifiers import Conv, Localisation
 
 # Worked out by hand: conv9 81 F + F, conv7 49 F F + F, dense 40 F + 10; a
@@ -100,7 +107,7 @@ HALVING = dataclasses.replace(
 def create(name, classifier=TINY, image_shape=(28, 28, 1), **options):
   options = {"num_classes": 10, **options}
   return networks.SpatialTransformerNetwork(
-    networks.parse_placement(name),
+    placements.parse(name),
     classifier,
     image_shape,
     rngs=nnx.Rngs(0),
@@ -155,9 +162,7 @@ class NameTest(parameterized.TestCase):
     ("STN-DL3,1", "DL", (3, 1)),
   )
   def test_names(self, name, kind, depths):
-    self.assertEqual(
-      networks.parse_placement(name), networks.Placement(kind, depths)
-    )
+    self.assertEqual(placements.parse(name), placements.Placement(kind, depths))
 
   @parameterized.parameters(
     "",
@@ -175,7 +180,7 @@ class NameTest(parameterized.TestCase):
   )
   def test_other_names_are_refused(self, name):
     with self.assertRaisesRegex(ValueError, "network="):
-      networks.parse_placement(name)
+      placements.parse(name)
 
   @parameterized.parameters("STN-C3", "STN-DL3", "STN-SL0,7")
   def test_depth_beyond_the_blocks_is_refused(self, name):
@@ -748,7 +753,7 @@ class PartTest(parameterized.TestCase):
     network = nnx.eval_shape(functools.partial(create, name))
     found = {"localisers": set(), "copies": set(), "0": set(), "1": set()}
     for path, _ in nnx.to_flat_state(nnx.state(network, nnx.Param)):
-      part = networks.part(path, network.placement)
+      part = placements.part(path, network.placement)
       key = str(path[1]) if path[0] == "blocks" else path[0]
       found.setdefault(key, set()).add(part)
     self.assertEqual(found["0"], {first})
@@ -759,7 +764,7 @@ class PartTest(parameterized.TestCase):
     )
 
   def test_iterated_repeats_the_last_depth(self):
-    placement = networks.parse_placement("STN-SL0,1")
+    placement = placements.parse("STN-SL0,1")
     self.assertEqual(placement.iterated(2).depths, (0, 1, 1, 1))
     self.assertEqual(placement.iterated(0), placement)
 

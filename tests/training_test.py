@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from stnjax import classifiers, datasets, networks, runs, training
+from stnjax import (
+  classifiers,
+  datasets,
+  networks,
+  placements,
+  programs,
+  runs,
+  training,
+)
 from stnjax.classifiers import Conv
 
 # Batch norm, dropout of both kinds and a leaky nonlinearity.
@@ -65,7 +73,7 @@ def make_afresh(
   """A program and the states of its seeds, which start alike."""
   side = 60 if perturbation == "translation" else 28
   network = networks.SpatialTransformerNetwork(
-    networks.parse_placement(name),
+    placements.parse(name),
     CLASSIFIERS[classifier],
     (side, side, 1),
     4,
@@ -83,7 +91,7 @@ def make_afresh(
     graphdef, optimiser, perturbation, (0.1,), (0.3,), batch_size
   )
   sources = toy_data(8, 3).images if perturbation == "translation" else None
-  program = training.Program(recipe, seeds, sources, jax.devices()[:devices])
+  program = programs.Program(recipe, seeds, sources, jax.devices()[:devices])
   return program, stacked([state] * len(seeds))
 
 
@@ -199,7 +207,7 @@ class SeedTest(parameterized.TestCase):
     expected = program.train(start, data, 3)
     side_by_side, _ = make_afresh(name, seeds=self.SEEDS[:2], **options)
     with mock.patch.object(
-      training.Program, "_each_seed", lambda _, one: jax.vmap(one)
+      programs.Program, "_each_seed", lambda _, one: jax.vmap(one)
     ):
       found = side_by_side.train(start, data, 3)
       predicted = side_by_side.evaluate(expected, test, 1)
@@ -258,7 +266,7 @@ class TrainTest(parameterized.TestCase):
   def test_one_step_is_the_optimiser_on_the_mean_gradient(self):
     """Against a step written out: SGD on the batch that the order names."""
     optimiser = training.make_optimiser(
-      "sgd", 0.1, 100, networks.parse_placement("CNN")
+      "sgd", 0.1, 100, placements.parse("CNN")
     )
     program, states = make("CNN", optimiser=optimiser, perturbation="none")
     data, recipe, state = toy_data(40), program.recipe, of(states, 0)
@@ -335,7 +343,7 @@ class TrainTest(parameterized.TestCase):
 
   def test_the_device_that_is_named_is_used(self):
     _, state = make("CNN")
-    program = training.Program(
+    program = programs.Program(
       make("CNN")[0].recipe, (0,), devices=jax.devices()[2:3]
     )
     state = program.train(state, toy_data(16), 1)
@@ -395,7 +403,7 @@ class GrowingTest(parameterized.TestCase):
     images, _ = recipe.prepare(keys, test.images, None)
     structure = jax.tree.structure(states)
     for epoch, graphdef in enumerate(graphdefs):
-      own = training.Program(
+      own = programs.Program(
         dataclasses.replace(recipe, graphdef=graphdef, later=()),
         (0,),
         devices=jax.devices()[:1],
@@ -458,7 +466,7 @@ class OptimiserTest(parameterized.TestCase):
         "sgd",
         1e-3,
         100,
-        networks.parse_placement(name),
+        placements.parse(name),
         localisation_lr=multiplier,
       )
       program, state = make(name, optimiser=optimiser)
@@ -484,7 +492,7 @@ class OptimiserTest(parameterized.TestCase):
     ("STN-SL0,2", 0.5, 0.5),
   )
   def test_every_part_has_its_own_rate(self, name, first, second):
-    placement = networks.parse_placement(name)
+    placement = placements.parse(name)
     network = networks.SpatialTransformerNetwork(
       placement, RICH, (28, 28, 1), 4, rngs=nnx.Rngs(0)
     )
@@ -506,7 +514,7 @@ class OptimiserTest(parameterized.TestCase):
 
   @parameterized.parameters("sgd", "adam")
   def test_halvings_are_localisation_s_alone(self, name):
-    placement = networks.parse_placement("STN-SL1")
+    placement = placements.parse("STN-SL1")
     optimiser = training.make_optimiser(
       name, 1.0, 100, placement, localisation_lr=0.5, halvings=(2, 3)
     )
@@ -525,7 +533,7 @@ class OptimiserTest(parameterized.TestCase):
   )
   def test_schedules(self, schedule, expected):
     tx = training.make_optimiser(
-      "sgd", 1.0, 100, networks.parse_placement("CNN"), schedule=schedule
+      "sgd", 1.0, 100, placements.parse("CNN"), schedule=schedule
     )
     params = {"head": jnp.zeros(())}
     rates = []
@@ -543,10 +551,10 @@ class OptimiserTest(parameterized.TestCase):
 
   def test_unknown_names(self):
     with self.assertRaisesRegex(ValueError, "optimiser='lion'.*adam"):
-      training.make_optimiser("lion", 0.1, 10, networks.parse_placement("CNN"))
+      training.make_optimiser("lion", 0.1, 10, placements.parse("CNN"))
     with self.assertRaisesRegex(ValueError, "schedule='linear'.*cosine"):
       training.make_optimiser(
-        "sgd", 0.1, 10, networks.parse_placement("CNN"), schedule="linear"
+        "sgd", 0.1, 10, placements.parse("CNN"), schedule="linear"
       )
 
 
