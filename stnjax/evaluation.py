@@ -115,8 +115,8 @@ def residual(
     members = np.asarray(labels) == label
     if axis == "rotation":
       directions = np.exp(1j * np.radians(total[members]))
-      common = np.exp(1j * np.angle(directions.mean()))
-      left[members] = np.degrees(np.angle(directions / common))
+      back = np.exp(-1j * np.angle(directions.mean()))
+      left[members] = np.degrees(np.angle(directions * back))
     else:
       left[members] = total[members] - total[members].mean()
   return left
