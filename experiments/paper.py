@@ -156,6 +156,22 @@ def rotation() -> Preset:
 
 
 @_preset
+def rotation_families() -> Preset:
+  """Rotated MNIST with transforms that are no rotations: warps as such.
+
+  Shows claim 10: that feature maps cannot be aligned is no matter of which
+  warps they are offered. The quick size has similarities, the full one affine
+  transforms, as `rotation` has there.
+  """
+  return Preset(
+    ("STN-C0", "STN-C1"),
+    {"family": "similarity", "epochs": 12},
+    {**_MNIST, "perturbation": "rotation"},
+    "10,000 embedded digits of MNIST's 60,000",
+  )
+
+
+@_preset
 def translation() -> Preset:
   """MNIST shifted in a cluttered image: the warp that features allow.
 

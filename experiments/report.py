@@ -2,8 +2,8 @@
 
   python -m experiments.report --workdir=runs
 
-writes runs/report/report.md with its figures as PNG, and report.html, one page
-that holds everything. Runs that differ in more than network and seed, in their
+writes runs/report/report.md with its figures as PNG, results.json with what all
+runs found, and report.html, one page that holds everything. Runs that differ in more than network and seed, in their
 data set or epochs for instance, get a section each.
 """
 
@@ -98,6 +98,11 @@ def write(workdir: str) -> epath.Path:
     names = ", ".join(sorted(unfinished))
     sections.append(Section("Not finished, and left out", [names]))
   (output / "report.md").write_text(markdown(_TITLE, sections))
+  values = [
+    {"settings": dataclasses.asdict(run.settings), "results": run.results}
+    for run in finished
+  ]
+  (output / "results.json").write_text(json.dumps(values, indent=1) + "\n")
   page = output / "report.html"
   page.write_text(_page(sections))
   return page
