@@ -3,8 +3,9 @@
   python -m experiments.report --workdir=runs
 
 writes runs/report/report.md with its figures as PNG, results.json with what all
-runs found, and report.html, one page that holds everything. Runs that differ in more than network and seed, in their
-data set or epochs for instance, get a section each.
+runs found, and report.html, one page that holds everything. Runs that differ in
+more than network and seed, in their data set or epochs for instance, get a
+section each.
 """
 
 import base64

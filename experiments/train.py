@@ -107,15 +107,18 @@ def train(
     for seed in seeds
   }
   by_step: dict[int, list[runs.Run]] = {}
-  for run in every.values():
-    if not run.done:
+  results = {}
+  for seed, run in every.items():
+    if run.done:
+      results[seed] = run.results()
+    else:
       by_step.setdefault(run.saved_step(), []).append(run)
   if by_step:
     train_data, eval_data = load_data(settings, data_dir)
   for members in by_step.values():
     job = _Job(members, train_data, eval_data, checkpoint_seconds, progress)
-    job.train()
-  return {seed: run.results() for seed, run in every.items()}
+    results.update(job.train())
+  return {seed: results[seed] for seed in seeds}
 
 
 def load_data(
@@ -176,8 +179,8 @@ class _Job:
   def _step(self) -> int:
     return int(self._states.step[0])
 
-  def train(self) -> None:
-    """Trains, evaluates and writes what the runs found."""
+  def train(self) -> dict[int, dict[str, Any]]:
+    """Trains, evaluates and writes what the runs found; by seed."""
     resumed = f"; resumed after step {self._step}" if self._step else ""
     print(
       f"{self._name}: {self._counts['total']:,} parameters,"
@@ -194,6 +197,7 @@ class _Job:
       self._program.examples(self._states, self._examples, draw)
       for draw in range(_EXAMPLE_DRAWS)
     ]
+    found = {}
     for i, run in enumerate(self._runs):
       mine = [by_seed[i] for by_seed in passes]
       drawn = [by_seed[i] for by_seed in draws]
@@ -209,6 +213,8 @@ class _Job:
         "hardware": hardware.describe(),
       }
       run.finish(_record(mine, self._labels, drawn), results)
+      found[run.settings.seed] = results
+    return found
 
   def _fit(self, signals: _Signals) -> None:
     """Trains to the last epoch, logging each and saving now and then."""

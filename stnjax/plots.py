@@ -168,7 +168,9 @@ def pose_density(
     np.array([low, high]) + middle,
     1.5 * np.array([low, high]) - middle,
   )
-  edges = np.linspace(*x_range, 61), np.linspace(*y_range, 91)
+  # Whole pixels get a bin each.
+  bins = min(60, len(np.unique(_finite(true))))
+  edges = np.linspace(*x_range, bins + 1), np.linspace(*y_range, 91)
   for panel, name in zip(axes, true, strict=False):
     x, y = true[name], applied[name]
     counts, *_ = np.histogram2d(x, y, bins=edges)
