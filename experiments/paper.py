@@ -6,7 +6,9 @@
 `quick` takes minutes on 2 CPU cores and needs no data but what is embedded or
 generated; `full` is the paper's protocol with 10 seeds. Runs go to
 <workdir>/<preset>-<size>, with a report; the same command resumes. What came
-out is in experiments/results; `python -m experiments.claims` judges it.
+out is in experiments/results; `python -m experiments.claims` judges it. Times
+are of the quick size, for one seed, on 2 cores of an AMD EPYC; the full size
+needs a GPU or TPU and has not been run. Errors are means over 5 seeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +140,11 @@ def rotation() -> Preset:
 
   Shows claims 1, 2, 4 and 5 for rotations, 8 and 9. The quick size predicts
   rotations only.
+
+  Command: `python -m experiments.paper --preset=rotation`
+  Time: 6 minutes.
+  Came out: STN-C0, DL1 and SL1 leave 40 to 43 % of the rotation, STN-C1
+  84 %; errors 4.8 to 5.0 %, STN-C1 8.7 %, CNN 9.5 %. Iterations did not help.
   """
   return Preset(
     (
@@ -162,6 +169,10 @@ def rotation_families() -> Preset:
   Shows claim 10: that feature maps cannot be aligned is no matter of which
   warps they are offered. The quick size has similarities, the full one affine
   transforms, as `rotation` has there.
+
+  Command: `python -m experiments.paper --preset=rotation_families`
+  Time: 2 minutes, estimated from the steps of `rotation`.
+  Came out: not run to the end.
   """
   return Preset(
     ("STN-C0", "STN-C1"),
@@ -177,6 +188,11 @@ def translation() -> Preset:
 
   Shows claims 1, 3 and 5 for translations, which move features as they move
   the image. The quick size predicts translations only.
+
+  Command: `python -m experiments.paper --preset=translation`
+  Time: 6 minutes.
+  Came out: STN-C1 leaves 40 % of the shift, slope -1.1; STN-C0 and SL1 had
+  not got there in 8 epochs (60 %). Errors 8.9, 39 and 34 %.
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C1", "STN-SL1"),
@@ -198,6 +214,11 @@ def scale() -> Preset:
 
   Shows claims 1, 2, 4 and 5 for scalings. The quick size predicts scalings
   only, and sees the images at half their size.
+
+  Command: `python -m experiments.paper --preset=scale`
+  Time: 5 minutes.
+  Came out: STN-C0 and SL1 leave 29 to 31 % of the scaling, STN-C1 65 %;
+  errors 5.4, 5.2 and 7.7 %, CNN 12.6 %.
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C1", "STN-DL1", "STN-SL1"),
@@ -221,6 +242,11 @@ def house_numbers() -> Preset:
   """House numbers, by placement: shared layers on hard data.
 
   Shows claims 4, 5 and 7.
+
+  Command: `python -m experiments.paper --preset=house_numbers`
+  Time: 8 minutes, 2 of them to generate the set.
+  Came out: whole-number errors above 90 %: too few steps to tell the
+  networks apart.
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C3", "STN-DL3", "STN-SL3"),
@@ -235,6 +261,10 @@ def house_numbers_depth() -> Preset:
   """House numbers: error against the depth of the placement.
 
   Shows claim 6: own copies of layers against shared ones, as depth grows.
+
+  Command: `python -m experiments.paper --preset=house_numbers_depth`
+  Time: 12 minutes, estimated.
+  Came out: not run to the end.
   """
   return Preset(
     (
@@ -253,6 +283,10 @@ def house_numbers_iterations() -> Preset:
   """House numbers: several placements, and error against iterations.
 
   Shows claims 8 and 9.
+
+  Command: `python -m experiments.paper --preset=house_numbers_iterations`
+  Time: 8 minutes, estimated.
+  Came out: not run to the end.
   """
   return Preset(
     ("STN-C0", "STN-C0x2", "STN-C0x3", "STN-SL3", "STN-SL3x2", "STN-SL0,3,6"),
@@ -267,6 +301,10 @@ def house_numbers_growing() -> Preset:
   """House numbers: iterations that are added while training.
 
   Each addition halves localisation's learning rate.
+
+  Command: `python -m experiments.paper --preset=house_numbers_growing`
+  Time: 3 minutes, estimated.
+  Came out: not run to the end.
   """
   return Preset(
     ("STN-C0", "STN-SL3"),
@@ -281,6 +319,10 @@ def plankton() -> Preset:
   """Plankton with the small localisation net, by placement.
 
   Shows claims 4 and 5 on a set whose poses are natural and augmented.
+
+  Command: `python -m experiments.paper --preset=plankton`
+  Time: 10 minutes, estimated.
+  Came out: not run to the end.
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C4", "STN-DL4", "STN-SL4"),
@@ -295,6 +337,10 @@ def plankton_large() -> Preset:
   """Plankton with the large localisation net: does size replace depth?
 
   To be read beside `plankton`, which has two layers where this has four.
+
+  Command: `python -m experiments.paper --preset=plankton_large`
+  Time: 5 minutes, estimated.
+  Came out: not run to the end.
   """
   return Preset(
     ("STN-C0", "STN-SL4"),
@@ -306,7 +352,12 @@ def plankton_large() -> Preset:
 
 @_preset
 def cifar() -> Preset:
-  """CIFAR-10 as it is: there is little to undo."""
+  """CIFAR-10 as it is: there is little to undo.
+
+  Command: `python -m experiments.paper --preset=cifar`
+  Time: 4 minutes, estimated.
+  Came out: not run to the end.
+  """
   return Preset(
     ("CNN", "STN-C0", "STN-C2", "STN-SL2"),
     {**_CIFAR_QUICK, "perturbation": "none", "eval_passes": 1},
@@ -320,6 +371,10 @@ def cifar_rotation() -> Preset:
   """CIFAR-10 rotated by up to 90 degrees.
 
   Shows claims 1, 2 and 4 on natural images.
+
+  Command: `python -m experiments.paper --preset=cifar_rotation`
+  Time: 4 minutes, estimated.
+  Came out: not run to the end.
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C2", "STN-SL2"),
@@ -331,7 +386,12 @@ def cifar_rotation() -> Preset:
 
 @_preset
 def cifar_augmentation() -> Preset:
-  """CIFAR-10 with light augmentation while training."""
+  """CIFAR-10 with light augmentation while training.
+
+  Command: `python -m experiments.paper --preset=cifar_augmentation`
+  Time: 4 minutes, estimated.
+  Came out: not run to the end.
+  """
   return Preset(
     ("CNN", "STN-C0", "STN-C2", "STN-SL2"),
     {**_CIFAR_QUICK, "perturbation": "light_augmentation", "eval_passes": 1},
