@@ -163,7 +163,7 @@ class PoseTest(absltest.TestCase):
     self.assertLess(np.quantile(fills, 0.05), 0.6)
     self.assertGreater(np.quantile(fills, 0.95), 0.85)
     self.assertGreater(((left + right) / 2).std(), 4.5)
-    self.assertGreater(((top + bottom) / 2).std(), 8)
+    self.assertGreater(((top + bottom) / 2).std(), 7)
     self.assertBetween(np.std(angles), 7, 14)
     self.assertBetween(np.mean(np.abs(angles) > 14), 0.05, 0.2)
 
