@@ -245,8 +245,8 @@ def house_numbers() -> Preset:
 
   Command: `python -m experiments.paper --preset=house_numbers`
   Time: 8 minutes, 2 of them to generate the set.
-  Came out: whole-number errors above 90 %: too few steps to tell the
-  networks apart.
+  Came out: after 4 epochs whole-number errors are still above 90 %: CNN 95.2,
+  STN-C0 95.9, STN-C3 93.2; STN-DL3 and STN-SL3 not run to the end.
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C3", "STN-DL3", "STN-SL3"),
