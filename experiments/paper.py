@@ -129,6 +129,8 @@ _CIFAR_QUICK = {
   "dropout": False,
   "epochs": 4,
 }
+_CIFAR_NETWORKS = ("CNN", "STN-C0", "STN-C2", "STN-SL2")
+_DIGITS = "10,000 embedded digits of MNIST's 60,000"
 _STREET_NUMBERS = "street_numbers, generated house numbers, instead of SVHN"
 _DRIFTERS = "drifters, generated outlines, instead of PlanktonSet"
 _STREET_DIGITS = "street_digits, generated digits, instead of CIFAR-10"
@@ -158,7 +160,7 @@ def rotation() -> Preset:
     ),
     {"family": "rotation", "epochs": 12},
     {**_MNIST, "perturbation": "rotation"},
-    "10,000 embedded digits of MNIST's 60,000",
+    _DIGITS,
   )
 
 
@@ -178,7 +180,7 @@ def rotation_families() -> Preset:
     ("STN-C0", "STN-C1"),
     {"family": "similarity", "epochs": 12},
     {**_MNIST, "perturbation": "rotation"},
-    "10,000 embedded digits of MNIST's 60,000",
+    _DIGITS,
   )
 
 
@@ -204,7 +206,7 @@ def translation() -> Preset:
       "eval_passes": 5,
     },
     {**_MNIST, "perturbation": "translation"},
-    "10,000 embedded digits of MNIST's 60,000",
+    _DIGITS,
   )
 
 
@@ -233,7 +235,7 @@ def scale() -> Preset:
       "eval_passes": 5,
     },
     {**_MNIST, "perturbation": "scale"},
-    "10,000 embedded digits of MNIST's 60,000",
+    _DIGITS,
   )
 
 
@@ -359,7 +361,7 @@ def cifar() -> Preset:
   Came out: not run to the end.
   """
   return Preset(
-    ("CNN", "STN-C0", "STN-C2", "STN-SL2"),
+    _CIFAR_NETWORKS,
     {**_CIFAR_QUICK, "perturbation": "none", "eval_passes": 1},
     {**_CIFAR, "perturbation": "none", "eval_passes": 1},
     _STREET_DIGITS,
@@ -377,7 +379,7 @@ def cifar_rotation() -> Preset:
   Came out: not run to the end.
   """
   return Preset(
-    ("CNN", "STN-C0", "STN-C2", "STN-SL2"),
+    _CIFAR_NETWORKS,
     {**_CIFAR_QUICK, "perturbation": "rotation", "family": "rotation"},
     {**_CIFAR, "perturbation": "rotation"},
     _STREET_DIGITS,
@@ -393,7 +395,7 @@ def cifar_augmentation() -> Preset:
   Came out: not run to the end.
   """
   return Preset(
-    ("CNN", "STN-C0", "STN-C2", "STN-SL2"),
+    _CIFAR_NETWORKS,
     {**_CIFAR_QUICK, "perturbation": "light_augmentation", "eval_passes": 1},
     {**_CIFAR, "perturbation": "light_augmentation", "eval_passes": 1},
     _STREET_DIGITS,

@@ -16,7 +16,6 @@ import time
 from typing import Any, NamedTuple
 
 from absl import flags
-from flax import nnx
 
 from experiments import cli, report, train
 from stnjax import networks, runs
@@ -125,7 +124,7 @@ def run_all(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
   for job in jobs:  # a mistake shows now, not after hours
     for settings in job.members():
       runs.Run(workdir, settings)
-    nnx.eval_shape(lambda job=job: runs.build_network(job.settings))
+    runs.abstract_network(job.settings)
   progress = Progress(jobs)
   for number, job in enumerate(jobs, 1):
     members = [runs.Run(workdir, settings) for settings in job.members()]
@@ -150,7 +149,7 @@ def run_all(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
 def print_plan(jobs: Sequence[Job], workdir: str) -> None:
   """Prints each run's name, parameters and state, without training."""
   for job in jobs:
-    network = nnx.eval_shape(lambda job=job: runs.build_network(job.settings))
+    network = runs.abstract_network(job.settings)
     count = networks.count_parameters(network)["total"]
     for settings in job.members():
       run = runs.Run(workdir, settings)

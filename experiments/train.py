@@ -172,7 +172,9 @@ class _Job:
       for i, run in enumerate(members)
     ]
     self._states = jax.tree.map(lambda *x: jnp.stack(x), *restored)
-    self._counts = networks.count_parameters(runs.build_network(self._settings))
+    self._counts = networks.count_parameters(
+      runs.abstract_network(self._settings)
+    )
     self._train_data, self._eval_data = jax.device_put((train_data, eval_data))
 
   @property

@@ -53,7 +53,8 @@ class Program:
     """
     self.recipe = recipe
     self._seeds = np.array(seeds, np.uint32)
-    self._sources = sources
+    # On the device once, as the data: not anew with every dispatch.
+    self._sources = None if sources is None else jnp.asarray(sources)
     devices = list(jax.devices() if devices is None else devices)
     # Other processes' devices hold states that this one could not read.
     self._spread = len(seeds) > 1 and jax.process_count() == 1

@@ -411,6 +411,13 @@ def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
   )
 
 
+def abstract_network(
+  settings: Settings,
+) -> networks.SpatialTransformerNetwork:
+  """The network of a run in shapes alone: to check it, and to count."""
+  return nnx.eval_shape(lambda: build_network(settings))
+
+
 def build_program(
   settings: Sequence[Settings],
   images: np.ndarray,
