@@ -1,9 +1,11 @@
 """Says which of the paper's claims finished runs bear out.
 
   python -m experiments.claims --workdir=runs
+  python -m experiments.claims --workdir=experiments/results
 
-reads the finished runs of the workdir and of its folders, and writes claims.md
-and claims.json there. Each claim comes with the comparison that tests it, made
+reads the finished runs of the workdir and of its folders, or the results.json
+that reports left of them, and writes claims.md and claims.json there, with the
+tables of README. Each claim comes with the comparison that tests it, made
 wherever runs allow it: runs that differ in network and seed alone are compared
 with each other. A comparison holds, or does not, where the 95 % confidence
 interval of its difference over the seeds lies on one side of the bound; else,
@@ -354,7 +356,11 @@ def read(workdir: str) -> list[Group]:
   """
   root = epath.Path(workdir).expanduser()
   folders = [root, *(f for f in sorted(root.glob("*")) if f.is_dir())]
-  finished = [run for folder in folders for run in report.read(folder)[0]]
+  finished = [
+    run
+    for folder in folders
+    for run in [*report.read_results(folder), *report.read(folder)[0]]
+  ]
   if not finished:
     raise runs.RunError(f"{root} holds no finished run")
   # Presets share runs, which come out the same.
@@ -362,23 +368,53 @@ def read(workdir: str) -> list[Group]:
   return [Group(*group) for group in report.groups([*unique])]
 
 
-def sections(judged: Sequence[Judged]) -> list[report.Section]:
-  """The verdicts, and a table of comparisons for each claim."""
-  overview = report.Table(
-    ["claim", "verdict", "hold", "do not", "open"],
+def overview(groups: Sequence[Group]) -> report.Table:
+  """Errors, and shares left of the perturbation, by network and group."""
+  names = {name: None for group in groups for name in group.members}
+  rows = [
+    [name, *(_found(group, name) for group in groups)]
+    for name in sorted(names, key=report.order)
+  ]
+  return report.Table(["network", *(group.where for group in groups)], rows)
+
+
+def _found(group: Group, name: str) -> str:
+  """What the runs of a network found, in a cell."""
+  if name not in group.members:
+    return ""
+  errors = group.error(name)
+  cell = f"{np.mean(errors):.1f}"
+  if len(errors) > 1:
+    cell += f" ± {np.std(errors, ddof=1):.1f}"
+  if all("alignment" in run.results for run in group.members[name]):
+    cell += f" ({100 * np.mean(group.left(name)):.0f})"
+  return cell
+
+
+def verdicts(judged: Sequence[Judged]) -> report.Table:
+  """Each claim, what the runs say of it, and how many comparisons do."""
+  rows = [
     [
-      [
-        f"{number}. {item.claim.statement}",
-        item.verdict,
-        *(
-          str(sum(c.verdict == v for c in item.comparisons))
-          for v in (HOLDS, FAILS, OPEN)
-        ),
-      ]
-      for number, item in enumerate(judged, 1)
-    ],
-  )
-  parts = [report.Section("Verdicts", [overview, _EXPLANATION])]
+      f"{number}. {item.claim.statement}",
+      item.verdict,
+      *(
+        str(sum(c.verdict == v for c in item.comparisons))
+        for v in (HOLDS, FAILS, OPEN)
+      ),
+    ]
+    for number, item in enumerate(judged, 1)
+  ]
+  return report.Table(["claim", "verdict", "hold", "do not", "open"], rows)
+
+
+def sections(
+  groups: Sequence[Group], judged: Sequence[Judged]
+) -> list[report.Section]:
+  """The verdicts, the comparisons of each claim, and what all runs found."""
+  parts = [
+    report.Section("Verdicts", [verdicts(judged), _EXPLANATION]),
+    report.Section("Networks", [overview(groups), _CELLS]),
+  ]
   for number, item in enumerate(judged, 1):
     rows = [
       [
@@ -394,17 +430,14 @@ def sections(judged: Sequence[Judged]) -> list[report.Section]:
     title = f"{number}. {item.claim.statement}"
     content: list = [f"Test: {item.claim.test} Verdict: {item.verdict}."]
     if rows:
-      heading = [
-        "runs",
-        "comparison",
-        "means",
-        "difference",
-        "seeds",
-        "verdict",
-      ]
-      content.append(report.Table(heading, rows))
+      content.append(report.Table(_HEADING, rows))
     parts.append(report.Section(title, content))
-  return parts
+  tables = [
+    part
+    for group in groups
+    for part in (f"{group.where}:", report.table(group.members))
+  ]
+  return [*parts, report.Section("Runs", tables)]
 
 
 _HEADING = ("runs", "comparison", "means", "difference", "seeds", "verdict")
@@ -419,12 +452,19 @@ _EXPLANATION = (
   " if one does), and does not if one does not."
 )
 
+_CELLS = (
+  "Error in percent, mean ± standard deviation over the seeds; in brackets the"
+  " share left of the perturbation, in percent: 0 is perfect, 100 what no"
+  " transformer leaves."
+)
+
 
 def write(workdir: str) -> list[Judged]:
   """Judges all claims, and writes claims.md and claims.json."""
-  judged = judge(read(workdir))
+  groups = read(workdir)
+  judged = judge(groups)
   root = epath.Path(workdir).expanduser()
-  text = report.markdown("The paper's claims", sections(judged))
+  text = report.markdown("The paper's claims", sections(groups, judged))
   (root / "claims.md").write_text(text)
   values = [
     {

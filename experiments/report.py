@@ -133,6 +133,31 @@ def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
   return finished, unfinished
 
 
+def read_results(folder: epath.Path) -> list[Finished]:
+  """The runs of which a report left its results.json in a folder, if any.
+
+  They have no metrics and no evaluation: enough to be compared.
+
+  Raises:
+    RunError: where the file cannot be read.
+  """
+  path = folder / "results.json"
+  if not path.exists():
+    return []
+  try:
+    values = json.loads(path.read_text())
+    if not isinstance(values, list):  # those of one run
+      return []
+    return [
+      Finished(
+        runs.settings_from_json(value["settings"]), value["results"], [], folder
+      )
+      for value in values
+    ]
+  except (OSError, ValueError, TypeError, KeyError) as error:
+    raise runs.RunError(f"cannot read {path}: {error}") from error
+
+
 def groups(
   finished: Sequence[Finished],
 ) -> Iterator[tuple[runs.Settings, dict[str, list[Finished]]]]:
@@ -143,12 +168,12 @@ def groups(
     by_network = groups.setdefault(common, {})
     by_network.setdefault(run.settings.network, []).append(run)
   for common, by_network in groups.items():
-    order = sorted(by_network, key=_order)
-    yield common, {name: by_network[name] for name in order}
+    names = sorted(by_network, key=order)
+    yield common, {name: by_network[name] for name in names}
 
 
-def _order(network: str) -> tuple[int, tuple[int, ...]]:
-  """CNN first, then C, DL, SL, each by depths."""
+def order(network: str) -> tuple[int, tuple[int, ...]]:
+  """A key to sort networks by: CNN first, then C, DL, SL, each by depths."""
   placement = placements.parse(network)
   return ("CNN", "C", "DL", "SL").index(placement.kind), placement.depths
 
@@ -178,7 +203,7 @@ def _section(
   )
   parts: list[str | Table | Picture] = [
     f"Settings: {', '.join(changed)}. Hardware: {'; '.join(hardware)}.",
-    _table(members),
+    table(members),
     "Mean ± standard deviation over the seeds, and their range."
     + _explanation(members),
     *_by_class(members),
@@ -222,7 +247,8 @@ def _explanation(members: dict[str, list[Finished]]) -> str:
   return _ALIGNMENT.format(none=" or ".join(words))
 
 
-def _table(members: dict[str, list[Finished]]) -> Table:
+def table(members: dict[str, list[Finished]]) -> Table:
+  """What the runs of a group found, a row per network."""
   axes = _all_axes(members)
   heading = [
     "network",
@@ -311,7 +337,8 @@ def _figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
     yield (
       "before_after",
       "What the transformers make of perturbed inputs: a column per class, a"
-      " row per perturbation of the same image. For a network that warps"
+      " row per perturbation of the same image, or per image where nothing is"
+      " perturbed. For a network that warps"
       " features (STN-C1, ...), what its transform would have made of the"
       f" input. Seed {seed}.",
       plots.before_and_after(before, after),

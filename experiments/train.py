@@ -36,7 +36,7 @@ from stnjax import (
 )
 
 _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
-_EXAMPLE_DRAWS = 4  # perturbations of the example images
+_EXAMPLE_ROWS = 4  # of the picture: perturbations, or images if there is none
 
 Progress = Callable[[Sequence[int], Sequence[dict[str, Any]]], None]
 
@@ -160,7 +160,11 @@ class _Job:
     self._name = f"{self._settings.network} seed {seeds}"
     self._checkpoint_seconds = checkpoint_seconds
     self._progress = progress
-    self._examples = eval_data.images[_first_of_each(eval_data.labels)]
+    varied = self._settings.perturbation == "none"
+    self._examples = [
+      eval_data.images[_of_each(eval_data.labels, row * varied)]
+      for row in range(_EXAMPLE_ROWS)
+    ]
     self._labels = eval_data.labels
     self._program, fresh = runs.build_program(
       [run.settings for run in members], train_data.images
@@ -196,8 +200,8 @@ class _Job:
         signals.check(_agree(signals.received)[0], self._step)
         passes.append(self._evaluate(index))
     draws = [
-      self._program.examples(self._states, self._examples, draw)
-      for draw in range(_EXAMPLE_DRAWS)
+      self._program.examples(self._states, images, draw)
+      for draw, images in enumerate(self._examples)
     ]
     found = {}
     for i, run in enumerate(self._runs):
@@ -309,14 +313,15 @@ class _Job:
     return summary
 
 
-def _first_of_each(labels: np.ndarray) -> np.ndarray:
-  """Indices of the pictures' images: the first of each of ten classes.
+def _of_each(labels: np.ndarray, row: int) -> np.ndarray:
+  """Indices of a row of the picture: of each of ten classes one image.
 
-  Of house numbers, the first ten.
+  Of house numbers, the next ten. A row beyond the images starts over.
   """
   if labels.ndim > 1:
-    return np.arange(min(10, len(labels)))
-  return np.unique(labels, return_index=True)[1][:10]
+    return np.arange(10 * row, 10 * row + 10) % len(labels)
+  classes = (np.flatnonzero(labels == c) for c in np.unique(labels)[:10])
+  return np.array([members[row % len(members)] for members in classes])
 
 
 def _agree(*values: int) -> tuple[int, ...]:

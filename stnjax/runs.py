@@ -384,11 +384,20 @@ def read_settings(folder: epath.PathLike) -> Settings:
   """
   path = epath.Path(folder) / "config.json"
   try:
-    values = json.loads(path.read_text())
-    lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-    return Settings(**{**values, **lists})
+    return settings_from_json(json.loads(path.read_text()))
   except (OSError, ValueError, TypeError) as error:
     raise RunError(f"cannot read {path}: {error}") from error
+
+
+def settings_from_json(values: dict[str, Any]) -> Settings:
+  """Settings from what `dataclasses.asdict` and JSON made of them.
+
+  Raises:
+    TypeError: for a setting that there is not.
+    ValueError: for a value that is not accepted.
+  """
+  lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+  return Settings(**{**values, **lists})
 
 
 def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:

@@ -53,8 +53,11 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 class StreetNumbers(generating.Generated):
   """Generated house numbers with the labels of SVHN's full numbers."""
 
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "20,000 + 4,000 images."}
+  VERSION = tfds.core.Version("2.0.0")
+  RELEASE_NOTES = {
+    "2.0.0": "Numbers are stretched towards the square, as SVHN's crops are.",
+    "1.0.0": "20,000 + 4,000 images.",
+  }
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
@@ -302,7 +305,9 @@ def _pose(rng, shape) -> tuple[np.ndarray, np.ndarray, float]:
   angle = np.deg2rad(rng.uniform(-limit, limit))
   cos, sin = np.cos(angle), np.sin(angle)
   turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-  stretch = np.exp(rng.uniform(-0.3, 0.15))
+  # SVHN's crops are resized to squares: long numbers come out narrow and high.
+  stretch = (height / width) ** rng.uniform(0.4, 0.9)
+  stretch *= np.exp(rng.uniform(-0.2, 0.2))
   shear = np.clip(rng.normal(0, 0.13), -0.35, 0.35)
   skew = np.array([[stretch, shear, 0], [0, 1, 0], [0, 0, 1]])
   tilt = np.eye(3)
