@@ -102,6 +102,18 @@ def integers(name: str, values: list[str]) -> tuple[int, ...]:
     ) from None
 
 
+def seeds(values: list[str]) -> tuple[int, ...]:
+  """Turns the strings of --seeds into ints.
+
+  Raises:
+    ValueError: for what is no int, or a seed named twice.
+  """
+  found = integers("seeds", values)
+  if len(set(found)) < len(found):
+    raise ValueError(f"--seeds must differ, got {','.join(values)}")
+  return found
+
+
 def run(main: Callable[[], None]) -> None:
   """Runs a script; what the user can mend is one line and exit status 2.
 

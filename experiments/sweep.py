@@ -191,7 +191,7 @@ def main() -> None:
   else:
     depths = cli.integers("depths", _DEPTHS.value)
     names = sweep_networks(_KINDS.value, depths)
-  seeds = cli.integers("seeds", _SEEDS.value)
+  seeds = cli.seeds(_SEEDS.value)
   jobs = [
     Job(cli.settings_from_flags(network=name, seed=seeds[0]), seeds)
     for name in names

@@ -375,7 +375,7 @@ def main() -> None:
     jax.distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
-  seeds = cli.integers("seeds", _SEEDS.value)
+  seeds = cli.seeds(_SEEDS.value)
   settings = cli.settings_from_flags(seed=seeds[0])
   results = train(
     settings,

@@ -7,6 +7,7 @@ original is resampled each time, so that blur does not add up.
 """
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -341,7 +342,8 @@ def create(
     width: multiplies the filters and hidden units of the classifier.
     localisation_width: multiplies those of the localisation nets.
     dropout: whether the classifier has that of the paper.
-    shrink: whole factor by which its images are smaller.
+    shrink: whole factor by which its images are smaller; a transformer then
+      keeps their size, where it would halve whole ones (shifted MNIST).
     rngs: keys for the initial values, `nnx.Rngs(seed)`.
     **options: see `SpatialTransformerNetwork`.
 
@@ -353,6 +355,8 @@ def create(
   (2, 10)
   """
   classifier = classifiers.find(dataset, perturbation)
+  if shrink > 1:  # the images are what a transformer would make them
+    classifier = dataclasses.replace(classifier, halve=False)
   description = datasets.SETS[dataset]
   rows, columns, channels = perturbations.output_shape(
     perturbation, description.image_shape

@@ -180,6 +180,36 @@ def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
   assert trained == [[6]]  # the others are done
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_network_that_grows_resumes_before_and_after(epoch, tmp_path):
+  """Killed in an epoch, before or after the switch to more iterations."""
+  settings = dataclasses.replace(
+    SMALL,
+    network="STN-C0",
+    epochs=2,
+    batch_size=1000,
+    more_iterations=(1,),
+    eval_passes=1,
+  )
+
+  def kill(seeds, lines):
+    if lines[0]["epoch"] == epoch:
+      raise KeyboardInterrupt
+
+  train.train(settings, (0,), f"{tmp_path}/whole")
+  with pytest.raises(KeyboardInterrupt):
+    train.train(
+      settings, (0,), f"{tmp_path}/parts", checkpoint_seconds=0, progress=kill
+    )
+  stood_at = runs.Run(f"{tmp_path}/parts", settings).saved_step()
+  assert 10 * (epoch - 1) < stood_at < 10 * epoch
+  train.train(settings, (0,), f"{tmp_path}/parts")
+  whole, parts = (
+    metrics(tmp_path / name, settings) for name in ("whole", "parts")
+  )
+  assert_same(parts, whole)
+
+
 def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
   """Loading fails after the runs' steps are looked up: try again, and go on."""
   settings = dataclasses.replace(SMALL, dataset="plankton", network="CNN")
@@ -246,6 +276,7 @@ def test_two_processes_train_together_as_one(options, tmp_path):
     ),
     ("train", ["--width=0"], "width must be positive and finite, got 0"),
     ("train", ["--seeds=1,x"], "--seeds must be whole numbers.*got 1,x"),
+    ("train", ["--seeds=0,1,0"], "--seeds must differ, got 0,1,0"),
     ("train", ["--seeds=-1"], "seed must not be negative, got -1"),
     ("train", ["--more_iterations=a"], "--more_iterations must be whole"),
     ("train", ["--more_iterations=3,3"], "more_iterations must be.*rise"),

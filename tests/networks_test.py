@@ -408,6 +408,19 @@ class HalvingTest(parameterized.TestCase):
     )
     self.assertEqual(output.warped.shape, IMAGES.shape)  # but not the picture
 
+  def test_shifted_images_are_halved_once(self):
+    """By the transformer, or before: it returns 30 x 30 pixels either way."""
+    for shrink in (1, 2):
+      images = jnp.ones((2, 60 // shrink, 60 // shrink, 1))
+      network = networks.create(
+        "STN-C0",
+        perturbation="translation",
+        width=0.05,
+        shrink=shrink,
+        rngs=nnx.Rngs(0),
+      )
+      self.assertEqual(network(images).warped.shape, (2, 30, 30, 1))
+
   @parameterized.parameters("C", "DL", "SL")
   def test_repeated_iterations_halve_at_the_last(self, kind):
     network = shake(create(f"STN-{kind}1x3", HALVING))
