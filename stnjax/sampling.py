@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks, coordinates, splines
-from stnjax.kernels import gather
+from stnjax import checks, coordinates, kernels, splines
 
 METHODS = ("nearest", "linear", "cubic", "spline", "linearised")
 """Accepted values of `method`."""
@@ -19,9 +18,6 @@ PADDINGS = ("zeros", "constant", "border", "reflection", "wrap")
 
 UNFILLED = ("zeros", "border", "reflection", "wrap")
 """Values of `padding` that take no `fill_value`."""
-
-IMPLEMENTATIONS = ("auto", "gather")
-"""Accepted values of `implementation`."""
 
 _AUXILIARY = 7  # displaced samples of "linearised", as in the paper
 
@@ -69,7 +65,9 @@ def grid_sample(
     prefilter: with method="spline", False where `image` already holds
       `spline_coefficients`.
     key: with method="linearised", the random key of the displaced samples.
-    implementation: "auto" or "gather".
+    implementation: "gather" reads pixels by their index; "matmul" multiplies
+      with matrices of weights, for images (not volumes) of floating dtype;
+      "auto" is "matmul" on TPU where it serves, else "gather".
 
   Returns:
     `[..., *shape, C]` in the dtype of `image`; integers are rounded to the
@@ -135,7 +133,7 @@ def sample_pixels(
   """As `grid_sample`, at pixel coordinates (0 at the first pixel's centre)."""
   checks.option("method", method, METHODS)
   checks.option("padding", padding, PADDINGS)
-  checks.option("implementation", implementation, IMPLEMENTATIONS)
+  checks.option("implementation", implementation, kernels.IMPLEMENTATIONS)
   checks.flag("align_corners", align_corners)
   checks.flag("return_mask", return_mask)
   checks.flag("prefilter", prefilter)
@@ -160,6 +158,7 @@ def sample_pixels(
     align_corners=align_corners,
     return_mask=return_mask,
     prefilter=prefilter,
+    implementation=implementation,
   )
 
 
@@ -252,6 +251,7 @@ def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     "align_corners",
     "return_mask",
     "prefilter",
+    "implementation",
   ),
 )
 def _sample(
@@ -265,9 +265,15 @@ def _sample(
   align_corners: bool,
   return_mask: bool,
   prefilter: bool,
+  implementation: str,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
   outside = "zeros" if padding == "constant" else padding
-  read = functools.partial(_read, padding=outside, align_corners=align_corners)
+  read = functools.partial(
+    _read,
+    padding=outside,
+    align_corners=align_corners,
+    implementation=implementation,
+  )
   if method == "spline":
     result = _read_spline(
       image, points, read, outside, align_corners, prefilter
@@ -278,7 +284,7 @@ def _sample(
     result = read(image, points, method=method)
   if padding != "constant" and not return_mask:
     return cast(result, image.dtype)
-  mask = _coverage(points, image.shape, method)
+  mask = _coverage(points, image.shape, method, implementation)
   if padding == "constant":
     weight = mask[..., None]
     if method == "nearest":  # keeps integers that floats cannot hold
@@ -297,10 +303,15 @@ def _read(
   method: str,
   padding: str,
   align_corners: bool,
+  implementation: str,
 ) -> jax.Array:
   """The kernel over batches."""
   sample = functools.partial(
-    gather.sample, method=method, padding=padding, align_corners=align_corners
+    kernels.sample,
+    implementation=implementation,
+    method=method,
+    padding=padding,
+    align_corners=align_corners,
   )
   inside = ",".join("dhw"[-points.shape[-1] :])
   outside = ",".join("xyz"[: points.shape[-1]])
@@ -359,7 +370,10 @@ def _plane_slope(offsets: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _coverage(
-  points: jax.Array, image_shape: Sequence[int], method: str
+  points: jax.Array,
+  image_shape: Sequence[int],
+  method: str,
+  implementation: str,
 ) -> jax.Array:
   """What an image of ones would give with zeros outside, `[..., *shape]`.
 
@@ -373,8 +387,13 @@ def _coverage(
     if method == "spline":
       ones = splines.extend(splines.solve(ones, 1, "zeros", False), 1, "zeros")
       place = place + splines.margin(ones.dtype)
-    weight = gather.sample(
-      ones, place, method=kernel, padding="zeros", align_corners=False
+    weight = kernels.sample(
+      ones,
+      place,
+      implementation=implementation,
+      method=kernel,
+      padding="zeros",
+      align_corners=False,
     )[..., 0]
     if method != "spline":
       # The weights of taps that are all inside may sum to 1 but for rounding.
@@ -408,6 +427,7 @@ def _splat(
     method="linear",
     padding=padding,
     align_corners=align_corners,
+    implementation="auto",
   )
   image = jax.ShapeDtypeStruct((*batch, *output_shape, values.shape[-1]), dtype)
   return jax.linear_transpose(read, image)(values.astype(dtype))[0]

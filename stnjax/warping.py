@@ -56,7 +56,7 @@ def warp(
     prefilter: with method="spline", False where `image` already holds
       `spline_coefficients`.
     key: with method="linearised", the random key of the displaced samples.
-    implementation: "auto" or "gather".
+    implementation: "auto", "gather" or "matmul"; see `grid_sample`.
 
   Returns:
     `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
