@@ -118,8 +118,9 @@ _PLANKTON_QUICK = {
   **_QUICK,
   "dataset": "drifters",
   "perturbation": "free_augmentation",
+  "shrink": 2,
   "dropout": False,
-  "epochs": 4,
+  "epochs": 6,
   "eval_passes": 1,
 }
 _CIFAR_QUICK = {
@@ -275,7 +276,7 @@ def house_numbers_depth() -> Preset:
       "STN-C0",
       *(f"STN-{k}{d}" for k in ("C", "DL", "SL") for d in (3, 6, 8)),
     ),
-    {**_STREET_NUMBERS_QUICK, "epochs": 4},
+    {**_STREET_NUMBERS_QUICK, "epochs": 3},
     _HOUSE_NUMBERS,
     _STREET_NUMBERS,
   )
@@ -293,7 +294,7 @@ def house_numbers_iterations() -> Preset:
   """
   return Preset(
     ("STN-C0", "STN-C0x2", "STN-C0x3", "STN-SL3", "STN-SL3x2", "STN-SL0,3,6"),
-    {**_STREET_NUMBERS_QUICK, "epochs": 4},
+    {**_STREET_NUMBERS_QUICK, "epochs": 3},
     _HOUSE_NUMBERS,
     _STREET_NUMBERS,
   )
@@ -311,7 +312,7 @@ def house_numbers_growing() -> Preset:
   """
   return Preset(
     ("STN-C0", "STN-SL3"),
-    {**_STREET_NUMBERS_QUICK, "epochs": 6, "more_iterations": (2, 4)},
+    {**_STREET_NUMBERS_QUICK, "epochs": 3, "more_iterations": (1, 2)},
     {**_HOUSE_NUMBERS, "more_iterations": (10, 20)},
     _STREET_NUMBERS,
   )

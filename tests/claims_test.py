@@ -1,8 +1,11 @@
 """Verdicts on made-up runs, and intervals against their formulas."""
 
+import dataclasses
 import json
+import pathlib
 
 from absl.testing import absltest, parameterized
+from etils import epath
 import numpy as np
 from scipy import stats
 
@@ -125,6 +128,20 @@ class VerdictTest(parameterized.TestCase):
       self.assertNotEqual(item.verdict, claims.HOLDS)
 
 
+class OverviewTest(absltest.TestCase):
+  def test_networks_by_groups_with_enough_seeds(self):
+    made = [finished("STN-C0", s, e, left=0.4) for s, e in enumerate(LOW)]
+    made += [finished("CNN", 0, 9.0), finished("STN-SL1", 0, 5.0, epochs=7)]
+    groups = [claims.Group(*group) for group in report.groups(made)]
+    table = claims.overview(groups)
+    self.assertEqual(
+      table.heading, ["network", "mnist_subset, rotation, affine"]
+    )
+    self.assertEqual(
+      table.rows, [["CNN", "9.0 (100)"], ["STN-C0", "4.0 ± 0.1 (40)"]]
+    )
+
+
 class IntervalTest(absltest.TestCase):
   def test_interval_is_students(self):
     values = np.array([1.0, 4.0, 2.5, 3.0])
@@ -153,8 +170,15 @@ class FilesTest(absltest.TestCase):
   def write_run(self, root, name, seed, error):
     run = runs.Run(root, runs.Settings(network=name, seed=seed))
     run.start()
-    aligned = {"rotation": {"std": 1.0, "none": 50.0}}
-    run.finish({}, {"error": error / 100, "alignment": aligned})
+    aligned = {"std": 1.0, "none": 50.0, "by_class": [1.0] * 10}
+    results = {
+      "parameters": {"total": 9, "localisation": 4},
+      "error": error / 100,
+      "alignment": {"rotation": aligned},
+      "seconds_per_epoch": 2.0,
+      "peak_memory_mb": 100,
+    }
+    run.finish({}, results)
 
   def test_runs_of_a_folder_and_those_below_it_count_once(self):
     root = self.create_tempdir().full_path
@@ -169,8 +193,41 @@ class FilesTest(absltest.TestCase):
     with open(f"{root}/claims.json") as file:
       kept = json.load(file, parse_constant=self.fail)
     self.assertLen(kept, len(claims.CLAIMS))
-    with open(f"{root}/claims.md") as file:
-      self.assertIn("| holds |", file.read())
+    text = pathlib.Path(root, "claims.md").read_text()
+    self.assertIn("| holds |", text)
+    self.assertIn("| STN-C0 | 4.1 ± 0.1 (2) |", text)
+
+  def test_results_that_a_report_left_are_judged_alike(self):
+    root = self.create_tempdir().full_path
+    for seed in range(3):
+      self.write_run(f"{root}/runs", "STN-C0", seed, LOW[seed])
+      self.write_run(f"{root}/runs", "STN-C1", seed, HIGH[seed])
+    expected = claims.write(f"{root}/runs")
+    kept = pathlib.Path(root, "kept", "some_preset")
+    kept.mkdir(parents=True)
+    values = [
+      {"settings": dataclasses.asdict(run.settings), "results": run.results}
+      for run in report.read(epath.Path(root) / "runs")[0]
+    ]
+    (kept / "results.json").write_text(json.dumps(values))
+    self.assertEqual(
+      [item.comparisons for item in claims.write(f"{root}/kept")],
+      [item.comparisons for item in expected],
+    )
+    # Beside the runs themselves they count once.
+    (pathlib.Path(root) / "runs" / "results.json").write_text(
+      json.dumps(values)
+    )
+    self.assertEqual(
+      [item.comparisons for item in claims.write(f"{root}/runs")],
+      [item.comparisons for item in expected],
+    )
+
+  def test_results_that_cannot_be_read(self):
+    root = pathlib.Path(self.create_tempdir().full_path)
+    (root / "results.json").write_text('[{"settings": {"color": 1}}]')
+    with self.assertRaisesRegex(runs.RunError, "cannot read .*results.json"):
+      claims.read(str(root))
 
   def test_no_runs(self):
     with self.assertRaisesRegex(runs.RunError, "holds no finished run"):

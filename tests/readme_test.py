@@ -7,7 +7,10 @@ import re
 from absl.testing import absltest
 import numpy as np
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+from experiments import claims, report
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 class ReadmeTest(absltest.TestCase):
@@ -37,9 +40,18 @@ class ReadmeTest(absltest.TestCase):
     self.assertEqual(checked, 5)
 
   def test_every_link_to_a_file_leads_somewhere(self):
-    root = pathlib.Path(__file__).parent.parent
     for target in re.findall(r"\]\((?!http)(.+?)\)", README):
-      self.assertTrue((root / target).exists(), target)
+      self.assertTrue((ROOT / target).exists(), target)
+
+  def test_results_are_those_of_the_committed_runs(self):
+    groups = claims.read(str(ROOT / "experiments" / "results"))
+    judged = claims.judge(groups)
+    for table in (claims.overview(groups), claims.verdicts(judged)):
+      text = report.markdown("", [report.Section("", [table])])
+      self.assertIn(text[text.index("|") :], README)
+    text = report.markdown(claims.TITLE, claims.sections(groups, judged))
+    kept = ROOT / "experiments" / "results" / "claims.md"
+    self.assertEqual(kept.read_text(), text)
 
 
 if __name__ == "__main__":
