@@ -44,6 +44,7 @@ setup(
     "svhn": ["h5py>=3.10"],
     "notebook": ["jupyterlab>=4"],
     "bench": ["torch==2.13.0", "kornia>=0.8", "dm_pix>=0.4"],
+    "tpu-aot": ["libtpu==0.0.42.*; platform_machine == 'x86_64'"],
     "test": [
       "h5py>=3.10",
       "hypothesis>=6",

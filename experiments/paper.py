@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, report, sweep
+from experiments import cli, sweep
 from stnjax import runs
 
 SIZES = ("quick", "full")
@@ -439,8 +439,7 @@ def main() -> None:
     options["workdir"],
   )
   if jobs:
-    sweep.run_all(jobs, **options)
-    print(f"report: {report.write(options['workdir'])}")
+    sweep.run_and_report(jobs, **options)
 
 
 if __name__ == "__main__":

@@ -95,9 +95,7 @@ def write(workdir: str) -> epath.Path:
     _section(settings, members, output, number)
     for number, (settings, members) in enumerate(groups(finished), 1)
   ]
-  if unfinished:
-    names = ", ".join(sorted(unfinished))
-    sections.append(Section("Not finished, and left out", [names]))
+  sections += left_out(unfinished)
   (output / "report.md").write_text(markdown(_TITLE, sections))
   values = [
     {"settings": dataclasses.asdict(run.settings), "results": run.results}
@@ -112,6 +110,8 @@ def write(workdir: str) -> epath.Path:
 def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
   """The finished runs of a workdir, and the names of the others.
 
+  What failed says so.
+
   Raises:
     RunError: where a run's files cannot be read.
   """
@@ -119,7 +119,8 @@ def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
   configs = sorted(root.glob("*/config.json")) if root.exists() else []
   for folder in (config.parent for config in configs):
     if not (folder / "DONE").exists():
-      unfinished.append(folder.name)
+      failed = (folder / "FAILED").exists()
+      unfinished.append(folder.name + (" (failed)" if failed else ""))
       continue
     try:
       results = json.loads((folder / "results.json").read_text())
@@ -131,6 +132,12 @@ def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
     metrics = runs.read_metrics(folder)
     finished.append(Finished(settings, results, metrics, folder))
   return finished, unfinished
+
+
+def left_out(unfinished: Sequence[str]) -> list[Section]:
+  """A section that names the runs that are not finished, if there are any."""
+  names = ", ".join(sorted(unfinished))
+  return [Section("Not finished, and left out", [names])] if names else []
 
 
 def read_results(folder: epath.Path) -> list[Finished]:
@@ -164,7 +171,8 @@ def groups(
   """Runs alike but for network and seed, by network."""
   groups: dict[runs.Settings, dict[str, list[Finished]]] = {}
   for run in finished:
-    common = dataclasses.replace(run.settings, network="CNN", seed=0)
+    # Any network that takes all settings: a CNN takes no more iterations.
+    common = dataclasses.replace(run.settings, network="STN-C0", seed=0)
     by_network = groups.setdefault(common, {})
     by_network.setdefault(run.settings.network, []).append(run)
   for common, by_network in groups.items():
@@ -194,7 +202,7 @@ def _section(
   """Table and figures of runs that differ in network and seed."""
   title = f"{settings.dataset}, {settings.perturbation}, {settings.family}"
   changed = [
-    f"{field.name} {_plain(getattr(settings, field.name))}"
+    f"{field.name} {plain(getattr(settings, field.name))}"
     for field in dataclasses.fields(settings)
     if field.name not in ("network", "seed")
   ]
@@ -442,7 +450,8 @@ def _poses(
   return true, evaluation.residual(axis, true, applied, labels) - true
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+  """A setting's value as a flag takes it."""
   return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

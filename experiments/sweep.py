@@ -119,13 +119,19 @@ def clock(seconds: float) -> str:
   return f"{minutes}:{seconds:02d}"
 
 
-def run_all(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
-  """Trains all jobs in order, printing progress; options as for `train`."""
+def run_all(
+  jobs: Sequence[Job], workdir: str, **options: Any
+) -> list[runs.RunError]:
+  """Trains all jobs in order, printing progress; options as for `train`.
+
+  Returns:
+    Why jobs could not be finished: the others are trained all the same.
+  """
   for job in jobs:  # a mistake shows now, not after hours
     for settings in job.members():
       runs.Run(workdir, settings)
     runs.abstract_network(job.settings)
-  progress = Progress(jobs)
+  progress, errors = Progress(jobs), []
   for number, job in enumerate(jobs, 1):
     members = [runs.Run(workdir, settings) for settings in job.members()]
     seeds = ",".join(str(seed) for seed in job.seeds)
@@ -136,14 +142,32 @@ def run_all(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
     if all(run.done for run in members):
       print(f"{label} done before", flush=True)
       continue
-    results = train.train(
-      job.settings,
-      job.seeds,
-      workdir,
-      **options,
-      progress=functools.partial(progress.epoch, label, epochs),
-    )
+    try:
+      results = train.train(
+        job.settings,
+        job.seeds,
+        workdir,
+        **options,
+        progress=functools.partial(progress.epoch, label, epochs),
+      )
+    except runs.RunError as error:
+      print(f"{label} {error}", flush=True)
+      errors.append(error)
+      continue
     print(f"{label} {train.describe([*results.values()])}, final", flush=True)
+  return errors
+
+
+def run_and_report(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
+  """Trains all jobs and writes the report; options as for `train`.
+
+  Raises:
+    RunError: in the end, where jobs could not be finished.
+  """
+  errors = run_all(jobs, workdir, **options)
+  print(f"report: {report.write(workdir)}")
+  if errors:
+    raise runs.RunError("; ".join(map(str, errors)))
 
 
 def print_plan(jobs: Sequence[Job], workdir: str) -> None:
@@ -199,8 +223,7 @@ def main() -> None:
   options = cli.training_options()
   mine = chosen(jobs, options["workdir"])
   if mine:
-    run_all(mine, **options)
-    print(f"report: {report.write(options['workdir'])}")
+    run_and_report(mine, **options)
 
 
 if __name__ == "__main__":

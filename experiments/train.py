@@ -4,9 +4,9 @@
 
 trains on the embedded digits, each rotated afresh by up to +-90 degrees, and
 writes runs/<name of the run> for each seed. The seeds are trained in one
-program, and come out as each would alone. It survives being killed: the same
-command goes on from the last checkpoint and ends with the metrics of an
-uninterrupted run. On SIGTERM or Ctrl-C it saves first.
+program, and come out as each would alone, but for rounding. It survives being
+killed: the same command goes on from the last checkpoint and ends with the
+metrics of an uninterrupted run. On SIGTERM or Ctrl-C it saves first.
 
 On several processes, start the same command on each with --coordinator,
 --num_processes and --process_id.
@@ -98,8 +98,8 @@ def train(
     The results of each seed, as in results.json.
 
   Raises:
-    RunError: for a folder or a checkpoint that cannot be used, or a loss that
-      is no longer finite.
+    RunError: for a folder or a checkpoint that cannot be used; in the end, for
+      runs whose loss was no longer finite, which their seeds alone lose.
     cli.Interrupted: after a signal, with the state saved.
   """
   every = {
@@ -111,13 +111,16 @@ def train(
   for seed, run in every.items():
     if run.done:
       results[seed] = run.results()
-    else:
+    elif not run.failed:
       by_step.setdefault(run.saved_step(), []).append(run)
   if by_step:
     train_data, eval_data = load_data(settings, data_dir)
   for members in by_step.values():
     job = _Job(members, train_data, eval_data, checkpoint_seconds, progress)
     results.update(job.train())
+  failed = [f"{run.path}: {run.failed}" for run in every.values() if run.failed]
+  if failed:
+    raise runs.RunError("; ".join(failed))
   return {seed: results[seed] for seed in seeds}
 
 
@@ -166,8 +169,9 @@ class _Job:
       for row in range(_EXAMPLE_ROWS)
     ]
     self._labels = eval_data.labels
+    self._images = train_data.images
     self._program, fresh = runs.build_program(
-      [run.settings for run in members], train_data.images
+      [run.settings for run in members], self._images
     )
     for run in members:
       run.start()
@@ -195,6 +199,8 @@ class _Job:
     )
     with _Signals(self._name) as signals:
       self._fit(signals)
+      if not self._runs:
+        return {}
       passes = []
       for index in range(self._settings.eval_passes):
         signals.check(_agree(signals.received)[0], self._step)
@@ -230,7 +236,7 @@ class _Job:
     total = per_epoch * self._settings.epochs
     step, dispatch, seconds = self._step, 1, 0.0
     saved = time.monotonic()
-    while step < total:
+    while step < total and self._runs:
       started = time.monotonic()
       num_steps = min(dispatch, per_epoch - step % per_epoch)
       self._states = jax.block_until_ready(
@@ -238,8 +244,8 @@ class _Job:
       )
       took = time.monotonic() - started
       step, seconds = step + num_steps, seconds + took
-      self._check_losses(step)
-      if step % per_epoch == 0:
+      self._drop_diverged(step)
+      if step % per_epoch == 0 and self._runs:
         self._log(step // per_epoch, seconds)
         seconds = 0.0
       due = time.monotonic() - saved > self._checkpoint_seconds
@@ -254,14 +260,25 @@ class _Job:
         saved = time.monotonic()
       signals.check(stop, step)
 
-  def _check_losses(self, step: int) -> None:
-    losses = np.asarray(self._states.totals.loss)
-    for run, loss in zip(self._runs, losses, strict=True):
-      if not np.isfinite(loss):
-        raise runs.RunError(
-          f"{run.settings.name}: the loss is not finite after step {step}; try"
-          " a lower learning_rate or localisation_lr"
+  def _drop_diverged(self, step: int) -> None:
+    """Marks runs whose loss is not finite as failed, and goes on without."""
+    finite = np.isfinite(np.asarray(self._states.totals.loss))
+    if finite.all():
+      return
+    for run, fine in zip(self._runs, finite, strict=True):
+      if not fine:
+        run.fail(
+          f"the loss is not finite after step {step}; try a lower"
+          " learning_rate or localisation_lr, or delete the folder to train it"
+          " again"
         )
+    self._runs = [r for r, fine in zip(self._runs, finite) if fine]
+    self._seeds = [run.settings.seed for run in self._runs]
+    if self._runs:
+      self._states = jax.tree.map(lambda x: x[finite], self._states)
+      self._program, _ = runs.build_program(
+        [run.settings for run in self._runs], self._images
+      )
 
   def _log(self, epoch: int, seconds: float) -> None:
     """Adds the epoch to every run's metrics.jsonl."""

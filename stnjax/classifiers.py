@@ -38,7 +38,9 @@ class Localisation:
   """A localisation net but for its last layer.
 
   Attributes:
-    convs: filters and kernel size of each convolution, with 2 x 2 pooling.
+    convs: filters and kernel size of each convolution.
+    pools: how many of them, from the first on, 2 x 2 pooling follows; None for
+      all.
     dense: widths of the hidden dense layers.
     halved: whether it sees the input at half its size.
   """
@@ -46,6 +48,7 @@ class Localisation:
   convs: tuple[tuple[int, int], ...] = ()
   dense: tuple[int, ...] = ()
   halved: bool = False
+  pools: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +160,7 @@ HOUSE_NUMBERS = Classifier(
   ),
   dense=(3072, 3072, 3072),
   dropout=0.5,
-  localisation={"small": Localisation(((32, 5), (32, 5)), (32, 32))},
+  localisation={"small": Localisation(((32, 5), (32, 5)), (32, 32), pools=1)},
   padding="zeros",
   init="he_normal",
 )
@@ -180,6 +183,7 @@ PLANKTON = Classifier(
   init="he_normal",
 )
 
+# The pooling in the localisation net is ours.
 CIFAR = Classifier(
   convs=tuple(
     Conv(

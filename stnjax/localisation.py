@@ -1,6 +1,7 @@
 """Localisation nets: from features to the transform of each image."""
 
 from collections.abc import Sequence
+import dataclasses
 import math
 
 from flax import nnx
@@ -50,7 +51,8 @@ class LocalisationNet(nnx.Module):
     if layers.halved:
       height, width = height // 2, width // 2
     convs = []
-    for filters, kernel_size in layers.convs:
+    self.pools = len(layers.convs) if layers.pools is None else layers.pools
+    for place, (filters, kernel_size) in enumerate(layers.convs):
       roomy = min(height, width) > kernel_size  # leaves two pixels to pool
       if roomy:
         height, width = height - kernel_size + 1, width - kernel_size + 1
@@ -64,7 +66,7 @@ class LocalisationNet(nnx.Module):
           rngs=rngs,
         )
       )
-      if min(height, width) > 1:
+      if place < self.pools and min(height, width) > 1:
         height, width = height // 2, width // 2
       channels = filters
     self.convs = nnx.List(convs)
@@ -92,9 +94,9 @@ class LocalisationNet(nnx.Module):
       theta `[B, 2, 3]`, or `[B, 3, 3]` for the projective family.
     """
     x = convolution.mean_pool(features, 2) if self.halved else features
-    for conv in self.convs:
+    for place, conv in enumerate(self.convs):
       x = conv(x)
-      if min(x.shape[1:3]) > 1:
+      if place < self.pools and min(x.shape[1:3]) > 1:
         x = convolution.max_pool(x, 2)
       x = nnx.leaky_relu(x, self.slope)
     x = lax.collapse(x, 1)
@@ -110,15 +112,16 @@ def sized_for(
 ) -> classifiers.Localisation:
   """The layers for a net that sees features instead of the image.
 
-  Dense layers on features are matched, see `matched_widths`; convolutions come
-  out comparable as they are. Only the image itself is halved.
+  Dense layers on features are matched, see `matched_widths`; convolutions stay
+  as they are, and what follows them costs less, the smaller the features. Only
+  the image itself is halved.
   """
   if tuple(shape) == tuple(image_shape):
     return layers
   dense = layers.dense
   if not layers.convs:
     dense = matched_widths(dense, math.prod(shape), math.prod(image_shape))
-  return classifiers.Localisation(layers.convs, dense)
+  return dataclasses.replace(layers, dense=dense, halved=False)
 
 
 def matched_widths(

@@ -8,6 +8,7 @@ original is resampled each time, so that blur does not add up.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -40,8 +41,9 @@ class Output(NamedTuple):
   """The accumulated theta of each run of the transformer, `[B, 2, 3]` or
   `[B, 3, 3]`, in the normalised coordinates of what it warped."""
   pose: jax.Array
-  """The whole transform, in the same shape: the identity for a CNN; for
-  features warped at several depths, the product over depths."""
+  """The whole transform, in the same shape and in the normalised coordinates of
+  the input: the identity for a CNN; for features, that which moves the input as
+  they were moved, the product over depths where there are several."""
   warped: jax.Array
   """`[B, h, w, C]`, the input resampled at `pose`: what the blocks see (before
   a batch norm), but for a network that warps features, where it shows what its
@@ -277,16 +279,19 @@ class SpatialTransformerNetwork(nnx.Module):
   def _warp_features(self, images, how):
     """C: the features are warped on their way, once per depth."""
     x, thetas, done, pose = images, [], 0, None
-    original, theta = images, None
-    for left, depth in _countdown(self.placement.depths):
-      if theta is None or depth > done:
-        x = original = _through(self.blocks[done:depth], x, how)
-        pose = theta if pose is None else transforms.compose(pose, theta)
-        theta, done = None, depth
-      theta = self._localise(depth, x, theta)
-      x = self._transform(depth, original, theta, how, last=not left)
-      thetas.append(theta)
-    pose = theta if pose is None else transforms.compose(pose, theta)
+    left = len(self.placement.depths)
+    for depth, repeats in itertools.groupby(self.placement.depths):
+      x = original = _through(self.blocks[done:depth], x, how)
+      theta, done = None, depth
+      for _ in repeats:
+        left -= 1
+        theta = self._localise(depth, x, theta)
+        x = self._transform(depth, original, theta, how, last=not left)
+        thetas.append(theta)
+      layers = [block.layer for block in self.blocks[:depth]]
+      frame = input_from_features(layers, original.shape[1:], images.shape[1:])
+      seen = transforms.compose(frame, theta, transforms.invert(frame))
+      pose = seen if pose is None else transforms.compose(pose, seen)
     return _through(self.blocks[done:], x, how), thetas, pose
 
   def _localise(self, depth, features, theta):
@@ -384,6 +389,41 @@ def count_parameters(network: nnx.Module) -> dict[str, int]:
     own = placements.part(path, network.placement) == "localisation"
     counts["localisation" if own else "classifier"] += leaf.get_value().size
   return {**counts, "total": sum(counts.values())}
+
+
+def input_from_features(
+  layers: Sequence[classifiers.Conv],
+  shape: Sequence[int],
+  image_shape: Sequence[int],
+) -> jax.Array:
+  """Where features lie in the image.
+
+  Convolutions that are not padded leave out what is at the border, so that a
+  feature map spans less than the image: a shift of its width is a smaller one
+  of the image's.
+
+  Args:
+    layers: that the features come from.
+    shape: `(H, W, ...)` of the features.
+    image_shape: `(H, W, ...)` of the image.
+
+  Returns:
+    `[2, 3]`, from normalised coordinates of the features to those of the image.
+  """
+  first, step = 0.0, 1.0  # pixel of the first feature, and to the next
+  for layer in layers:
+    reach = (layer.kernel_size - 1) / 2
+    cut = int(reach) if layer.padding == "SAME" else 0
+    first += step * (reach - cut)
+    if layer.pool:
+      first += step * (layer.pool - 1) / 2
+      step *= 2
+  sizes = [(shape[i], image_shape[i]) for i in (1, 0)]
+  scales = [step * size / whole for size, whole in sizes]
+  shifts = [
+    (2 * first + step * (size - 1) + 1) / whole - 1 for size, whole in sizes
+  ]
+  return jnp.array([[scales[0], 0, shifts[0]], [0, scales[1], shifts[1]]])
 
 
 def _warp_small(

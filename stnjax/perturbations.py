@@ -43,7 +43,8 @@ def perturb(
 
   Returns:
     The perturbed images `[B, *output_shape(name, (H, W, C))]`, and the truth
-    of each: `{"rotation": [B]}` for "rotation", `{}` for "none".
+    of each, see `Truth`: `{"rotation": [B]}`, `{"translation": [B, 2]}` or
+    `{"scale": [B]}`; `{}` for others.
 
   Raises:
     ValueError: for an unknown perturbation, or one without its sources.

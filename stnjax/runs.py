@@ -8,6 +8,7 @@
                    pose, truth; and a few images before and after the warp
   results.json     of the finished run: error, alignment, parameters, time
   DONE             written last
+  FAILED           instead, where the loss was no longer finite: why
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ import orbax.checkpoint as ocp
 from stnjax import (
   checks,
   datasets,
+  evaluation,
   networks,
   perturbations,
   placements,
@@ -167,6 +169,18 @@ class Settings:
     placement = placements.parse(self.network)
     if self.more_iterations and not placement.depths:
       raise ValueError("more_iterations: a CNN has no transformer to repeat")
+    if self.more_iterations and self.more_iterations[-1] >= self.epochs:
+      raise ValueError(
+        f"more_iterations must be less than epochs={self.epochs}, got"
+        f" {self.more_iterations}"
+      )
+    measured = self.perturbation in evaluation.AXES
+    if measured and datasets.SETS[self.dataset].heads > 1:
+      raise ValueError(
+        f"perturbation={self.perturbation!r} is undone by class, and the"
+        f" numbers of {self.dataset} have none; accepted: none, or an"
+        " augmentation"
+      )
 
   @property
   def name(self) -> str:
@@ -204,6 +218,12 @@ class Run:
   def done(self) -> bool:
     """Whether the run is finished."""
     return (self.path / "DONE").exists()
+
+  @property
+  def failed(self) -> str:
+    """Why the run failed; empty where it did not."""
+    path = self.path / "FAILED"
+    return path.read_text() if path.exists() else ""
 
   def metrics(self) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, one per epoch."""
@@ -301,6 +321,11 @@ class Run:
         np.savez_compressed(file, **evaluation)
       self._write("results.json", json.dumps(results, indent=2) + "\n")
       self._write("DONE", "")
+
+  def fail(self, why: str) -> None:
+    """Marks the run as one that cannot be finished."""
+    if self._writes:
+      self._write("FAILED", why)
 
   def _check(self) -> None:
     """Raises unless the folder is this run's, or free."""

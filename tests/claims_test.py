@@ -9,7 +9,7 @@ from etils import epath
 import numpy as np
 from scipy import stats
 
-from experiments import claims, report
+from experiments import claims, paper, report
 from stnjax import runs
 
 
@@ -111,6 +111,22 @@ class VerdictTest(parameterized.TestCase):
     self.assertEqual(item.verdict, claims.HOLDS)
     self.assertIn("STN-SL6 < STN-DL6", item.comparisons[0].what)
 
+  def test_shared_layers_on_hard_data(self):
+    """Against the CNN, C0, and C and DL at the same depth."""
+    hard = {"dataset": "street_numbers", "perturbation": "none"}
+    errors = dict.fromkeys(("CNN", "STN-C0", "STN-C3", "STN-DL3"), HIGH)
+    judged = judge({**errors, "STN-SL3": LOW, "STN-DL6": LOW}, **hard)
+    item = find(judged, "Shared layers win")
+    self.assertEqual(item.verdict, claims.HOLDS)
+    self.assertLen(item.comparisons, 4)
+    judged = judge({**errors, "STN-SL3": HIGH, "STN-C0": LOW}, **hard)
+    self.assertEqual(find(judged, "Shared layers").verdict, claims.FAILS)
+
+  def test_a_network_is_not_compared_with_itself(self):
+    """At depth 0, C, DL and SL are one network."""
+    judged = judge({"STN-C0": LOW, "STN-SL0": LOW})
+    self.assertEmpty(find(judged, "Deeper features").comparisons)
+
   def test_translations_are_told_apart(self):
     left = {"STN-C0": [0.1] * 3, "STN-C1": [0.2, 0.21, 0.22]}
     judged = judge(
@@ -140,6 +156,73 @@ class OverviewTest(absltest.TestCase):
     self.assertEqual(
       table.rows, [["CNN", "9.0 (100)"], ["STN-C0", "4.0 ± 0.1 (40)"]]
     )
+
+
+class ReadTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.create_tempdir().full_path)
+
+  def write(self, folder, network="STN-C0", error=5.0, **settings):
+    settings = runs.Settings(network=network, **settings)
+    run = runs.Run(str(self.root / folder), settings)
+    run.start()
+    aligned = {"rotation": {"std": 10.0, "none": 50.0}}
+    run.finish({}, {"error": error / 100, "alignment": aligned})
+
+  def test_groups_of_one_name_are_told_apart(self):
+    self.write("short", epochs=3)
+    self.write("long", epochs=9)
+    self.write("other", perturbation="none")
+    found = {group.where for group in claims.read(str(self.root))[0]}
+    base = "mnist_subset, rotation, affine, epochs"
+    self.assertEqual(
+      found, {f"{base} 3", f"{base} 9", "mnist_subset, none, affine"}
+    )
+
+  def test_tuning_runs_are_left_alone_and_unfinished_ones_named(self):
+    self.write("a")
+    self.write("a", network="CNN", holdout=True)
+    runs.Run(str(self.root / "a"), runs.Settings(seed=3)).start()
+    failed = runs.Run(str(self.root / "a"), runs.Settings(seed=4))
+    failed.start()
+    failed.fail("because")
+    (group,), unfinished = claims.read(str(self.root))
+    self.assertEqual(list(group.members), ["STN-C0"])
+    self.assertLen(unfinished, 2)
+    self.assertRegex(" ".join(unfinished), r"seed_4 \(failed\)")
+    judged = claims.judge([group])
+    text = report.markdown(
+      claims.TITLE, claims.sections([], judged, unfinished)
+    )
+    self.assertIn("Not finished, and left out", text)
+
+  def test_runs_win_over_an_old_report(self):
+    """Also where some that it tells of are gone."""
+    for seed in range(2):
+      self.write("", seed=seed, error=5.0)
+    report_folder = self.root / "report"
+    report_folder.mkdir()
+    old = [
+      {
+        "settings": dataclasses.asdict(runs.Settings("STN-C0", seed=seed)),
+        "results": {"error": 0.9},
+      }
+      for seed in range(4)
+    ]
+    (report_folder / "results.json").write_text(json.dumps(old))
+    (group,), _ = claims.read(str(self.root))
+    self.assertEqual(group.error("STN-C0"), [5.0, 5.0])
+
+  def test_every_preset_can_be_grouped(self):
+    for name, make in paper.PRESETS.items():
+      for size in paper.SIZES:
+        made = [
+          report.Finished(settings, {"error": 0.1}, [], None)
+          for settings in make().settings(size)
+        ]
+        ((_, members),) = report.groups(made)
+        self.assertCountEqual(members, make().networks, name)
 
 
 class IntervalTest(absltest.TestCase):

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -279,6 +280,16 @@ def test_two_processes_train_together_as_one(options, tmp_path):
     ("train", ["--seeds=0,1,0"], "--seeds must differ, got 0,1,0"),
     ("train", ["--seeds=-1"], "seed must not be negative, got -1"),
     ("train", ["--more_iterations=a"], "--more_iterations must be whole"),
+    (
+      "train",
+      ["--more_iterations=1,3", "--epochs=3"],
+      "more_iterations must be less than epochs=3",
+    ),
+    (
+      "train",
+      ["--dataset=street_numbers", "--perturbation=scale"],
+      "perturbation='scale' is undone by class.*street_numbers.*accepted: none",
+    ),
     ("train", ["--more_iterations=3,3"], "more_iterations must be.*rise"),
     ("train", ["--localisation=large"], "localisation='large'.*'small'"),
     ("train", ["--epochs=soon"], "--epochs=soon"),
@@ -360,9 +371,45 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   wild = dataclasses.replace(
     SMALL, network="CNN", optimiser="sgd", learning_rate=1e38
   )
-  with pytest.raises(runs.RunError, match="loss is not finite"):
-    train.train(wild, (0,), str(tmp_path))
-  assert not (runs.folder(str(tmp_path), wild) / "DONE").exists()
+  for _ in range(2):  # it is not trained again
+    with pytest.raises(runs.RunError, match="seed_0: the loss is not finite"):
+      train.train(wild, (0,), str(tmp_path))
+  folder = runs.folder(str(tmp_path), wild)
+  assert not (folder / "DONE").exists()
+  _, unfinished = report.read(folder.parent)
+  assert unfinished == [f"{wild.name} (failed)"]
+
+
+def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
+  build = runs.build_program
+
+  def build_with_a_bad_seed(members, *args):
+    program, states = build(members, *args)
+    bad = np.array([member.seed == 1 for member in members])
+
+    def poison(x):
+      return np.where(bad.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
+
+    return program, states._replace(params=jax.tree.map(poison, states.params))
+
+  settings = dataclasses.replace(SMALL, network="CNN", epochs=1)
+  train.train(settings, (0,), f"{tmp_path}/alone")
+  monkeypatch.setattr(runs, "build_program", build_with_a_bad_seed)
+  seen = []
+  with pytest.raises(runs.RunError, match="seed_1: the loss is not finite"):
+    train.train(
+      settings,
+      (1, 0),
+      f"{tmp_path}/both",
+      progress=lambda seeds, lines: seen.append(list(seeds)),
+    )
+  assert seen == [[0]]
+  (both, alone) = (
+    metrics(f"{tmp_path}/{name}", settings) for name in ("both", "alone")
+  )
+  for name in ("train_loss", "eval_loss", "error"):
+    assert both[0][0][name] == pytest.approx(alone[0][0][name], rel=1e-5)
+  assert both[1]["error"] == alone[1]["error"]
 
 
 def test_a_signal_at_the_last_checkpoint_is_heard(tmp_path, monkeypatch):

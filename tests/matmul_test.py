@@ -74,7 +74,7 @@ class EqualityTest(parameterized.TestCase):
     ((1, 6), (3, 2), ()),
     ((4, 4), (1, 1), (0,)),
     ((4, 4), (0, 2), (1,)),
-    ((6, 5), (20, 33), (2,)),  # 660 samples, in tiles
+    ((6, 5), (20, 33), (2,)),  # 660 samples, in tiles of 128
     ((4, 12), (32, 32), (1,)),  # whole tiles
   )
   def test_sizes(self, shape, grid_shape, batch):

@@ -14,6 +14,7 @@ import stnjax
 from stnjax import (
   classifiers,
   datasets,
+  evaluation,
   localisation,
   networks,
   placements,
@@ -65,11 +66,11 @@ COUNTS = (
   ("mnist", "scale", "STN-C0", {}, 544_586, 59_086),
   # Features are not halved: 52-48-24-20-10: 100 x 20.
   ("mnist", "scale", "STN-SL1", {}, 544_586, 82_186),
-  # 64-32-16-8-4: 16 x 192. Localisation 64-60-30-26-13: 169 x 32.
-  ("svhn", "none", "STN-C0", {}, 32_820_951, 202_406),
-  # 32-28-14-10-5: 25 x 32; 16-12-6-2-1: 32.
-  ("street_numbers", "none", "STN-SL1", {}, 32_820_951, 90_950),
-  ("svhn", "none", "STN-SL4", {}, 32_820_951, 155_974),
+  # 64-32-16-8-4: 16 x 192. Localisation 64-60-30-26: 676 x 32.
+  ("svhn", "none", "STN-C0", {}, 32_820_951, 721_574),
+  # 32-28-14-10: 100 x 32; 16-12-6-2: 4 x 32.
+  ("street_numbers", "none", "STN-SL1", {}, 32_820_951, 167_750),
+  ("svhn", "none", "STN-SL4", {}, 32_820_951, 159_046),
   # 95-47-23-11-5: 25 x 256. Small 95-93-46-44-22: 484 x 16.
   ("plankton", "none", "STN-C0", {}, 5_511_385, 502_710),
   # Large goes on, 22-20-10-8-4: 16 x 16.
@@ -359,7 +360,11 @@ class PlacementTest(parameterized.TestCase):
     theta = transforms.compose(first, network.localisers["1"](once))
     x = network.blocks[1](stnjax.warp(original, theta, padding="border"))
     output = network(IMAGES)
-    np.testing.assert_allclose(output.pose, theta, atol=1e-5)
+    np.testing.assert_allclose(output.thetas[1], theta, atol=1e-5)
+    # Features span 20 of the 28 pixels.
+    pose = np.array(theta)
+    pose[..., 2] *= 20 / 28
+    np.testing.assert_allclose(output.pose, pose, atol=1e-5)
     np.testing.assert_allclose(
       output.logits, network.head(x.reshape(3, -1)), atol=1e-4
     )
@@ -369,10 +374,62 @@ class PlacementTest(parameterized.TestCase):
     self.assertLen(shared(IMAGES).thetas, 2)
     np.testing.assert_array_equal(shared(IMAGES).pose, shared(IMAGES).thetas[1])
     through = shake(create("STN-C0,1"))
-    output = through(IMAGES)
+    first, second = through(IMAGES).thetas
+    second = np.array(second)
+    second[..., 2] *= 20 / 28
     np.testing.assert_allclose(
-      output.pose, transforms.compose(*output.thetas), atol=1e-6
+      through(IMAGES).pose, transforms.compose(first, second), atol=1e-6
     )
+
+  def test_a_shift_of_features_is_measured_in_pixels_of_the_input(self):
+    """By two pixels of the input, which is one of the features."""
+    network = create("STN-C1", family="translation")
+    shifted = jnp.roll(IMAGES, 2, axis=2)
+    network.localisers["1"].head.bias[...] = jnp.array([2 / 10, 0.0])
+    output = network(shifted)
+    inner = (slice(None), slice(None), slice(1, -2))
+    np.testing.assert_allclose(
+      stnjax.warp(network.blocks[0](shifted), output.thetas[0])[inner],
+      network.blocks[0](IMAGES)[inner],
+      atol=1e-5,
+    )
+    applied = evaluation.applied(np.asarray(output.pose), (28, 28))
+    np.testing.assert_allclose(applied["translation_x"], -2, atol=1e-4)
+    np.testing.assert_allclose(
+      output.warped[:, :, :-2], IMAGES[:, :, :-2], atol=1e-5
+    )
+
+  @parameterized.parameters(
+    ((Conv(1, 9, pool=2, padding="VALID"), Conv(1, 3, padding="VALID")), 28),
+    ((Conv(1, 5, pool=2), Conv(1, 3)), 20),
+    ((Conv(1, 3, pool=3), Conv(1, 4)), 21),
+  )
+  def test_where_features_lie(self, layers, side):
+    """Against the middle of what moves each feature, its receptive field."""
+    rng = np.random.default_rng(0)
+    blocks = [
+      networks.Block(1, layer, slope=1.0, rngs=nnx.Rngs(0)) for layer in layers
+    ]
+    for block in blocks:
+      block.conv.kernel[...] = jnp.ones_like(block.conv.kernel[...])
+
+    def line(images):  # features of the middle row, [B, W]
+      for block in blocks:
+        images = block(images)
+      return images[:, images.shape[1] // 2, :, 0]
+
+    images = jnp.asarray(rng.uniform(size=(64, side, side, 1)), jnp.float32)
+    count = line(images).shape[1]
+    frame = networks.input_from_features(layers, (count,) * 2, (side,) * 2)
+    # Away from the border, which cuts fields off.
+    for place in range(count // 2 - 1, count // 2 + 1):
+      moved = jax.grad(lambda x, at=place: line(x)[:, at].sum())(images)
+      columns = np.flatnonzero(np.abs(moved).sum(axis=(0, 1, 3)))
+      middle = (columns.min() + columns.max() + 1) / side - 1
+      at = (2 * place + 1) / count - 1
+      np.testing.assert_allclose(
+        frame[0, 0] * at + frame[0, 2], middle, atol=1e-6
+      )
 
 
 class HalvingTest(parameterized.TestCase):

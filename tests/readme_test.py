@@ -44,7 +44,7 @@ class ReadmeTest(absltest.TestCase):
       self.assertTrue((ROOT / target).exists(), target)
 
   def test_results_are_those_of_the_committed_runs(self):
-    groups = claims.read(str(ROOT / "experiments" / "results"))
+    groups, _ = claims.read(str(ROOT / "experiments" / "results"))
     judged = claims.judge(groups)
     for table in (claims.overview(groups), claims.verdicts(judged)):
       text = report.markdown("", [report.Section("", [table])])

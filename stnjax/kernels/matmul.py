@@ -7,6 +7,7 @@ in tiles, each computed anew in the backward pass, so that no temporary grows
 with the number of samples times the size of the image.
 """
 
+from collections.abc import Sequence
 import functools
 import math
 
@@ -58,7 +59,7 @@ def sample(
       _read, method=method, padding=padding, align_corners=align_corners
     )
   )
-  count, tile = len(points), tile_size(image.shape, len(points))
+  count, tile = len(points), tile_size(image.shape)
   if count <= tile:
     result = read(image, points)
   else:
@@ -70,20 +71,18 @@ def sample(
   return jnp.where(defined, result, 0).reshape(*shape, image.shape[-1])
 
 
-def tile_size(image_shape: tuple[int, ...], count: int) -> int:
-  """Samples of a tile: it takes up to four times what image and result take.
+def tile_size(image_shape: Sequence[int]) -> int:
+  """Samples of a tile: it takes up to eight times what the image takes.
 
   Each tile reads the whole image: the larger, the better.
 
   Args:
     image_shape: `(H, W, C)` or `(W, C)`.
-    count: of samples.
   """
   *sizes, channels = image_shape
-  all_else = math.prod(image_shape) + count * channels
   # The weights of a sample, or the row that they read; not both at once.
   one = max(sum(sizes), sizes[-1] * channels)
-  return _LANES * max(1, 4 * all_else // one // _LANES)
+  return _LANES * max(1, 8 * math.prod(image_shape) // one // _LANES)
 
 
 def _read(

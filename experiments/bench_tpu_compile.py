@@ -1,0 +1,263 @@
+"""Compiles warps for TPUs that are not there, and prints what XLA expects.
+
+  pip install -e '.[tpu-aot]'
+  python -m experiments.bench_tpu_compile
+
+compiles linear warps by affine transforms for a TPU topology, on an x86 machine
+without one, with the kernel that stnjax chooses for TPUs and with the peers
+that gather. It writes a table, bench_tpu_compile.md, and every number,
+bench_tpu_compile.json. About 10 minutes on a CPU core.
+
+Time is XLA's own estimate, not a measurement. XLA subtracts a second for each
+operation that it cannot estimate, which are counted apart, and counts the body
+of a loop once: for a kernel that goes in tiles, the time is that of one tile
+and, for each further one, what a second tile adds.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+from typing import Any
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+
+from experiments import cli
+import stnjax
+from stnjax import grids
+from stnjax.kernels import matmul
+
+KERNELS = ("stnjax", "gather", "map_coordinates")
+PASSES = ("forward", "theta", "both")
+
+Shape = tuple[int, int, int, int]
+
+
+def shapes(values: Sequence[str]) -> list[Shape]:
+  """Reads batch x height x width x channels.
+
+  Raises:
+    ValueError: for anything else.
+  """
+  found = []
+  for value in values:
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", value):
+      raise ValueError(
+        f"--shapes={value!r}; accepted: BATCHxHEIGHTxWIDTHxCHANNELS"
+      )
+    found.append(tuple(int(size) for size in value.split("x")))
+  return found
+
+
+def warp_fn(kernel: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """A warp of `[B, H, W, C]` by `[B, 2, 3]` with a kernel."""
+  if kernel == "map_coordinates":
+    return _map_coordinates
+  implementation = "auto" if kernel == "stnjax" else kernel
+  return functools.partial(stnjax.warp, implementation=implementation)
+
+
+def _map_coordinates(image: jax.Array, theta: jax.Array) -> jax.Array:
+  points = grids.affine_pixel_grid(theta, image.shape[1:3], image.shape[1:3])
+
+  def plane(plane, points):
+    places = jnp.moveaxis(points[..., ::-1], -1, 0)
+    return jax.scipy.ndimage.map_coordinates(plane, places, 1)
+
+  by_channel = jax.vmap(plane, in_axes=(-1, None), out_axes=-1)
+  return jax.vmap(by_channel)(image, points)
+
+
+def tiles_fn(count: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """A read of so many tiles of the kernel for TPUs, without its loop."""
+  read = functools.partial(
+    matmul.sample, method="linear", padding="zeros", align_corners=False
+  )
+
+  def tiles(image, points):
+    parts = jnp.split(points, count, axis=1)
+    return jnp.concatenate([jax.vmap(read)(image, p) for p in parts], axis=1)
+
+  return tiles
+
+
+def program(f: Callable[..., jax.Array], name: str) -> Callable[..., Any]:
+  """A pass of `f(image, parameters)`, also of the cotangent of its result."""
+  if name == "forward":
+    return lambda image, parameters, cotangent: f(image, parameters)
+
+  def pulled(image, parameters, cotangent):
+    if name == "theta":
+      _, vjp = jax.vjp(functools.partial(f, image), parameters)
+    else:
+      _, vjp = jax.vjp(f, image, parameters)
+    return vjp(cotangent)
+
+  return pulled
+
+
+class Compiler:
+  """Compiles for the first device of a topology."""
+
+  def __init__(self, topology: str):
+    # Else libtpu asks Google's metadata server who it is, for minutes.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    try:
+      found = topologies.get_topology_desc(
+        platform="tpu", topology_name=topology
+      )
+    except Exception as error:  # jaxlib raises its own, by version
+      raise ValueError(
+        f"--topology={topology!r} cannot be compiled for: {error}; it needs"
+        " libtpu (pip install -e '.[tpu-aot]'), and a name such as v5e:2x2"
+      ) from error
+    self._sharding = jax.sharding.SingleDeviceSharding(found.devices[0])
+
+  def costs(
+    self, f: Callable[..., Any], *arguments: Sequence[int]
+  ) -> dict[str, Any]:
+    """What XLA says of `f` at float32 arguments of these shapes."""
+    compiled = (
+      jax.jit(f, out_shardings=self._sharding)
+      .lower(
+        *(
+          jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)
+          for shape in arguments
+        )
+      )
+      .compile()
+    )
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    estimate = cost["optimal_seconds"]
+    unknown = max(0, math.ceil(-estimate))
+    text = compiled.as_text()
+    return {
+      "seconds": estimate + unknown,
+      "unknown": unknown,
+      "flops": cost["flops"],
+      "bytes": cost["bytes accessed"],
+      "temporary_bytes": memory.temp_size_in_bytes,
+      "in_and_out_bytes": memory.argument_size_in_bytes
+      + memory.output_size_in_bytes,
+      "gathers": len(re.findall(r" = \S+ gather\(", text)),
+      "scatters": len(re.findall(r" = \S+ scatter\(", text)),
+      "loops": len(re.findall(r" while\(", text)),
+    }
+
+
+def measure(
+  compiler: Compiler, kernel: str, shape: Shape, name: str
+) -> dict[str, Any]:
+  """The costs of one pass of one kernel."""
+  batch, height, width, channels = shape
+  result = compiler.costs(
+    program(warp_fn(kernel), name), shape, (batch, 2, 3), shape
+  )
+  tile = min(height * width, matmul.tile_size(shape[1:]))
+  count = -(-height * width // tile)
+  if kernel == "stnjax" and count > 1:
+    one, two = (
+      compiler.costs(
+        program(tiles_fn(n), name),
+        shape,
+        (batch, n * tile, 2),
+        (batch, n * tile, channels),
+      )
+      for n in (1, 2)
+    )
+    for key in ("seconds", "flops", "bytes"):
+      result[key] = one[key] + (count - 1) * (two[key] - one[key])
+    result["unknown"] = one["unknown"]
+    result["tiles"] = count
+  return {"kernel": kernel, "shape": shape, "pass": name, **result}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """A Markdown table; ratios are to map_coordinates where that was compiled."""
+  times = {
+    (row["shape"], row["pass"]): row["seconds"]
+    for row in rows
+    if row["kernel"] == "map_coordinates"
+  }
+  lines = [
+    "| batch | pass | kernel | estimate (us) | map_coordinates / it |"
+    " not estimated | tiles | GFLOP | MB moved | temporaries (MB) |"
+    " of in + out | gathers | scatters |",
+    "|---|---|---|" + "--:|" * 10,
+  ]
+  for row in rows:
+    peer = times.get((row["shape"], row["pass"]))
+    cells = [
+      "x".join(map(str, row["shape"])),
+      row["pass"],
+      row["kernel"],
+      f"{1e6 * row['seconds']:.0f}",
+      f"{peer / row['seconds']:.1f}" if peer else "–",
+      str(row["unknown"]),
+      str(row.get("tiles", 1)),
+      f"{row['flops'] / 1e9:.2f}",
+      f"{row['bytes'] / 1e6:.0f}",
+      f"{row['temporary_bytes'] / 1e6:.1f}",
+      f"{row['temporary_bytes'] / row['in_and_out_bytes']:.2f}",
+      str(row["gathers"]),
+      str(row["scatters"]),
+    ]
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+  output = pathlib.Path(_OUTPUT.value)
+  if (output / "bench_tpu_compile.json").exists() and not _OVERWRITE.value:
+    raise ValueError(f"{output} holds results already; see --overwrite")
+  wanted = shapes(_SHAPES.value)
+  compiler = Compiler(_TOPOLOGY.value)
+  rows = []
+  for shape in wanted:
+    for name in _PASSES.value:
+      for kernel in _KERNELS.value:
+        rows.append(measure(compiler, kernel, shape, name))
+        print(table(rows).splitlines()[-1], flush=True)
+  output.mkdir(parents=True, exist_ok=True)
+  values = {
+    "topology": _TOPOLOGY.value,
+    "jax": jax.__version__,
+    "programs": rows,
+  }
+  text = f"One chip of {_TOPOLOGY.value}, jax {jax.__version__}, float32:\n\n"
+  (output / "bench_tpu_compile.md").write_text(text + table(rows))
+  (output / "bench_tpu_compile.json").write_text(
+    json.dumps(values, indent=1) + "\n"
+  )
+  print(f"written: {output}/bench_tpu_compile.md and .json")
+
+
+if __name__ == "__main__":
+  _TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:2x2", "Name of the TPU topology, as v5e:2x2 or v4:2x2x1."
+  )
+  _SHAPES = flags.DEFINE_list(
+    "shapes",
+    ["256x28x28x1", "128x64x64x3", "64x32x32x64", "8x224x224x3"],
+    "Batches to warp: batch x height x width x channels.",
+  )
+  _KERNELS = flags.DEFINE_multi_enum(
+    "kernel", ["map_coordinates", "stnjax"], KERNELS, "What to compile."
+  )
+  _PASSES = flags.DEFINE_multi_enum(
+    "pass", list(PASSES), PASSES, "Which passes to compile."
+  )
+  _OUTPUT = flags.DEFINE_string(
+    "output", "runs/bench_tpu_compile", "Folder of the results."
+  )
+  _OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Replace results that are there already."
+  )
+  cli.run(main)
