@@ -173,8 +173,9 @@ class _Job:
     self._program, fresh = runs.build_program(
       [run.settings for run in members], self._images
     )
+    data = runs.fingerprint(self._images)
     for run in members:
-      run.start()
+      run.start(data)
     restored = [
       run.restore(jax.tree.map(lambda x, i=i: x[i], fresh))
       for i, run in enumerate(members)

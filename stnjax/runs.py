@@ -1,7 +1,8 @@
 """A run: its settings, and the folder that holds all it wrote.
 
 <workdir>/<name of the run>/
-  config.json      the settings; a folder with other settings is refused
+  config.json      the settings, and what tells its training images from others;
+                   a folder with other settings or images is refused
   metrics.jsonl    one line per epoch
   checkpoints/     the last states, by step (orbax)
   evaluation.npz   of the finished run, per test image: label, prediction,
@@ -17,6 +18,7 @@ import itertools
 import json
 import math
 from typing import Any
+import zlib
 
 from etils import epath
 from flax import nnx
@@ -233,17 +235,29 @@ class Run:
     """The results of a finished run."""
     return json.loads((self.path / "results.json").read_text())
 
-  def start(self) -> None:
+  def start(self, data: str = "") -> None:
     """Makes the folder, if it is not there.
 
+    Args:
+      data: what tells the training images from others, see `fingerprint`.
+
     Raises:
-      RunError: where it cannot be written.
+      RunError: where it cannot be written, or where the run began on other
+        images.
     """
     if not self._writes:
       return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      values = dataclasses.asdict(self.settings)
+      config = self.path / "config.json"
+      before = json.loads(config.read_text()) if config.exists() else {}
+      if data and before.get("data", data) != data:
+        raise RunError(
+          f"{self.path} began on other images of {self.settings.dataset} than"
+          " those that are there now, perhaps of another version; choose"
+          " another workdir, or delete the folder to train it again"
+        )
+      values = {**dataclasses.asdict(self.settings), "data": data}
       self._write("config.json", json.dumps(values, indent=2) + "\n")
     except OSError as error:
       raise RunError(f"cannot write to {self.path}: {error}") from error
@@ -409,9 +423,16 @@ def read_settings(folder: epath.PathLike) -> Settings:
   """
   path = epath.Path(folder) / "config.json"
   try:
-    return settings_from_json(json.loads(path.read_text()))
-  except (OSError, ValueError, TypeError) as error:
+    values = json.loads(path.read_text())
+    values.pop("data", None)
+    return settings_from_json(values)
+  except (OSError, ValueError, TypeError, AttributeError) as error:
     raise RunError(f"cannot read {path}: {error}") from error
+
+
+def fingerprint(images: np.ndarray) -> str:
+  """A short text that is another one for other images."""
+  return f"crc32 {zlib.crc32(np.ascontiguousarray(images)):08x}"
 
 
 def settings_from_json(values: dict[str, Any]) -> Settings:

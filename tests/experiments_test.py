@@ -380,6 +380,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   assert unfinished == [f"{wild.name} (failed)"]
 
 
+def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch):
+  settings = dataclasses.replace(SMALL, network="CNN", epochs=1)
+
+  def stop(seeds, lines):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    train.train(settings, (0,), str(tmp_path), progress=stop)
+  load = train.load_data
+
+  def load_another_version(*args):
+    train_data, eval_data = load(*args)
+    images = train_data.images.copy()
+    images[-1, 0, 0, 0] += 1
+    return train_data._replace(images=images), eval_data
+
+  monkeypatch.setattr(train, "load_data", load_another_version)
+  with pytest.raises(runs.RunError, match="other images of mnist_subset"):
+    train.train(settings, (0,), str(tmp_path))
+  monkeypatch.undo()
+  assert train.train(settings, (0,), str(tmp_path))[0]["error"] > 0
+
+
 def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
   build = runs.build_program
 
