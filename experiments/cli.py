@@ -114,19 +114,24 @@ def seeds(values: list[str]) -> tuple[int, ...]:
   return found
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs a script; what the user can mend is one line and exit status 2.
+def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
+  """Runs a script; what the user can mend is one line and exit status 1.
 
   `--verbosity=1` shows where an error came from.
+
+  Args:
+    main: of the script.
+    takes_arguments: whether `main` takes what the command line has besides
+      flags; else that is an error.
   """
 
   def guarded(argv: list[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_arguments:
       raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.ERROR)  # orbax tells of every step
     try:
-      main()
+      main(*([argv[1:]] if takes_arguments else []))
     except (runs.RunError, ValueError, OSError, ImportError) as error:
       if logging.get_verbosity() >= logging.DEBUG:
         raise

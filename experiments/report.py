@@ -404,7 +404,8 @@ def _error_figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
     if not placement.depths:
       baseline = errors
     elif len(set(placement.depths)) == 1:
-      depth, times = placement.depths[0], len(placement.depths)
+      added = len(group[0].settings.more_iterations)
+      depth, times = placement.depths[0], len(placement.depths) + added
       family = f"STN-{placement.kind}"
       iterations.setdefault(f"{family}{depth}", {})[times] = errors
       if times == 1:

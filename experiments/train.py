@@ -8,8 +8,9 @@ program, and come out as each would alone, but for rounding. It survives being
 killed: the same command goes on from the last checkpoint and ends with the
 metrics of an uninterrupted run. On SIGTERM or Ctrl-C it saves first.
 
-On several processes, start the same command on each with --coordinator,
---num_processes and --process_id.
+On several processes, start the same command on each: with --distributed where
+the machines know of each other, as those of a Cloud TPU slice do, else with
+--coordinator, --num_processes and --process_id.
 """
 
 from collections.abc import Callable, Sequence
@@ -389,7 +390,9 @@ def describe(lines: Sequence[dict[str, Any]], epochs: int | None = None) -> str:
 
 
 def main() -> None:
-  if _COORDINATOR.value:
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  elif _COORDINATOR.value:
     jax.distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
@@ -410,6 +413,9 @@ def main() -> None:
 if __name__ == "__main__":
   _SEEDS = flags.DEFINE_list(
     "seeds", ["0"], "Seeds; each is a run, and all are trained together."
+  )
+  _DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "Train on all processes that the cluster knows of."
   )
   _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to train on several."
