@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 from etils import epath
+from matplotlib.figure import Figure
 import numpy as np
+from PIL import Image
 
 from experiments import cli
 from stnjax import (
@@ -218,11 +220,18 @@ def _section(
   ]
   for name, caption, figure in _figures(members):
     path = output / f"{name}_{number}.png"
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    path.write_bytes(content.getvalue())
+    path.write_bytes(_png(figure))
     parts.append(Picture(path, caption))
   return Section(title, parts)
+
+
+def _png(figure: Figure) -> bytes:
+  """A PNG in 256 colours: a third of the size, for the eye the same."""
+  drawn, small = io.BytesIO(), io.BytesIO()
+  figure.savefig(drawn, format="png", dpi=110)
+  image = Image.open(drawn).convert("RGB").quantize(256)
+  image.save(small, format="png", optimize=True)
+  return small.getvalue()
 
 
 def _axes(group: Sequence[Finished]) -> list[str]:
