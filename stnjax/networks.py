@@ -8,6 +8,7 @@ original is resampled each time, so that blur does not add up.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -290,7 +291,7 @@ class SpatialTransformerNetwork(nnx.Module):
         thetas.append(theta)
       layers = [block.layer for block in self.blocks[:depth]]
       frame = input_from_features(layers, original.shape[1:], images.shape[1:])
-      seen = transforms.compose(frame, theta, transforms.invert(frame))
+      seen = _seen_through(frame, theta)
       pose = seen if pose is None else transforms.compose(pose, seen)
     return _through(self.blocks[done:], x, how), thetas, pose
 
@@ -424,6 +425,21 @@ def input_from_features(
     (2 * first + step * (size - 1) + 1) / whole - 1 for size, whole in sizes
   ]
   return jnp.array([[scales[0], 0, shifts[0]], [0, scales[1], shifts[1]]])
+
+
+def _seen_through(frame: jax.Array, theta: jax.Array) -> jax.Array:
+  """A transform in other coordinates, `frame theta frame^-1`.
+
+  Of what theta does besides the identity, so that this stays exact.
+  """
+  identity = jnp.eye(3)
+  moved = transforms.to_homogeneous(theta) - identity
+  there, back = (
+    transforms.to_homogeneous(m) for m in (frame, transforms.invert(frame))
+  )
+  product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+  seen = identity + product(product(there, moved), back)
+  return seen[..., : theta.shape[-2], :]
 
 
 def _warp_small(

@@ -272,7 +272,7 @@ def test_two_processes_train_together_as_one(options, tmp_path):
     ("train", ["--dataset=fashion"], "--dataset=fashion.*mnist_subset"),
     (
       "train",
-      ["--dataset=svhn", "--data_dir=/none"],
+      ["--dataset=svhn", "--perturbation=none", "--data_dir=/none"],
       "'svhn' is not prepared in /none.*experiments.prepare_data",
     ),
     ("train", ["--width=0"], "width must be positive and finite, got 0"),

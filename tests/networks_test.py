@@ -590,8 +590,8 @@ class DataSetTest(parameterized.TestCase):
   @parameterized.product(kind=("C", "SL"), padding=("zeros", "border"))
   def test_padding_fills_what_is_outside(self, kind, padding):
     network = create(f"STN-{kind}1", padding=padding)
-    # Two units to the side: nothing of the image is left.
-    bias = jnp.zeros(6).at[2].set(2.0)
+    # More than two units to the side, of features, too: nothing is left.
+    bias = jnp.zeros(6).at[2].set(3.0)
     network.localisers["1"].head.bias[...] = bias
     output = network(IMAGES)
     edge = np.broadcast_to(IMAGES[:, :, -1:], IMAGES.shape)

@@ -81,6 +81,11 @@ def make_afresh(
     batch_norm=batch_norm,
     rngs=nnx.Rngs(0),
   )
+  if classifier == "rich":
+    # Off the identity, where the transformer samples on the kinks of bilinear
+    # sampling, and rounding decides between two slopes.
+    for net in network.localisers.values():
+      net.head.bias[...] = jnp.linspace(0.01, 0.03, net.head.bias.size)
   # Before a batch norm a bias has no gradient but rounding; adam blows it up.
   name, rate = ("adam", 1e-3) if classifier == "plain" else ("sgd", 1e-3)
   optimiser = optimiser or training.make_optimiser(
