@@ -316,8 +316,9 @@ def house_numbers_growing() -> Preset:
   Each addition halves localisation's learning rate.
 
   Command: `python -m experiments.paper --preset=house_numbers_growing`
-  Time: 3 minutes, estimated.
-  Came out: not run to the end.
+  Time: 6 minutes.
+  Came out, of one seed: STN-C0 92.6, STN-SL3 92.9 %, when both had just begun
+  to read.
   """
   return Preset(
     ("STN-C0", "STN-SL3"),
@@ -334,8 +335,9 @@ def plankton() -> Preset:
   Shows claims 4, 5 and 6 on a set whose poses are natural and augmented.
 
   Command: `python -m experiments.paper --preset=plankton`
-  Time: 10 minutes, estimated.
-  Came out: not run to the end.
+  Time: 12 minutes.
+  Came out, of one seed: errors CNN 10.9, STN-C0 11.3, STN-C4 9.5, STN-DL4
+  10.4, STN-SL4 11.8 %.
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C4", "STN-DL4", "STN-SL4"),
@@ -368,8 +370,9 @@ def cifar() -> Preset:
   """CIFAR-10 as it is: there is little to undo.
 
   Command: `python -m experiments.paper --preset=cifar`
-  Time: 4 minutes, estimated.
-  Came out: not run to the end.
+  Time: 4 minutes.
+  Came out, of one seed: errors CNN 15.4, STN-C0 11.1, STN-C2 13.6, STN-SL2
+  12.0 %.
   """
   return Preset(
     _CIFAR_NETWORKS,
@@ -386,8 +389,9 @@ def cifar_rotation() -> Preset:
   Shows claims 1, 2 and 4 on natural images.
 
   Command: `python -m experiments.paper --preset=cifar_rotation`
-  Time: 4 minutes, estimated.
-  Came out: not run to the end.
+  Time: 4 minutes.
+  Came out, of one seed: errors 34 to 36 %, and no transformer had left the
+  identity in 4 epochs.
   """
   return Preset(
     _CIFAR_NETWORKS,
