@@ -396,7 +396,7 @@ def _tell_apart(groups: Sequence[Group]) -> None:
     for name in values[0]:
       if len({value[name] for value in values}) > 1:
         for group, value in zip(alike, values, strict=True):
-          group.where += f", {name} {report.plain(value[name])}"
+          group.where += f", {name} {report.plain(value[name]) or 'none'}"
 
 
 def overview(groups: Sequence[Group]) -> report.Table:

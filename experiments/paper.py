@@ -406,8 +406,9 @@ def cifar_augmentation() -> Preset:
   """CIFAR-10 with light augmentation while training.
 
   Command: `python -m experiments.paper --preset=cifar_augmentation`
-  Time: 4 minutes, estimated.
-  Came out: not run to the end.
+  Time: 4 minutes.
+  Came out, of one seed: errors CNN 28.0, STN-C0 21.9, STN-C2 25.0, STN-SL2
+  23.6 %.
   """
   return Preset(
     _CIFAR_NETWORKS,
