@@ -298,8 +298,9 @@ def house_numbers_iterations() -> Preset:
   Shows claims 8 and 9.
 
   Command: `python -m experiments.paper --preset=house_numbers_iterations`
-  Time: 8 minutes, estimated.
-  Came out: not run to the end.
+  Time: 15 minutes.
+  Came out, of one seed, when all had just begun to read: errors STN-C0 93.0,
+  C0x2 91.9, C0x3 91.9, SL3 93.3, SL3x2 92.4, SL0,3,6 91.7 %.
   """
   return Preset(
     ("STN-C0", "STN-C0x2", "STN-C0x3", "STN-SL3", "STN-SL3x2", "STN-SL0,3,6"),
