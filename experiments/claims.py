@@ -8,8 +8,9 @@ that reports left of them, and writes claims.md and claims.json there, with the
 tables of README. Each claim comes with the comparison that tests it, made
 wherever runs allow it: runs that differ in network and seed alone are compared
 with each other. A comparison holds, or does not, where the 95 % confidence
-interval of its difference over the seeds lies on one side of the bound; else,
-or with fewer than three seeds, there are not enough runs.
+interval of its difference over the seeds lies on one side of the bound; else
+there are not enough runs. Those of fewer than three seeds are shown, and say
+nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from experiments import cli, report
 from stnjax import evaluation, placements, runs
 
 TITLE = "The paper's claims"
-HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"
+_VERDICTS = HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"
 _LEAST_SEEDS = 3
 
 
@@ -344,7 +345,7 @@ def judge(groups: Sequence[Group]) -> list[Judged]:
   judged = []
   for claim in CLAIMS:
     found = [c for group in groups for c in claim.comparisons(group)]
-    verdicts = {comparison.verdict for comparison in found}
+    verdicts = {c.verdict for c in found if c.difference.seeds >= _LEAST_SEEDS}
     if claim.any_is_enough and HOLDS in verdicts:
       overall = HOLDS
     elif FAILS in verdicts and not (claim.any_is_enough and OPEN in verdicts):
@@ -428,18 +429,15 @@ def _found(group: Group, name: str) -> str:
 
 def verdicts(judged: Sequence[Judged]) -> report.Table:
   """Each claim, what the runs say of it, and how many comparisons do."""
-  rows = [
-    [
-      f"{number}. {item.claim.statement}",
-      item.verdict,
-      *(
-        str(sum(c.verdict == v for c in item.comparisons))
-        for v in (HOLDS, FAILS, OPEN)
-      ),
-    ]
-    for number, item in enumerate(judged, 1)
-  ]
-  return report.Table(["claim", "verdict", "hold", "do not", "open"], rows)
+  rows = []
+  for number, item in enumerate(judged, 1):
+    enough = [c for c in item.comparisons if c.difference.seeds >= _LEAST_SEEDS]
+    counts = [sum(c.verdict == v for c in enough) for v in _VERDICTS]
+    counts.append(len(item.comparisons) - len(enough))
+    name = f"{number}. {item.claim.statement}"
+    rows.append([name, item.verdict, *map(str, counts)])
+  heading = ["claim", "verdict", "hold", "do not", "open", "too few seeds"]
+  return report.Table(heading, rows)
 
 
 def sections(
@@ -483,11 +481,11 @@ _EXPLANATION = (
   "Means over the seeds with 95 % confidence intervals (Student's t, Welch's"
   " for differences; not corrected for their number). A comparison holds, or"
   " does not, where the interval of the difference lies below, or above, 0; it"
-  " is open where it contains 0 or there are fewer than"
-  f" {_LEAST_SEEDS} seeds. Errors are in percent; the share left is the"
+  " is open where it contains 0. Errors are in percent; the share left is the"
   " standard deviation of what is left of the perturbation over what no"
   " transformer leaves. A claim holds if all of its comparisons do (the first:"
-  " if one does), and does not if one does not."
+  f" if one does), and does not if one does not; those of fewer than"
+  f" {_LEAST_SEEDS} seeds say nothing."
 )
 
 _CELLS = (

@@ -253,7 +253,8 @@ def house_numbers() -> Preset:
   """House numbers, by placement: shared layers on hard data.
 
   Shows claims 4, 5, 6 and 7. In the quick size all networks still learn when
-  it ends.
+  it ends; it has no batch norm behind the transformer, which for STN-C3 alone
+  would be one between the classifier's blocks.
 
   Command: `python -m experiments.paper --preset=house_numbers`
   Time: 12 minutes, 2 of them to generate the set.
@@ -263,7 +264,7 @@ def house_numbers() -> Preset:
   """
   return Preset(
     ("CNN", "STN-C0", "STN-C3", "STN-DL3", "STN-SL3"),
-    _STREET_NUMBERS_QUICK,
+    {**_STREET_NUMBERS_QUICK, "batch_norm": False},
     _HOUSE_NUMBERS,
     _STREET_NUMBERS,
   )
@@ -276,8 +277,9 @@ def house_numbers_depth() -> Preset:
   Shows claim 6: own copies of layers against shared ones, as depth grows.
 
   Command: `python -m experiments.paper --preset=house_numbers_depth`
-  Time: 12 minutes, estimated.
-  Came out: not run to the end.
+  Time: 12 minutes.
+  Came out, of one seed, when all had just begun to read: errors CNN 93.2,
+  STN-C0 92.7, STN-C 88.2 to 89.9, STN-DL 91.5 to 92.4, STN-SL 92.3 to 92.6 %.
   """
   return Preset(
     (

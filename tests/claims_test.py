@@ -94,6 +94,22 @@ class VerdictTest(parameterized.TestCase):
     for item in judge({"CNN": LOW}).values():
       self.assertEqual(item.verdict, claims.OPEN)
 
+  def test_too_few_seeds_say_nothing(self):
+    settings = {"dataset": "cifar10", "perturbation": "rotation"}
+    few = [finished(name, 0, 5.0, **settings) for name in ("STN-C0", "STN-C1")]
+    made = [
+      finished(name, seed, error)
+      for name, errors in (("STN-C0", LOW), ("STN-C1", HIGH))
+      for seed, error in enumerate(errors)
+    ]
+    groups = [claims.Group(*group) for group in report.groups(made + few)]
+    judged = claims.judge(groups)
+    (item,) = [item for item in judged if "err more" in item.claim.statement]
+    self.assertEqual(item.verdict, claims.HOLDS)
+    self.assertLen(item.comparisons, 2)
+    (row,) = [r for r in claims.verdicts(judged).rows if "err more" in r[0]]
+    self.assertEqual(row[1:], [claims.HOLDS, "1", "0", "0", "1"])
+
   def test_iterations_and_depth(self):
     judged = judge(
       {"STN-C0": HIGH, "STN-C0x2": [6.0, 6.1, 6.2, 5.9], "STN-SL1": LOW}
