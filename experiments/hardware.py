@@ -1,5 +1,6 @@
 """The machine in words, and the memory that a run took of it."""
 
+from collections.abc import Sequence
 import contextlib
 import os
 import pathlib
@@ -11,11 +12,11 @@ _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR = pathlib.Path("/proc/self/clear_refs")
 
 
-def describe() -> str:
+def describe(devices: Sequence[jax.Device]) -> str:
   """The devices in words."""
-  device = jax.devices()[0]
+  device = devices[0]
   cores = f"{os.cpu_count()} cores" if device.platform == "cpu" else ""
-  parts = [f"{jax.device_count()} x {device.device_kind}", cores]
+  parts = [f"{len(devices)} x {device.device_kind}", cores]
   return ", ".join(p for p in [*parts, f"jax {jax.__version__}"] if p)
 
 

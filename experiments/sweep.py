@@ -4,8 +4,12 @@
 
 sweeps where the transformer sits, on the embedded digits. Finished runs are
 skipped and interrupted ones resumed, so that the same command goes on after a
-stop. A network's seeds are trained together. To share the networks out, start
-it with --shard=0/2 and --shard=1/2.
+stop. A network's seeds are trained together.
+
+Several processes, started as for `train`, share the networks out; their seeds
+too, where there are fewer networks than processes; and where there are fewer
+runs than processes, all train each run together. Processes that do not know of
+each other are given their shares: --shard=0/2 and --shard=1/2.
 """
 
 from collections.abc import Sequence
@@ -16,8 +20,9 @@ import time
 from typing import Any, NamedTuple
 
 from absl import flags
+import jax
 
-from experiments import cli, report, train
+from experiments import cli, processes, report, train
 from stnjax import networks, runs
 
 KINDS = ("CNN", "C", "DL", "SL")
@@ -52,8 +57,10 @@ class Job(NamedTuple):
     return [dataclasses.replace(self.settings, seed=s) for s in self.seeds]
 
 
-def select(jobs: Sequence[Job], only: str | None, shard: str) -> list[Job]:
-  """The jobs that this process takes.
+def select(
+  jobs: Sequence[Job], only: str | None, shard: str = "0/1"
+) -> list[Job]:
+  """The jobs that are chosen by name and place.
 
   Args:
     jobs: all of them.
@@ -82,6 +89,26 @@ def select(jobs: Sequence[Job], only: str | None, shard: str) -> list[Job]:
   if not match or int(match[1]) >= int(match[2]):
     raise ValueError(f"--shard={shard!r} must be i/n with i from 0 to n - 1")
   return chosen[int(match[1]) :: int(match[2])]
+
+
+def share(jobs: Sequence[Job], count: int, index: int) -> list[Job] | None:
+  """What one of several processes trains on its own.
+
+  Networks of the paper are too small to gain from being split: each process
+  takes whole runs where there are enough of them.
+
+  Args:
+    jobs: all of them.
+    count: of processes.
+    index: of the process.
+
+  Returns:
+    Every `count`-th job, of whole networks or, if those are too few, of single
+    seeds; None where these are too few as well, and all train each together.
+  """
+  if len(jobs) < count:
+    jobs = [Job(m, (m.seed,)) for job in jobs for m in job.members()]
+  return jobs[index::count] if len(jobs) >= count else None
 
 
 class Progress:
@@ -161,11 +188,23 @@ def run_all(
 def run_and_report(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
   """Trains all jobs and writes the report; options as for `train`.
 
+  With several processes, they share the jobs out, and the first one reports.
+
   Raises:
     RunError: in the end, where jobs could not be finished.
   """
+  count, index = jax.process_count(), jax.process_index()
+  if count > 1:
+    mine = share(jobs, count, index)
+    if mine is None:
+      print(f"{count} processes train each run together", flush=True)
+    else:
+      print(f"process {index} of {count} trains {len(mine)} jobs", flush=True)
+      jobs, options["devices"] = mine, jax.local_devices()
   errors = run_all(jobs, workdir, **options)
-  print(f"report: {report.write(workdir)}")
+  processes.wait("the report")
+  if index == 0:
+    print(f"report: {report.write(workdir)}")
   if errors:
     raise runs.RunError("; ".join(map(str, errors)))
 
@@ -190,7 +229,10 @@ def define_selection() -> None:
     "only", None, "Only runs whose name matches this regular expression."
   )
   flags.DEFINE_string(
-    "shard", "0/1", "i/n: only every n-th network, from the i-th, from 0."
+    "shard",
+    None,
+    "i/n: only every n-th network, from the i-th, from 0; processes that know"
+    " of each other share them out by themselves.",
   )
   flags.DEFINE_boolean(
     "dry_run", False, "Only print the runs, their parameters and their state."
@@ -200,7 +242,12 @@ def define_selection() -> None:
 def chosen(jobs: Sequence[Job], workdir: str) -> list[Job]:
   """The jobs that the flags of `define_selection` leave to train."""
   shard = flags.FLAGS["shard"].value
-  mine = select(jobs, flags.FLAGS["only"].value, shard)
+  if shard and jax.process_count() > 1:
+    raise ValueError(
+      f"--shard={shard} is for processes that do not know of each other; these"
+      " share the networks out by themselves"
+    )
+  mine = select(jobs, flags.FLAGS["only"].value, shard or "0/1")
   if flags.FLAGS["dry_run"].value:
     print_plan(mine, workdir)
     return []
@@ -221,9 +268,10 @@ def main() -> None:
     for name in names
   ]
   options = cli.training_options()
-  mine = chosen(jobs, options["workdir"])
-  if mine:
-    run_and_report(mine, **options)
+  with processes.joined():
+    mine = chosen(jobs, options["workdir"])
+    if mine:
+      run_and_report(mine, **options)
 
 
 if __name__ == "__main__":
@@ -240,4 +288,5 @@ if __name__ == "__main__":
   cli.define_training(exclude=("network", "seed"))
   define_selection()
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(processes)
   cli.run(main)

@@ -10,7 +10,8 @@ metrics of an uninterrupted run. On SIGTERM or Ctrl-C it saves first.
 
 On several processes, start the same command on each: with --distributed where
 the machines know of each other, as those of a Cloud TPU slice do, else with
---coordinator, --num_processes and --process_id.
+--coordinator, --num_processes and --process_id. Where one of them is lost, the
+others stop; the same commands go on.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, hardware
+from experiments import cli, hardware, processes
 from stnjax import (
   datasets,
   evaluation,
@@ -82,6 +83,7 @@ def train(
   *,
   checkpoint_seconds: float = 30.0,
   progress: Progress = lambda seeds, lines: None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> dict[int, dict[str, Any]]:
   """Trains and evaluates the runs of some seeds, or what is left of them.
 
@@ -94,6 +96,8 @@ def train(
     data_dir: TFDS directory for sets that are not embedded.
     checkpoint_seconds: time between checkpoints, besides the last.
     progress: called after each epoch with its seeds and their lines of metrics.
+    devices: to train on; those of all processes by default, which then all
+      call this.
 
   Returns:
     The results of each seed, as in results.json.
@@ -103,8 +107,9 @@ def train(
       runs whose loss was no longer finite, which their seeds alone lose.
     cli.Interrupted: after a signal, with the state saved.
   """
+  devices = jax.devices() if devices is None else devices
   every = {
-    seed: runs.Run(workdir, dataclasses.replace(settings, seed=seed))
+    seed: runs.Run(workdir, dataclasses.replace(settings, seed=seed), devices)
     for seed in seeds
   }
   by_step: dict[int, list[runs.Run]] = {}
@@ -117,7 +122,9 @@ def train(
   if by_step:
     train_data, eval_data = load_data(settings, data_dir)
   for members in by_step.values():
-    job = _Job(members, train_data, eval_data, checkpoint_seconds, progress)
+    job = _Job(
+      members, train_data, eval_data, devices, checkpoint_seconds, progress
+    )
     results.update(job.train())
   failed = [f"{run.path}: {run.failed}" for run in every.values() if run.failed]
   if failed:
@@ -153,11 +160,13 @@ class _Job:
     members: Sequence[runs.Run],
     train_data: datasets.Data,
     eval_data: datasets.Data,
+    devices: Sequence[jax.Device],
     checkpoint_seconds: float,
     progress: Progress,
   ):
     hardware.forget_peak_memory()
     self._runs = members
+    self._devices = devices
     self._settings = members[0].settings
     self._seeds = [run.settings.seed for run in members]
     seeds = ",".join(map(str, self._seeds))
@@ -172,7 +181,7 @@ class _Job:
     self._labels = eval_data.labels
     self._images = train_data.images
     self._program, fresh = runs.build_program(
-      [run.settings for run in members], self._images
+      [run.settings for run in members], self._images, devices
     )
     data = runs.fingerprint(self._images)
     for run in members:
@@ -196,7 +205,8 @@ class _Job:
     resumed = f"; resumed after step {self._step}" if self._step else ""
     print(
       f"{self._name}: {self._counts['total']:,} parameters,"
-      f" {self._counts['localisation']:,} of them localisation{resumed}",
+      f" {self._counts['localisation']:,} of them localisation,"
+      f" {self._program.layout}{resumed}",
       flush=True,
     )
     with _Signals(self._name) as signals:
@@ -205,7 +215,7 @@ class _Job:
         return {}
       passes = []
       for index in range(self._settings.eval_passes):
-        signals.check(_agree(signals.received)[0], self._step)
+        signals.check(self._agree(signals.received)[0], self._step)
         passes.append(self._evaluate(index))
     draws = [
       self._program.examples(self._states, images, draw)
@@ -224,7 +234,7 @@ class _Job:
         "seconds_per_epoch": round(seconds / len(lines), 2),
         "seeds_together": len(self._runs),
         "peak_memory_mb": round(hardware.peak_memory_mb()),
-        "hardware": hardware.describe(),
+        "hardware": hardware.describe(self._devices),
       }
       run.finish(_record(mine, self._labels, drawn), results)
       found[run.settings.seed] = results
@@ -251,7 +261,7 @@ class _Job:
         self._log(step // per_epoch, seconds)
         seconds = 0.0
       due = time.monotonic() - saved > self._checkpoint_seconds
-      dispatch, due, stop = _agree(
+      dispatch, due, stop = self._agree(
         max(1, int(_SECONDS_PER_DISPATCH / took * num_steps)),
         due or step == total,
         signals.received,
@@ -279,7 +289,7 @@ class _Job:
     if self._runs:
       self._states = jax.tree.map(lambda x: x[finite], self._states)
       self._program, _ = runs.build_program(
-        [run.settings for run in self._runs], self._images
+        [run.settings for run in self._runs], self._images, self._devices
       )
 
   def _log(self, epoch: int, seconds: float) -> None:
@@ -300,6 +310,13 @@ class _Job:
       self._runs[i].append(line)
       lines.append(line)
     self._progress(self._seeds, lines)
+
+  def _agree(self, *values: int) -> tuple[int, ...]:
+    """The largest of each value over the processes, which must act alike."""
+    if len(runs.processes(self._devices)) == 1:
+      return values
+    gathered = multihost_utils.process_allgather(np.array(values, np.int32))
+    return tuple(int(value) for value in gathered.max(axis=0))
 
   def _evaluate(self, index: int) -> list[training.Prediction]:
     return self._program.evaluate(self._states, self._eval_data, index)
@@ -343,14 +360,6 @@ def _of_each(labels: np.ndarray, row: int) -> np.ndarray:
   return np.array([members[row % len(members)] for members in classes])
 
 
-def _agree(*values: int) -> tuple[int, ...]:
-  """The largest of each value over all processes, which must act alike."""
-  if jax.process_count() == 1:
-    return values
-  gathered = multihost_utils.process_allgather(np.array(values, np.int32))
-  return tuple(int(value) for value in gathered.max(axis=0))
-
-
 def _record(passes, labels, drawn) -> dict[str, np.ndarray]:
   """What evaluation.npz keeps: passes first, then images."""
   before, after = (np.stack(images) for images in zip(*drawn, strict=True))
@@ -390,22 +399,17 @@ def describe(lines: Sequence[dict[str, Any]], epochs: int | None = None) -> str:
 
 
 def main() -> None:
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize()
-  elif _COORDINATOR.value:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    )
   seeds = cli.seeds(_SEEDS.value)
   settings = cli.settings_from_flags(seed=seeds[0])
-  results = train(
-    settings,
-    seeds,
-    **cli.training_options(),
-    progress=lambda seeds, lines: print(
-      describe(lines, settings.epochs), flush=True
-    ),
-  )
+  with processes.joined():
+    results = train(
+      settings,
+      seeds,
+      **cli.training_options(),
+      progress=lambda seeds, lines: print(
+        describe(lines, settings.epochs), flush=True
+      ),
+    )
   for seed, result in results.items():
     print(f"{settings.network} seed {seed}: {describe([result])}")
 
@@ -414,18 +418,7 @@ if __name__ == "__main__":
   _SEEDS = flags.DEFINE_list(
     "seeds", ["0"], "Seeds; each is a run, and all are trained together."
   )
-  _DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "Train on all processes that the cluster knows of."
-  )
-  _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, to train on several."
-  )
-  _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many processes train together."
-  )
-  _PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Which of them this one is, from 0."
-  )
   cli.define_training(exclude=("seed",))
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(processes)
   cli.run(main)

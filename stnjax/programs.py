@@ -57,7 +57,8 @@ class Program:
     self._sources = None if sources is None else jnp.asarray(sources)
     devices = list(jax.devices() if devices is None else devices)
     # Other processes' devices hold states that this one could not read.
-    self._spread = len(seeds) > 1 and jax.process_count() == 1
+    processes = {device.process_index for device in devices}
+    self._spread = len(seeds) > 1 and len(processes) == 1
     if self._spread:
       count = max(n for n in range(1, len(devices) + 1) if len(seeds) % n == 0)
       devices = devices[:count]
@@ -74,6 +75,14 @@ class Program:
       (start, self._compiled(dataclasses.replace(recipe, graphdef=graphdef)))
       for start, graphdef in zip(starts, graphdefs, strict=True)
     ]
+
+  @property
+  def layout(self) -> str:
+    """How devices share the work, in words."""
+    if len(self._devices) == 1:
+      return "on one device"
+    shared = "seeds" if self._spread else "each batch"
+    return f"{shared} spread over {len(self._devices)} devices"
 
   def train(self, states: TrainState, data: Data, num_steps: int) -> TrainState:
     """Takes `num_steps` steps, within one epoch, in one dispatch.

@@ -196,16 +196,22 @@ class Settings:
 class Run:
   """The folder of one run.
 
-  Several processes may hold the same run; only the first one writes, but for
-  checkpoints, which orbax coordinates.
+  Several processes may hold the same run; only the first of them writes, but
+  for checkpoints, which orbax coordinates.
   """
 
-  def __init__(self, workdir: str, settings: Settings):
+  def __init__(
+    self,
+    workdir: str,
+    settings: Settings,
+    devices: Sequence[jax.Device] | None = None,
+  ):
     """Names the folder of a run, and looks at what is in it.
 
     Args:
       workdir: folder of all runs, local or `gs://`.
       settings: of this run.
+      devices: that train it; those of all processes by default.
 
     Raises:
       RunError: where the folder belongs to a run with other settings, or is
@@ -213,8 +219,13 @@ class Run:
     """
     self.settings = settings
     self.path = folder(workdir, settings)
-    self._writes = jax.process_index() == 0
+    self._processes = processes(jax.devices() if devices is None else devices)
+    self._writes = jax.process_index() == self._processes[0]
     self._check()
+
+  @property
+  def _folder(self) -> epath.Path:
+    return self.path / "checkpoints"
 
   @property
   def done(self) -> bool:
@@ -280,14 +291,11 @@ class Run:
 
   def saved_step(self) -> int:
     """Step of the last checkpoint; 0 where there is none."""
-    # Without orbax, which would make the folder.
-    folder = self.path / "checkpoints"
-    entries = folder.iterdir() if folder.exists() else ()
-    steps = (int(e.name) for e in entries if e.name.isdigit())
-    return max(steps, default=0)
+    return max(ocp.utils.checkpoint_steps(self._folder), default=0)
 
   def save(self, state: training.TrainState) -> None:
     """Writes a checkpoint of the state, unless its step has one."""
+    self._folder.mkdir(parents=True, exist_ok=True)
     with self._checkpoints() as manager:
       step = int(state.step)
       if manager.latest_step() != step:
@@ -305,11 +313,11 @@ class Run:
     Raises:
       RunError: where the checkpoint cannot be read or does not fit.
     """
+    step = self.saved_step()
+    if not step:
+      self._keep_metrics(0)
+      return fresh
     with self._checkpoints() as manager:
-      step = manager.latest_step()
-      if step is None:
-        self._keep_metrics(0)
-        return fresh
       try:
         leaves = manager.restore(
           step, args=ocp.args.StandardRestore(_leaves(fresh))
@@ -375,10 +383,18 @@ class Run:
     partial.replace(self.path / name)
 
   def _checkpoints(self) -> ocp.CheckpointManager:
+    among = ocp.options.MultiprocessingOptions(
+      primary_host=self._processes[0],
+      active_processes=set(self._processes),
+      barrier_sync_key_prefix=self.settings.name,
+    )
     return ocp.CheckpointManager(
-      self.path / "checkpoints",
+      self._folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=_KEPT, enable_async_checkpointing=False
+        create=False,
+        max_to_keep=_KEPT,
+        enable_async_checkpointing=False,
+        multiprocessing_options=among,
       ),
     )
 
@@ -391,6 +407,11 @@ class Run:
   def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
     # Whole, as gs:// has no appending.
     self._write("metrics.jsonl", "".join(json.dumps(k) + "\n" for k in lines))
+
+
+def processes(devices: Sequence[jax.Device]) -> list[int]:
+  """The indices of the processes that devices belong to."""
+  return sorted({device.process_index for device in devices})
 
 
 def folder(workdir: str, settings: Settings) -> epath.Path:

@@ -6,7 +6,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import time
 
 import jax
@@ -16,6 +15,7 @@ import pytest
 from experiments import report, sweep, train
 from stnjax import runs
 from tests import scripts
+from tests.scripts import finish, start
 
 # 10,000 digits in 20 steps of 500, with a network small enough for a test.
 SMALL = runs.Settings(
@@ -36,28 +36,9 @@ FLAGS = (
 )
 
 
-def start(name, *flags, devices=1):
-  """Starts a script as its own process."""
-  count = f"--xla_force_host_platform_device_count={devices}"
-  return scripts.Script(f"experiments.{name}", *flags, env={"XLA_FLAGS": count})
-
-
-def finish(process):
-  out, err = process.communicate(timeout=300)
-  return process.returncode, out, err
-
-
 def metrics(workdir, settings=SMALL):
   """What a run computed, without how long it took."""
-  folder = runs.folder(str(workdir), settings)
-  lines = runs.read_metrics(folder)
-  results = json.loads((folder / "results.json").read_text())
-  for line in (*lines, results):
-    del line["seconds"]
-  for name in ("seconds_per_epoch", "peak_memory_mb", "seeds_together"):
-    del results[name]
-  arrays = np.load(folder / "evaluation.npz")
-  return lines, results, {name: arrays[name] for name in arrays}
+  return scripts.metrics(workdir, settings)
 
 
 def assert_same(found, expected):
@@ -218,50 +199,6 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="not prepared"):
       train.train(settings, (0, 1), str(tmp_path / "runs"), "/none")
   assert not list(tmp_path.iterdir())
-
-
-# Bilinear sampling has kinks on the pixel lattice, where an untrained
-# transformer samples: rounding decides between its two slopes and grows, so a
-# transformer is held to few steps.
-@pytest.mark.parametrize(
-  "options",
-  [
-    {"network": "CNN", "epochs": 3, "batch_size": 500},
-    pytest.param(
-      {"network": "STN-SL1", "epochs": 1, "batch_size": 2500},
-      marks=pytest.mark.slow,
-    ),
-  ],
-)
-def test_two_processes_train_together_as_one(options, tmp_path):
-  flags = [f"--{name}={value}" for name, value in options.items()]
-  flags += ["--width=0.0625", "--eval_passes=1"]
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-  together = ["--num_processes=2", f"--coordinator=127.0.0.1:{port}"]
-  processes = [
-    start(
-      "train",
-      *flags,
-      *together,
-      f"--process_id={place}",
-      f"--workdir={tmp_path}/two",
-      devices=2,
-    )
-    for place in range(2)
-  ]
-  processes.append(start("train", *flags, f"--workdir={tmp_path}/one"))
-  for code, _, err in [finish(process) for process in processes]:
-    assert code == 0, err
-  settings = runs.Settings(width=0.0625, eval_passes=1, **options)
-  two, one = (metrics(tmp_path / name, settings) for name in ("two", "one"))
-  for line, expected in zip((*two[0], two[1]), (*one[0], one[1]), strict=True):
-    for name in line.keys() & {"train_loss", "eval_loss", "error"}:
-      assert line[name] == pytest.approx(expected[name], rel=1e-5), name
-  assert two[1]["hardware"].startswith("4 x cpu")
-  for name in ("label", "true_rotation"):
-    np.testing.assert_array_equal(two[2][name], one[2][name])
 
 
 @pytest.mark.parametrize(

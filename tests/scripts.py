@@ -13,7 +13,36 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
+
+from stnjax import runs
+
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def start(name, *flags, devices=1):
+  """Starts a script of `experiments` as its own process."""
+  count = f"--xla_force_host_platform_device_count={devices}"
+  return Script(f"experiments.{name}", *flags, env={"XLA_FLAGS": count})
+
+
+def finish(process, timeout=300):
+  """Waits for a script; its exit status, and what it wrote."""
+  out, err = process.communicate(timeout)
+  return process.returncode, out, err
+
+
+def metrics(workdir, settings):
+  """What a run computed, without how long it took."""
+  folder = runs.folder(str(workdir), settings)
+  lines = runs.read_metrics(folder)
+  results = json.loads((folder / "results.json").read_text())
+  for line in (*lines, results):
+    del line["seconds"]
+  for name in ("seconds_per_epoch", "peak_memory_mb", "seeds_together"):
+    del results[name]
+  arrays = np.load(folder / "evaluation.npz")
+  return lines, results, {name: arrays[name] for name in arrays}
 
 
 class Script:
