@@ -6,6 +6,7 @@
 import runpy
 import sys
 
+import jax
 import numpy as np
 
 from stnjax import datasets
@@ -29,6 +30,7 @@ def load(name, split, data_dir=None):
 
 if __name__ == "__main__":
   datasets.load = load
+  jax.config.update("jax_disable_most_optimizations", True)  # as the tests do
   module = f"experiments.{sys.argv.pop(1)}"
   sys.modules.pop(module, None)
   runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -250,7 +250,9 @@ class SeedTest(parameterized.TestCase):
   )
   def test_as_many_devices_as_divide_the_seeds(self, seeds, devices, used):
     program, _ = make_afresh("CNN", seeds=range(seeds), devices=devices)
-    many = f"{'seeds' if seeds > 1 else 'each batch'} spread over {used} devices"
+    many = (
+      f"{'seeds' if seeds > 1 else 'each batch'} spread over {used} devices"
+    )
     self.assertEqual(program.layout, many if used > 1 else "on one device")
 
   def test_spread_seeds_leave_the_batch_whole(self):
