@@ -3,18 +3,23 @@
   pip install -e '.[tpu-aot]'
   python -m experiments.bench_tpu_compile
 
-compiles linear warps by affine transforms for a TPU topology, on an x86 machine
-without one, with the kernel that stnjax chooses for TPUs and with the peers
-that gather. It writes a table, bench_tpu_compile.md, and every number,
-bench_tpu_compile.json. About 10 minutes on a CPU core.
+compiles for a TPU topology, on an x86 machine without one:
+- linear warps by affine transforms, for one chip, with the kernel that stnjax
+  chooses for TPUs and with the peers that gather;
+- whole training steps of the paper's networks, for all chips.
+It writes tables, bench_tpu_compile.md, and every number,
+bench_tpu_compile.json. About 20 minutes on a CPU core.
 
 Time is XLA's own estimate, not a measurement. XLA subtracts a second for each
 operation that it cannot estimate, which are counted apart, and counts the body
-of a loop once: for a kernel that goes in tiles, the time is that of one tile
-and, for each further one, what a second tile adds.
+of a loop once: for a warp that goes in tiles, the time is that of one tile and,
+for each further one, what a second tile adds; that of a step is too low by all
+further tiles. What the chips tell each other is not in it.
 """
 
+import collections
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import json
 import math
@@ -26,12 +31,19 @@ from typing import Any
 from absl import flags
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from experiments import cli
+from experiments import cli, paper
 import stnjax
-from stnjax import grids
+from stnjax import datasets, grids, runs
 from stnjax.kernels import matmul
 
+STEPS = (
+  "rotation:STN-SL1",
+  "house_numbers:STN-SL3",
+  "plankton:STN-SL4",
+  "cifar:STN-SL2",
+)
 KERNELS = ("stnjax", "gather", "map_coordinates")
 PASSES = ("forward", "theta", "both")
 
@@ -102,7 +114,7 @@ def program(f: Callable[..., jax.Array], name: str) -> Callable[..., Any]:
 
 
 class Compiler:
-  """Compiles for the first device of a topology."""
+  """Compiles for a topology: for its first chip, or for all of them."""
 
   def __init__(self, topology: str):
     # Else libtpu asks Google's metadata server who it is, for minutes.
@@ -118,38 +130,80 @@ class Compiler:
         f"--topology={topology!r} cannot be compiled for: {error}; it needs"
         " libtpu (pip install -e '.[tpu-aot]'), and a name such as v5e:2x2"
       ) from error
-    self._sharding = jax.sharding.SingleDeviceSharding(found.devices[0])
+    self._devices = list(found.devices)
 
   def costs(
     self, f: Callable[..., Any], *arguments: Sequence[int]
   ) -> dict[str, Any]:
-    """What XLA says of `f` at float32 arguments of these shapes."""
-    compiled = (
-      jax.jit(f, out_shardings=self._sharding)
-      .lower(
-        *(
-          jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)
-          for shape in arguments
-        )
-      )
-      .compile()
+    """What XLA says of `f` at float32 arguments, of these shapes, on a chip."""
+    one = jax.sharding.SingleDeviceSharding(self._devices[0])
+    shapes = (
+      jax.ShapeDtypeStruct(shape, jnp.float32, sharding=one)
+      for shape in arguments
     )
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    estimate = cost["optimal_seconds"]
-    unknown = max(0, math.ceil(-estimate))
-    text = compiled.as_text()
-    return {
-      "seconds": estimate + unknown,
-      "unknown": unknown,
-      "flops": cost["flops"],
-      "bytes": cost["bytes accessed"],
-      "temporary_bytes": memory.temp_size_in_bytes,
-      "in_and_out_bytes": memory.argument_size_in_bytes
-      + memory.output_size_in_bytes,
-      "gathers": len(re.findall(r" = \S+ gather\(", text)),
-      "scatters": len(re.findall(r" = \S+ scatter\(", text)),
-      "loops": len(re.findall(r" while\(", text)),
-    }
+    lowered = jax.jit(f, out_shardings=one).lower(*shapes)
+    return costs(lowered.compile())
+
+  def step_costs(self, settings: runs.Settings) -> dict[str, Any]:
+    """What XLA says of a training step of a run, on all chips."""
+    known = datasets.SETS[settings.dataset]
+    count = settings.batch_size
+    heads = (known.heads,) if known.heads > 1 else ()
+    rng = np.random.default_rng(0)
+    data = datasets.Data(
+      rng.integers(0, 256, (count, *known.image_shape)).astype(np.uint8),
+      np.zeros((count, *heads), np.int32),
+    )
+    program, states = runs.build_program([settings], data.images, self._devices)
+    compiled = program.lower(states, data).compile()
+    return costs(compiled) | {"collectives": collectives(compiled.as_text())}
+
+  @property
+  def chips(self) -> int:
+    return len(self._devices)
+
+
+def costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
+  """What XLA says of a program."""
+  cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+  estimate = cost["optimal_seconds"]
+  unknown = max(0, math.ceil(-estimate))
+  text = compiled.as_text()
+  return {
+    "seconds": estimate + unknown,
+    "unknown": unknown,
+    "flops": cost["flops"],
+    "bytes": cost["bytes accessed"],
+    "temporary_bytes": memory.temp_size_in_bytes,
+    "in_and_out_bytes": memory.argument_size_in_bytes
+    + memory.output_size_in_bytes,
+    "gathers": len(re.findall(r" = \S+ gather\(", text)),
+    "scatters": len(re.findall(r" = \S+ scatter\(", text)),
+  }
+
+
+def collectives(text: str) -> list[tuple[str, int]]:
+  """What a program's chips tell each other: each operation, and its bytes.
+
+  Args:
+    text: the compiled program, as XLA prints it.
+  """
+  found = re.findall(
+    r"^.* = (.+?) (all-reduce|all-gather|all-to-all|reduce-scatter|"
+    r"collective-permute|collective-broadcast)(?:-start)?\(",
+    text,
+    re.MULTILINE,
+  )
+  return [
+    (
+      name,
+      sum(
+        int(bits) // 8 * math.prod(map(int, filter(None, sizes.split(","))))
+        for bits, sizes in re.findall(r"[fsu](\d+)\[([\d,]*)\]", result)
+      ),
+    )
+    for result, name in found
+  ]
 
 
 def measure(
@@ -177,6 +231,54 @@ def measure(
     result["unknown"] = one["unknown"]
     result["tiles"] = count
   return {"kernel": kernel, "shape": shape, "pass": name, **result}
+
+
+def step_settings(text: str, batch_size: int) -> runs.Settings:
+  """The settings of a network of an experiment, as its full size has them.
+
+  Args:
+    text: `<preset>:<network>`.
+    batch_size: of the global batch.
+
+  Raises:
+    ValueError: for one that there is not.
+  """
+  preset, _, network = text.partition(":")
+  full = (
+    paper.PRESETS[preset]().settings("full") if preset in paper.PRESETS else ()
+  )
+  found = [settings for settings in full if settings.network == network]
+  if not found:
+    raise ValueError(
+      f"--steps={text!r}; accepted: PRESET:NETWORK, of experiments.paper --list"
+    )
+  return dataclasses.replace(found[0], batch_size=batch_size)
+
+
+def step_table(rows: Sequence[dict[str, Any]]) -> str:
+  """A Markdown table of training steps."""
+  lines = [
+    "| experiment | network | chips | images of each | estimate (us) |"
+    " not estimated | GFLOP | MB moved | temporaries (MB) | collectives |"
+    " MB in them |",
+    "|---|---|" + "--:|" * 9,
+  ]
+  for row in rows:
+    kinds = collections.Counter(name for name, _ in row["collectives"])
+    cells = [
+      *row["step"].split(":"),
+      str(row["chips"]),
+      str(row["batch_size"] // row["chips"]),
+      f"{1e6 * row['seconds']:.0f}",
+      str(row["unknown"]),
+      f"{row['flops'] / 1e9:.2f}",
+      f"{row['bytes'] / 1e6:.0f}",
+      f"{row['temporary_bytes'] / 1e6:.1f}",
+      ", ".join(f"{count} {name}" for name, count in kinds.items()),
+      f"{sum(size for _, size in row['collectives']) / 1e6:.3f}",
+    ]
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines) + "\n"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -219,20 +321,34 @@ def main() -> None:
     raise ValueError(f"{output} holds results already; see --overwrite")
   wanted = shapes(_SHAPES.value)
   compiler = Compiler(_TOPOLOGY.value)
-  rows = []
+  batch_size = _BATCH_PER_CHIP.value * compiler.chips
+  settings = [step_settings(text, batch_size) for text in _STEPS.value]
+  warps, steps = [], []
   for shape in wanted:
     for name in _PASSES.value:
       for kernel in _KERNELS.value:
-        rows.append(measure(compiler, kernel, shape, name))
-        print(table(rows).splitlines()[-1], flush=True)
+        warps.append(measure(compiler, kernel, shape, name))
+        print(table(warps).splitlines()[-1], flush=True)
+  for text, one in zip(_STEPS.value, settings, strict=True):
+    here = {"step": text, "chips": compiler.chips, "batch_size": batch_size}
+    steps.append(here | compiler.step_costs(one))
+    print(step_table(steps).splitlines()[-1], flush=True)
   output.mkdir(parents=True, exist_ok=True)
   values = {
     "topology": _TOPOLOGY.value,
     "jax": jax.__version__,
-    "programs": rows,
+    "warps": warps,
+    "steps": steps,
   }
-  text = f"One chip of {_TOPOLOGY.value}, jax {jax.__version__}, float32:\n\n"
-  (output / "bench_tpu_compile.md").write_text(text + table(rows))
+  where = f"{_TOPOLOGY.value}, jax {jax.__version__}, float32"
+  parts = []
+  if warps:
+    parts.append(f"Warps, one chip of {where}:\n\n{table(warps)}")
+  if steps:
+    parts.append(
+      f"Training steps, all chips of {where}:\n\n{step_table(steps)}"
+    )
+  (output / "bench_tpu_compile.md").write_text("\n".join(parts))
   (output / "bench_tpu_compile.json").write_text(
     json.dumps(values, indent=1) + "\n"
   )
@@ -241,7 +357,7 @@ def main() -> None:
 
 if __name__ == "__main__":
   _TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:2x2", "Name of the TPU topology, as v5e:2x2 or v4:2x2x1."
+    "topology", "v5e:2x4", "Name of the TPU topology, as v5e:2x4 or v4:2x2x1."
   )
   _SHAPES = flags.DEFINE_list(
     "shapes",
@@ -249,10 +365,19 @@ if __name__ == "__main__":
     "Batches to warp: batch x height x width x channels.",
   )
   _KERNELS = flags.DEFINE_multi_enum(
-    "kernel", ["map_coordinates", "stnjax"], KERNELS, "What to compile."
+    "kernel", ["map_coordinates", "stnjax"], KERNELS, "What to warp with."
   )
   _PASSES = flags.DEFINE_multi_enum(
-    "pass", list(PASSES), PASSES, "Which passes to compile."
+    "pass", list(PASSES), PASSES, "Which passes of a warp to compile."
+  )
+  _STEPS = flags.DEFINE_list(
+    "steps",
+    list(STEPS),
+    "Training steps: an experiment of the paper, in its full size, and one of"
+    " its networks.",
+  )
+  _BATCH_PER_CHIP = flags.DEFINE_integer(
+    "batch_per_chip", 32, "Images of a training step on each chip."
   )
   _OUTPUT = flags.DEFINE_string(
     "output", "runs/bench_tpu_compile", "Folder of the results."

@@ -9,6 +9,7 @@ but rounding.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+from typing import NamedTuple
 
 from flax import nnx
 import jax
@@ -21,6 +22,13 @@ from stnjax.datasets import Data
 from stnjax.training import Prediction, Recipe, TrainState, random_key
 
 _AXIS = "devices"
+
+
+class _Loop(NamedTuple):
+  """A compiled loop."""
+
+  run: Callable
+  lower: Callable  # for the same arguments, or their shapes; runs nothing
 
 
 class Program:
@@ -108,7 +116,17 @@ class Program:
       zero = jax.tree.map(jnp.zeros_like, states.totals)
       states = states._replace(totals=zero)
     train, *_ = self._phase(step)
-    return train(states, data, self._sources, np.int32(num_steps))
+    return train.run(states, data, self._sources, np.int32(num_steps))
+
+  def lower(self, states: TrainState, data: Data) -> jax.stages.Lowered:
+    """Lowers the loop of `train` for the devices, which need not be there.
+
+    Args:
+      states: see `train`; shapes are enough.
+      data: likewise.
+    """
+    train, *_ = self._phase(0)
+    return train.lower(states, data, self._sources, np.int32(1))
 
   def evaluate(
     self, states: TrainState, data: Data, pass_index: int
@@ -125,7 +143,7 @@ class Program:
       For each seed, arrays with one entry per image, in the order of the set.
     """
     _, evaluate, _ = self._phase(int(states.step[0]) - 1)
-    result = evaluate(states, data, self._sources, np.int32(pass_index))
+    result = evaluate.run(states, data, self._sources, np.int32(pass_index))
     result = jax.tree.map(np.asarray, result)
     return [
       jax.tree.map(lambda x, i=i: x[i, : len(data.labels)], result)
@@ -146,14 +164,14 @@ class Program:
       For each seed, the perturbed and the warped images, values about [0, 1].
     """
     *_, examples = self._phase(int(states.step[0]) - 1)
-    before, after = examples(states, images, self._sources, np.int32(draw))
+    before, after = examples.run(states, images, self._sources, np.int32(draw))
     return list(zip(np.asarray(before), np.asarray(after), strict=True))
 
-  def _phase(self, step: int) -> tuple[Callable, ...]:
+  def _phase(self, step: int) -> tuple[_Loop, ...]:
     """The loops for a step: of the last phase that has begun."""
     return [loops for start, loops in self._phases if start <= max(step, 0)][-1]
 
-  def _compiled(self, recipe: Recipe) -> tuple[Callable, ...]:
+  def _compiled(self, recipe: Recipe) -> tuple[_Loop, ...]:
     return (
       self._compile(functools.partial(self._train_loop, recipe)),
       self._compile(functools.partial(self._eval_loop, recipe)),
@@ -170,7 +188,7 @@ class Program:
       return functools.partial(lax.map, one)
     return jax.vmap(one)
 
-  def _compile(self, loop: Callable) -> Callable:
+  def _compile(self, loop: Callable) -> _Loop:
     """The choice between jit and pmap, for a loop of one seed.
 
     Args:
@@ -185,25 +203,32 @@ class Program:
       return self._each_seed(one)((seeds, states))
 
     if count == 1:
-      run = jax.jit(functools.partial(seeds, 0, None))
-      return lambda *args: run(
-        *jax.device_put((self._seeds, *args), self._devices[0])
+      jitted = jax.jit(functools.partial(seeds, 0, None))
+      return _Loop(
+        lambda *args: jitted(
+          *jax.device_put((self._seeds, *args), self._devices[0])
+        ),
+        functools.partial(jitted.lower, self._seeds),
       )
     if self._spread:
-      run = jax.pmap(
+      spread = jax.pmap(
         functools.partial(seeds, 0, None),
         in_axes=(0, 0, None, None, None),
         devices=self._devices,
       )
 
-      def spread(states, *args):
-        def split(x):
-          return x.reshape(count, -1, *x.shape[1:])
+      def split(tree):
+        return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
 
-        result = run(split(self._seeds), jax.tree.map(split, states), *args)
+      def run(states, *args):
+        result = spread(split(self._seeds), split(states), *args)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
-      return spread
+      def lower(states, *args):
+        states = jax.eval_shape(split, states)
+        return spread.lower(split(self._seeds), states, *args)
+
+      return _Loop(run, lower)
     mapped = jax.pmap(
       lambda shard, *args: seeds(shard, _AXIS, *args),
       axis_name=_AXIS,
@@ -216,7 +241,11 @@ class Program:
       for place, device in enumerate(self._devices)
       if device.process_index == jax.process_index()
     ]
-    return functools.partial(mapped, np.array(local, np.int32), self._seeds)
+    every = np.arange(count, dtype=np.int32)
+    return _Loop(
+      functools.partial(mapped, every[local], self._seeds),
+      functools.partial(mapped.lower, every, self._seeds),
+    )
 
   def _train_loop(
     self, recipe, shard, axis_name, seed, state, data, sources, num_steps

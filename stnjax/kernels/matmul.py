@@ -72,7 +72,7 @@ def sample(
 
 
 def tile_size(image_shape: Sequence[int]) -> int:
-  """Samples of a tile: it takes up to eight times what the image takes.
+  """Samples of a tile: it takes up to 16 times what the image takes.
 
   Each tile reads the whole image: the larger, the better.
 
@@ -82,7 +82,7 @@ def tile_size(image_shape: Sequence[int]) -> int:
   *sizes, channels = image_shape
   # The weights of a sample, or the row that they read; not both at once.
   one = max(sum(sizes), sizes[-1] * channels)
-  return _LANES * max(1, 8 * math.prod(image_shape) // one // _LANES)
+  return _LANES * max(1, 16 * math.prod(image_shape) // one // _LANES)
 
 
 def _read(
