@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import bench_tpu_compile as bench
+from stnjax import networks, runs
 from stnjax.kernels import matmul
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -66,6 +67,27 @@ class PartsTest(parameterized.TestCase):
       found = bench.warp_fn(kernel)(image, theta)[:, 1:-1, 1:-1]
       np.testing.assert_allclose(found, expected, atol=1e-5)
 
+  def test_collectives(self):
+    text = """
+  %all-reduce.1 = (f32[2,3]{1,0:T(8,128)S(1)}, bf16[4]{0}) all-reduce(%a, %b)
+  %g = u32[]{:T(128)} all-gather-start(%c), dimensions={0}
+  %done = u32[] all-gather-done(%g)
+  ROOT %x = f32[9]{0} add(%all-reduce.1, %y)
+"""
+    found = bench.collectives(text)
+    self.assertEqual(found, [("all-reduce", 32), ("all-gather", 4)])
+
+  def test_steps_are_those_of_the_paper(self):
+    for text in bench.STEPS:
+      settings = bench.step_settings(text, 64)
+      self.assertEqual(settings.network, text.partition(":")[2])
+      self.assertEqual((settings.batch_size, settings.width), (64, 1))
+
+  @parameterized.parameters("rotation", "rotation:STN-C9", "none:CNN")
+  def test_unknown_steps(self, text):
+    with self.assertRaisesRegex(ValueError, f"{text}.*PRESET:NETWORK"):
+      bench.step_settings(text, 64)
+
   @parameterized.parameters("8x8x1", "0x8x8x1", "axbxcxd")
   def test_wrong_shapes(self, text):
     with self.assertRaisesRegex(ValueError, f"{text}.*BATCHxHEIGHT"):
@@ -84,17 +106,28 @@ class CompileTest(absltest.TestCase):
     if not importlib.util.find_spec("libtpu"):
       pytest.skip("libtpu is not installed: pip install -e '.[tpu-aot]'")
     output = self.create_tempdir().full_path
-    result = run("--shapes=2x32x32x1", "--pass=both", f"--output={output}")
+    flags = ["--topology=v5e:2x2", "--steps=rotation:CNN", "--batch_per_chip=2"]
+    flags += ["--shapes=2x32x32x1", "--pass=both", f"--output={output}"]
+    result = run(*flags)
     self.assertEqual(result.returncode, 0, result.stderr)
     kept = json.loads(
       pathlib.Path(output, "bench_tpu_compile.json").read_text()
     )
-    ours = {row["kernel"]: row for row in kept["programs"]}["stnjax"]
+    ours = {row["kernel"]: row for row in kept["warps"]}["stnjax"]
     self.assertEqual((ours["gathers"], ours["scatters"]), (0, 0))
     self.assertGreater(ours["tiles"], 1)
     self.assertLess(ours["temporary_bytes"], 4 * ours["in_and_out_bytes"])
     self.assertTrue(re.search(r"\| both \| stnjax \|", result.stdout))
-    again = run("--shapes=2x32x32x1", f"--output={output}")
+    (step,) = kept["steps"]
+    self.assertEqual((step["chips"], step["batch_size"]), (4, 8))
+    self.assertEqual({name for name, _ in step["collectives"]}, {"all-reduce"})
+    # The gradients once, and a few sums.
+    sizes = [size for _, size in step["collectives"]]
+    settings = bench.step_settings("rotation:CNN", 8)
+    network = runs.abstract_network(settings)
+    count = networks.count_parameters(network)["total"]
+    self.assertBetween(sum(sizes), 4 * count, 4 * count + 100)
+    again = run(*flags)
     self.assertIn("--overwrite", again.stderr)
 
 
