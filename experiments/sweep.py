@@ -91,7 +91,9 @@ def select(
   return chosen[int(match[1]) :: int(match[2])]
 
 
-def share(jobs: Sequence[Job], count: int, index: int) -> list[Job] | None:
+def share(
+  jobs: Sequence[Job], count: int, index: int, single: bool = True
+) -> list[Job] | None:
   """What one of several processes trains on its own.
 
   Networks of the paper are too small to gain from being split: each process
@@ -101,14 +103,17 @@ def share(jobs: Sequence[Job], count: int, index: int) -> list[Job] | None:
     jobs: all of them.
     count: of processes.
     index: of the process.
+    single: whether a process can split the batches of a single seed.
 
   Returns:
     Every `count`-th job, of whole networks or, if those are too few, of single
-    seeds; None where these are too few as well, and all train each together.
+    seeds; None where that is not possible, and all train each together.
   """
   if len(jobs) < count:
     jobs = [Job(m, (m.seed,)) for job in jobs for m in job.members()]
-  return jobs[index::count] if len(jobs) >= count else None
+  if len(jobs) < count or not (single or all(job.seeds[1:] for job in jobs)):
+    return None
+  return jobs[index::count]
 
 
 class Progress:
@@ -195,7 +200,8 @@ def run_and_report(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
   """
   count, index = jax.process_count(), jax.process_index()
   if count > 1:
-    mine = share(jobs, count, index)
+    # The chips of a part of a TPU slice cannot add up their gradients.
+    mine = share(jobs, count, index, jax.devices()[0].platform != "tpu")
     if mine is None:
       print(f"{count} processes train each run together", flush=True)
     else:

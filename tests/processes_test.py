@@ -229,6 +229,13 @@ def test_what_each_process_takes(networks, seeds, count, expected):
     assert mine == share
 
 
+def test_a_part_of_a_slice_takes_no_single_seeds():
+  one, two = sweep.Job(TOYS, (0,)), sweep.Job(TOYS, (0, 1))
+  assert sweep.share([two, two], 2, 1, single=False) == [two]
+  assert sweep.share([two, one], 2, 1, single=False) is None
+  assert sweep.share([two], 2, 1, single=False) is None
+
+
 @pytest.mark.parametrize(
   "flags, message",
   [

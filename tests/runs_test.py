@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 from flax import nnx
@@ -125,6 +126,23 @@ class RunTest(absltest.TestCase):
     folder.rename(self.folder / "damaged")
     self.assertEqual(int(run.restore(fresh_state()).step), 10)
     self.assertLen(run.metrics(), 1)
+
+  def test_a_half_written_checkpoint_is_none(self):
+    """A kill before it has its name leaves the one before, and no obstacle."""
+    run, state = start(self.workdir), fresh_state()
+    first, second = (state._replace(step=jnp.int32(n)) for n in (20, 40))
+    run.save(first)
+    killed = mock.patch("os.rename", side_effect=OSError("killed"))
+    with killed, self.assertRaisesRegex(Exception, "killed"):
+      run.save(second)
+    left = [path.name for path in (self.folder / "checkpoints").iterdir()]
+    self.assertGreater(len(left), 1)
+    run = start(self.workdir)
+    self.assertEqual(run.saved_step(), 20)
+    self.assertEqual(run.restore(state).step, 20)
+    run.save(second)
+    self.assertEqual(run.saved_step(), 40)
+    self.assertEqual(run.restore(state).step, 40)
 
   def test_a_checkpoint_of_another_shape_is_refused(self):
     run = start(self.workdir)
