@@ -416,8 +416,10 @@ def processes(devices: Sequence[jax.Device]) -> list[int]:
 
 def folder(workdir: str, settings: Settings) -> epath.Path:
   """Where the run with these settings is, or would be."""
-  # Absolute, as orbax wants it.
-  return epath.Path(workdir).expanduser().resolve() / settings.name
+  path = epath.Path(workdir).expanduser()
+  if "://" not in workdir:
+    path = path.resolve()  # absolute, as orbax wants it
+  return path / settings.name
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:

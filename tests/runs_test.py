@@ -171,6 +171,10 @@ class RunTest(absltest.TestCase):
       start("here").save(fresh_state()._replace(step=jnp.int32(10)))
       self.assertEqual(int(start("here").restore(fresh_state()).step), 10)
 
+  def test_a_bucket_is_no_local_folder(self):
+    folder = runs.folder("gs://bucket/runs", SETTINGS)
+    self.assertEqual(os.fspath(folder), f"gs://bucket/runs/{SETTINGS.name}")
+
   def test_two_writers_of_one_run_are_noticed(self):
     first, second = start(self.workdir), start(self.workdir)
     first.append(line(1))
