@@ -12,6 +12,7 @@ from absl.testing import parameterized
 import pytest
 
 from experiments import launch_tpu
+from tests import scripts
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -209,15 +210,27 @@ def script(*flags):
   )
 
 
-def test_the_command_of_readme_is_one():
-  readme = (ROOT / "README.md").read_text()
-  (line,) = re.findall(r"python -m experiments\.launch_tpu (.+)", readme)
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+  "line", re.findall(r"python -m experiments\.launch_tpu (.+)", README)
+)
+def test_commands_of_readme(line):
+  """They launch a command that the script accepts."""
   assert "--nodry_run" in line
   result = script(*shlex.split(line.replace("--nodry_run", "--dry_run")))
   assert result.returncode == 0, result.stderr
-  assert (
-    "-m experiments.sweep --seeds=0,1,2,3,4 --workdir=gs://" in result.stdout
+  name, *flags = shlex.split(line.partition(" -- ")[2])
+  assert f"-m experiments.{name} {shlex.join(flags)}" in result.stdout
+  code, _, err = scripts.finish(
+    scripts.start(name, *flags, "--only_check_args")
   )
+  assert code == 0, err
+
+
+def test_readme_shows_each_way_to_run():
+  assert len(re.findall("launch_tpu .*--nodry_run", README)) == 3
 
 
 def test_it_prints_what_it_would_run_by_node():
