@@ -2,25 +2,17 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 from absl.testing import absltest, parameterized
 import numpy as np
 import pytest
 
 from experiments import bench_sampling
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import scripts
 
 
 def run(*flags):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.bench_sampling", *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  return scripts.run("bench_sampling", *flags)
 
 
 class PartsTest(parameterized.TestCase):

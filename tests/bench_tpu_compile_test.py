@@ -4,8 +4,6 @@ import importlib.util
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 from absl.testing import absltest, parameterized
 import numpy as np
@@ -14,17 +12,11 @@ import pytest
 from experiments import bench_tpu_compile as bench
 from stnjax import networks, runs
 from stnjax.kernels import matmul
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import scripts
 
 
 def run(*flags):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.bench_tpu_compile", *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  return scripts.run("bench_tpu_compile", *flags)
 
 
 class FakeCompiler:

@@ -20,6 +20,7 @@ from stnjax.datasets import (
   preparing,
   street_numbers,
 )
+from tests import scripts
 
 IMAGE = tfds.features.Image
 LABEL = tfds.features.ClassLabel
@@ -323,13 +324,7 @@ class SubsetTest(absltest.TestCase):
 class PrepareDataTest(absltest.TestCase):
   def prepare(self, *flags):
     """Runs the script; its exit status, stdout and stderr."""
-    run = subprocess.run(
-      [sys.executable, "-m", "experiments.prepare_data", *flags],
-      capture_output=True,
-      text=True,
-      cwd=pathlib.Path(__file__).parent.parent,
-    )
-    return run.returncode, run.stdout, run.stderr
+    return scripts.finish(scripts.start("prepare_data", *flags))
 
   def test_prepares(self):
     root = self.create_tempdir()

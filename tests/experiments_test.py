@@ -64,10 +64,8 @@ def uninterrupted(tmp_path_factory):
   return metrics(workdir)
 
 
-@pytest.mark.parametrize(
-  "number",
-  [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_run_ends_with_the_same_metrics(
   number, uninterrupted, tmp_path
 ):
@@ -450,10 +448,11 @@ def test_dry_run_tells_and_touches_nothing(tmp_path):
 
 def test_sweep_trains_skips_what_is_done_and_reports(tmp_path):
   flags = [
-    "--width=0.03125", "--epochs=1", "--batch_size=500", "--eval_passes=1",
-    "--kinds=CNN,SL", "--depths=1", "--seeds=0,1", f"--workdir={tmp_path}",
+    "sweep", "--width=0.03125", "--epochs=1", "--batch_size=24",
+    "--eval_passes=1", "--kinds=CNN,SL", "--depths=1", "--seeds=0,1",
+    "--dataset=mnist", f"--workdir={tmp_path}",
   ]  # fmt: skip
-  code, out, err = finish(start("sweep", *flags))
+  code, out, err = finish(scripts.Script("tests.toy_sets", *flags, env={}))
   assert code == 0, err
   assert re.search(r"2/2 STN-SL1 seed 0,1: epoch 1/1.*left\]", out)
   page = pathlib.Path(re.search(r"^report: (.+)$", out, re.M)[1])
@@ -474,7 +473,7 @@ def test_sweep_trains_skips_what_is_done_and_reports(tmp_path):
   assert f"| {results[0]['parameters']['total']:,} |" in row
   for picture in re.findall(r"\]\((.+?)\)", text):
     assert (page.parent / picture).stat().st_size > 5000
-  code, out, err = finish(start("sweep", *flags))
+  code, out, err = finish(scripts.Script("tests.toy_sets", *flags, env={}))
   assert code == 0, err
   assert out.count("done before") == 2
 

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
 
 from absl.testing import parameterized
@@ -202,12 +201,7 @@ def test_mistakes(flags, message):
 
 
 def script(*flags):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.launch_tpu", *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  return scripts.run("launch_tpu", *flags)
 
 
 README = (ROOT / "README.md").read_text()

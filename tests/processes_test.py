@@ -27,7 +27,7 @@ TOYS = runs.Settings(
 )
 HOUSE_NUMBERS = dataclasses.replace(
   TOYS,
-  network="STN-SL3",
+  network="STN-C0",
   dataset="street_numbers",
   perturbation="none",
   shrink=2,

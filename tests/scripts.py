@@ -32,6 +32,12 @@ def finish(process, timeout=300):
   return process.returncode, out, err
 
 
+def run(name, *flags):
+  """Runs a script of `experiments` to its end, as `subprocess.run` does."""
+  code, out, err = finish(start(name, *flags))
+  return subprocess.CompletedProcess((name, *flags), code, out, err)
+
+
 def metrics(workdir, settings):
   """What a run computed, without how long it took."""
   folder = runs.folder(str(workdir), settings)
