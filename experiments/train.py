@@ -313,7 +313,7 @@ class _Job:
 
   def _agree(self, *values: int) -> tuple[int, ...]:
     """The largest of each value over the processes, which must act alike."""
-    if len(runs.processes(self._devices)) == 1:
+    if len(programs.processes(self._devices)) == 1:
       return values
     gathered = multihost_utils.process_allgather(np.array(values, np.int32))
     return tuple(int(value) for value in gathered.max(axis=0))

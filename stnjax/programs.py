@@ -65,8 +65,7 @@ class Program:
     self._sources = None if sources is None else jnp.asarray(sources)
     devices = list(jax.devices() if devices is None else devices)
     # Other processes' devices hold states that this one could not read.
-    processes = {device.process_index for device in devices}
-    self._spread = len(seeds) > 1 and len(processes) == 1
+    self._spread = len(seeds) > 1 and len(processes(devices)) == 1
     if self._spread:
       count = max(n for n in range(1, len(devices) + 1) if len(seeds) % n == 0)
       devices = devices[:count]
@@ -301,6 +300,11 @@ class Program:
     warped = model(prepared).warped
     mean, std = np.float32(recipe.mean), np.float32(recipe.std)
     return tuple(x * std + mean for x in (prepared, warped))
+
+
+def processes(devices: Sequence[jax.Device]) -> list[int]:
+  """The indices of the processes that devices belong to."""
+  return sorted({device.process_index for device in devices})
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:

@@ -219,7 +219,8 @@ class Run:
     """
     self.settings = settings
     self.path = folder(workdir, settings)
-    self._processes = processes(jax.devices() if devices is None else devices)
+    devices = jax.devices() if devices is None else devices
+    self._processes = programs.processes(devices)
     self._writes = jax.process_index() == self._processes[0]
     self._check()
 
@@ -407,11 +408,6 @@ class Run:
   def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
     # Whole, as gs:// has no appending.
     self._write("metrics.jsonl", "".join(json.dumps(k) + "\n" for k in lines))
-
-
-def processes(devices: Sequence[jax.Device]) -> list[int]:
-  """The indices of the processes that devices belong to."""
-  return sorted({device.process_index for device in devices})
 
 
 def folder(workdir: str, settings: Settings) -> epath.Path:

@@ -13,20 +13,13 @@ import numpy as np
 import pytest
 
 from experiments import report, sweep, train
-from stnjax import datasets, runs
+from stnjax import runs
 from tests import scripts, toy_sets
 from tests.scripts import finish, start
 
 # 10,000 digits in 20 steps of 500, with a network small enough for a test.
-SMALL = runs.Settings(
-  network="STN-SL1",
-  width=0.0625,
-  epochs=3,
-  batch_size=500,
-  learning_rate=0.01,
-  eval_passes=2,
-)
-TOY = dataclasses.replace(SMALL, batch_size=24)  # 4 steps of `toy_sets`
+TOY = toy_sets.SETTINGS
+SMALL = dataclasses.replace(TOY, batch_size=500, eval_passes=2)
 FLAGS = (
   "--network=STN-SL1",
   "--width=0.0625",
@@ -51,8 +44,7 @@ def assert_same(found, expected):
 @pytest.fixture
 def toys():
   """A few made-up images in place of every data set."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(datasets, "load", toy_sets.load)
+  with toy_sets.loaded():
     yield
 
 

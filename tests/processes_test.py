@@ -13,18 +13,10 @@ import numpy as np
 import pytest
 
 from experiments import sweep, train
-from stnjax import datasets, runs
+from stnjax import runs
 from tests import scripts, toy_sets
 
-TOYS = runs.Settings(
-  network="STN-SL1",
-  dataset="mnist",
-  width=0.0625,
-  epochs=3,
-  batch_size=24,
-  learning_rate=0.01,
-  eval_passes=1,
-)
+TOYS = toy_sets.SETTINGS
 HOUSE_NUMBERS = dataclasses.replace(
   TOYS,
   network="STN-C0",
@@ -71,8 +63,7 @@ def finish_all(processes):
 
 def train_here(settings, workdir):
   """What a run computes in this process, on one device."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(datasets, "load", toy_sets.load)
+  with toy_sets.loaded():
     train.train(settings, (0,), str(workdir), devices=jax.devices()[:1])
   return scripts.metrics(workdir, settings)
 
@@ -113,8 +104,7 @@ def begun(request, tmp_path_factory):
     os.kill(os.getpid(), signal.SIGINT)
 
   folder = tmp_path_factory.mktemp(request.param)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(datasets, "load", toy_sets.load)
+  with toy_sets.loaded():
     assert len(jax.devices()) == 4
     with pytest.raises(train.cli.Interrupted, match="after step 4"):
       train.train(settings, (0,), f"{folder}/begun", progress=stop)

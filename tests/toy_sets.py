@@ -3,15 +3,25 @@
 `python -m tests.toy_sets <script of experiments> <flags>`
 """
 
+import contextlib
 import runpy
 import sys
+from unittest import mock
 
 import jax
 import numpy as np
 
-from stnjax import datasets
+from stnjax import datasets, runs
 
 SIZES = {"train": 96, "test": 40}
+SETTINGS = runs.Settings(
+  network="STN-SL1",
+  width=0.0625,
+  epochs=3,
+  batch_size=24,  # 4 steps an epoch
+  learning_rate=0.01,
+  eval_passes=1,
+)
 
 
 def load(name, split, data_dir=None):
@@ -26,6 +36,13 @@ def load(name, split, data_dir=None):
   first = labels.reshape(count, -1)[:, 0]
   images += (12 * first[:, None, None, None]).astype(np.uint8)
   return datasets.Data(images, labels)
+
+
+@contextlib.contextmanager
+def loaded():
+  """Has every data set replaced in this process."""
+  with mock.patch.object(datasets, "load", load):
+    yield
 
 
 if __name__ == "__main__":
