@@ -26,13 +26,13 @@ def forget_peak_memory() -> None:
     _CLEAR.write_text("5")  # Linux: resets the peak of the resident set
 
 
-def peak_memory_mb() -> float:
+def peak_memory_mb(device: jax.Device) -> float:
   """The most memory in use so far, in MB (1e6 bytes).
 
-  Of the first device where it tells, as GPUs and TPUs do, since the process
-  began; else of the process, since `forget_peak_memory`.
+  Of the device where it tells, as GPUs and TPUs do, since the process began;
+  else of the process, since `forget_peak_memory`.
   """
-  statistics = jax.local_devices()[0].memory_stats()
+  statistics = device.memory_stats()
   if statistics and "peak_bytes_in_use" in statistics:
     return statistics["peak_bytes_in_use"] / 1e6
   if _STATUS.exists():

@@ -6,16 +6,20 @@ sweeps where the transformer sits, on the embedded digits. Finished runs are
 skipped and interrupted ones resumed, so that the same command goes on after a
 stop. A network's seeds are trained together.
 
-Several processes, started as for `train`, share the networks out; their seeds
-too, where there are fewer networks than processes; and where there are fewer
-runs than processes, all train each run together. Processes that do not know of
-each other are given their shares: --shard=0/2 and --shard=1/2.
+Several devices train networks side by side; their seeds too, where there are
+fewer networks than devices; and where there are fewer runs than devices, some
+devices split each batch. Several processes, started as for `train`, share the
+networks out in the same way. Processes that do not know of each other are given
+their shares: --shard=0/2 and --shard=1/2.
 """
 
+import collections
 from collections.abc import Sequence
+from concurrent import futures
 import dataclasses
 import functools
 import re
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -91,10 +95,19 @@ def select(
   return chosen[int(match[1]) :: int(match[2])]
 
 
-def share(
-  jobs: Sequence[Job], count: int, index: int, single: bool = True
-) -> list[Job] | None:
-  """What one of several processes trains on its own.
+def split(jobs: Sequence[Job], count: int) -> list[Job]:
+  """At least `count` jobs, of fewer seeds each, as far as there are seeds."""
+  parts = -(-count // len(jobs))
+  return [
+    Job(dataclasses.replace(job.settings, seed=seeds[0]), seeds)
+    for job in jobs
+    for first in range(min(parts, len(job.seeds)))
+    if (seeds := job.seeds[first::parts])
+  ]
+
+
+def share(jobs: Sequence[Job], count: int, index: int) -> list[Job] | None:
+  """What one of the processes trains on its own.
 
   Networks of the paper are too small to gain from being split: each process
   takes whole runs where there are enough of them.
@@ -103,43 +116,64 @@ def share(
     jobs: all of them.
     count: of processes.
     index: of the process.
-    single: whether a process can split the batches of a single seed.
 
   Returns:
-    Every `count`-th job, of whole networks or, if those are too few, of single
-    seeds; None where that is not possible, and all train each together.
+    Every `count`-th job, of whole networks or, if those are too few, of some of
+    their seeds; None where there are fewer runs than processes, and all train
+    each together.
   """
-  if len(jobs) < count:
-    jobs = [Job(m, (m.seed,)) for job in jobs for m in job.members()]
-  if len(jobs) < count or not (single or all(job.seeds[1:] for job in jobs)):
-    return None
-  return jobs[index::count]
+  jobs = split(jobs, count)
+  return jobs[index::count] if len(jobs) >= count else None
+
+
+def lanes(
+  jobs: Sequence[Job], devices: Sequence[jax.Device], splittable: bool = True
+) -> list[Sequence[jax.Device]]:
+  """Devices that train side by side, each lane a job at a time.
+
+  Args:
+    jobs: to train.
+    devices: to share out.
+    splittable: whether devices of a lane can split a batch.
+
+  Returns:
+    A lane for each job, or for each device where there are more jobs; of
+    several devices where there are fewer, as many as divide the batch.
+  """
+  count = min(len(jobs), len(devices))
+  most = len(devices) // count if splittable else 1
+  batch_size = jobs[0].settings.batch_size
+  size = max(n for n in range(1, most + 1) if batch_size % n == 0)
+  return [devices[i * size : (i + 1) * size] for i in range(count)]
 
 
 class Progress:
-  """Prints a line per epoch, with the time that is left."""
+  """Prints a line per epoch, with the time that is left; for all lanes."""
 
   def __init__(self, jobs: Sequence[Job]):
     self._left = sum(job.settings.epochs * len(job.seeds) for job in jobs)
     self._trained = 0  # by this process; both in epochs of one run
     self._start = time.monotonic()
+    self._lock = threading.Lock()
 
   def epoch(
     self, label: str, epochs: int, seeds: Sequence[int], lines: Sequence[dict]
   ) -> None:
     self.skip(len(seeds))
-    self._trained += len(seeds)
-    elapsed = time.monotonic() - self._start
-    left = elapsed / self._trained * self._left
-    print(
-      f"{label} {train.describe(lines, epochs)}"
-      f"  [{clock(elapsed)} so far, about {clock(left)} left]",
-      flush=True,
-    )
+    with self._lock:
+      self._trained += len(seeds)
+      elapsed = time.monotonic() - self._start
+      left = elapsed / self._trained * self._left
+      print(
+        f"{label} {train.describe(lines, epochs)}"
+        f"  [{clock(elapsed)} so far, about {clock(left)} left]",
+        flush=True,
+      )
 
   def skip(self, epochs: int) -> None:
     """Counts epochs that were trained before."""
-    self._left = max(0, self._left - epochs)
+    with self._lock:
+      self._left = max(0, self._left - epochs)
 
 
 def clock(seconds: float) -> str:
@@ -152,9 +186,18 @@ def clock(seconds: float) -> str:
 
 
 def run_all(
-  jobs: Sequence[Job], workdir: str, **options: Any
+  jobs: Sequence[Job],
+  workdir: str,
+  lanes: Sequence[Sequence[jax.Device]],
+  **options: Any,
 ) -> list[runs.RunError]:
-  """Trains all jobs in order, printing progress; options as for `train`.
+  """Trains all jobs, each in the first lane that is free, printing progress.
+
+  Args:
+    jobs: to train, in this order.
+    workdir: folder of the runs.
+    lanes: see `lanes`.
+    **options: see `train.train`.
 
   Returns:
     Why jobs could not be finished: the others are trained all the same.
@@ -163,56 +206,100 @@ def run_all(
     for settings in job.members():
       runs.Run(workdir, settings)
     runs.abstract_network(job.settings)
-  progress, errors = Progress(jobs), []
-  for number, job in enumerate(jobs, 1):
-    members = [runs.Run(workdir, settings) for settings in job.members()]
-    seeds = ",".join(str(seed) for seed in job.seeds)
-    label = f"{number}/{len(jobs)} {job.settings.network} seed {seeds}:"
-    epochs = job.settings.epochs
-    for run in members:
-      progress.skip(epochs if run.done else len(run.metrics()))
-    if all(run.done for run in members):
-      print(f"{label} done before", flush=True)
-      continue
-    try:
-      results = train.train(
-        job.settings,
-        job.seeds,
-        workdir,
-        **options,
-        progress=functools.partial(progress.epoch, label, epochs),
-      )
-    except runs.RunError as error:
-      print(f"{label} {error}", flush=True)
-      errors.append(error)
-      continue
-    print(f"{label} {train.describe([*results.values()])}, final", flush=True)
-  return errors
+  progress, waiting = Progress(jobs), collections.deque(enumerate(jobs, 1))
+
+  def work(devices, signals=None):
+    errors = []
+    while waiting:
+      number, job = waiting.popleft()
+      seeds = ",".join(map(str, job.seeds))
+      label = f"{number}/{len(jobs)} {job.settings.network} seed {seeds}:"
+      try:
+        _run(job, workdir, label, progress, devices, signals, options)
+      except runs.RunError as error:
+        print(f"{label} {error}", flush=True)
+        errors.append(error)
+      except BaseException:
+        waiting.clear()  # the other lanes end with the job they are at
+        raise
+    return errors
+
+  if len(lanes) == 1:
+    return work(lanes[0])
+  with train.Signals() as signals, futures.ThreadPoolExecutor() as pool:
+    found = [pool.submit(work, devices, signals) for devices in lanes]
+  return [error for future in found for error in future.result()]
+
+
+def _run(
+  job: Job,
+  workdir: str,
+  label: str,
+  progress: Progress,
+  devices: Sequence[jax.Device],
+  signals: train.Signals | None,
+  options: dict[str, Any],
+) -> None:
+  """Trains one job, or what is left of it."""
+  members = [runs.Run(workdir, settings) for settings in job.members()]
+  epochs = job.settings.epochs
+  for run in members:
+    progress.skip(epochs if run.done else len(run.metrics()))
+  if all(run.done for run in members):
+    print(f"{label} done before", flush=True)
+    return
+  results = train.train(
+    job.settings,
+    job.seeds,
+    workdir,
+    **options,
+    devices=devices,
+    signals=signals,
+    progress=functools.partial(progress.epoch, label, epochs),
+  )
+  print(f"{label} {train.describe([*results.values()])}, final", flush=True)
 
 
 def run_and_report(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
   """Trains all jobs and writes the report; options as for `train`.
 
   With several processes, they share the jobs out, and the first one reports.
+  Each shares its own out over its devices.
 
   Raises:
     RunError: in the end, where jobs could not be finished.
   """
   count, index = jax.process_count(), jax.process_index()
-  if count > 1:
+  mine = share(jobs, count, index)
+  if mine is None:
+    print(f"{count} processes train each run together", flush=True)
+    side_by_side = [jax.devices()]
+  else:
+    devices = jax.local_devices()
+    jobs = split(mine, len(devices))
     # The chips of a part of a TPU slice cannot add up their gradients.
-    mine = share(jobs, count, index, jax.devices()[0].platform != "tpu")
-    if mine is None:
-      print(f"{count} processes train each run together", flush=True)
-    else:
-      print(f"process {index} of {count} trains {len(mine)} jobs", flush=True)
-      jobs, options["devices"] = mine, jax.local_devices()
-  errors = run_all(jobs, workdir, **options)
+    whole = count == 1 or devices[0].platform != "tpu"
+    side_by_side = lanes(jobs, devices, splittable=whole)
+    print(_plan(len(jobs), side_by_side, count, index), end="", flush=True)
+  errors = run_all(jobs, workdir, side_by_side, **options)
   processes.wait("the report")
   if index == 0:
     print(f"report: {report.write(workdir)}")
   if errors:
     raise runs.RunError("; ".join(map(str, errors)))
+
+
+def _plan(
+  jobs: int, lanes: Sequence[Sequence[jax.Device]], count: int, index: int
+) -> str:
+  """How the work is shared out, in words; nothing where it is not."""
+  who = f"process {index} of {count} trains" if count > 1 else "training"
+  what = "1 job" if jobs == 1 else f"{jobs} jobs"
+  at_a_time = f", {len(lanes)} at a time" if len(lanes) > 1 else ""
+  on = f" on {len(lanes[0])} devices each" if len(lanes[0]) > 1 else ""
+  if count == 1 and not at_a_time:
+    return ""
+  return f"{who} {what}{at_a_time}{on}\n"
 
 
 def print_plan(jobs: Sequence[Job], workdir: str) -> None:

@@ -15,6 +15,7 @@ others stop; the same commands go on.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import signal
 import time
@@ -43,21 +44,11 @@ _EXAMPLE_ROWS = 4  # of the picture: perturbations, or images if there is none
 Progress = Callable[[Sequence[int], Sequence[dict[str, Any]]], None]
 
 
-class _Signals:
-  """Notes SIGTERM and SIGINT, to act on where the state is saved."""
+class Signals:
+  """Notes SIGTERM and SIGINT, to act on where states are saved."""
 
-  def __init__(self, name: str):
+  def __init__(self):
     self.received = 0
-    self._name = name
-
-  def check(self, number: int, step: int) -> None:
-    """Raises where a signal came, to any process."""
-    if number:
-      raise cli.Interrupted(
-        f"{self._name} stopped by {signal.Signals(number).name} after step"
-        f" {step}, and saved; run the same command to resume",
-        number,
-      )
 
   def __enter__(self):
     self._before = {
@@ -84,6 +75,7 @@ def train(
   checkpoint_seconds: float = 30.0,
   progress: Progress = lambda seeds, lines: None,
   devices: Sequence[jax.Device] | None = None,
+  signals: Signals | None = None,
 ) -> dict[int, dict[str, Any]]:
   """Trains and evaluates the runs of some seeds, or what is left of them.
 
@@ -98,6 +90,8 @@ def train(
     progress: called after each epoch with its seeds and their lines of metrics.
     devices: to train on; those of all processes by default, which then all
       call this.
+    signals: that the caller notes, as it must where several threads train; by
+      default those that come while the runs are trained.
 
   Returns:
     The results of each seed, as in results.json.
@@ -122,14 +116,22 @@ def train(
   if by_step:
     train_data, eval_data = load_data(settings, data_dir)
   for members in by_step.values():
-    job = _Job(
-      members, train_data, eval_data, devices, checkpoint_seconds, progress
-    )
-    results.update(job.train())
+    with (
+      jax.default_device(_first_local(devices)),
+      contextlib.nullcontext(signals) if signals else Signals() as noted,
+    ):
+      job = _Job(
+        members, train_data, eval_data, devices, checkpoint_seconds, progress
+      )
+      results.update(job.train(noted))
   failed = [f"{run.path}: {run.failed}" for run in every.values() if run.failed]
   if failed:
     raise runs.RunError("; ".join(failed))
   return {seed: results[seed] for seed in seeds}
+
+
+def _first_local(devices: Sequence[jax.Device]) -> jax.Device:
+  return next(d for d in devices if d.process_index == jax.process_index())
 
 
 def load_data(
@@ -200,7 +202,7 @@ class _Job:
   def _step(self) -> int:
     return int(self._states.step[0])
 
-  def train(self) -> dict[int, dict[str, Any]]:
+  def train(self, signals: Signals) -> dict[int, dict[str, Any]]:
     """Trains, evaluates and writes what the runs found; by seed."""
     resumed = f"; resumed after step {self._step}" if self._step else ""
     print(
@@ -209,14 +211,13 @@ class _Job:
       f" {self._program.layout}{resumed}",
       flush=True,
     )
-    with _Signals(self._name) as signals:
-      self._fit(signals)
-      if not self._runs:
-        return {}
-      passes = []
-      for index in range(self._settings.eval_passes):
-        signals.check(self._agree(signals.received)[0], self._step)
-        passes.append(self._evaluate(index))
+    self._fit(signals)
+    if not self._runs:
+      return {}
+    passes = []
+    for index in range(self._settings.eval_passes):
+      self._check(self._agree(signals.received)[0])
+      passes.append(self._evaluate(index))
     draws = [
       self._program.examples(self._states, images, draw)
       for draw, images in enumerate(self._examples)
@@ -233,14 +234,25 @@ class _Job:
         "seconds": round(seconds, 1),
         "seconds_per_epoch": round(seconds / len(lines), 2),
         "seeds_together": len(self._runs),
-        "peak_memory_mb": round(hardware.peak_memory_mb()),
+        "peak_memory_mb": round(
+          hardware.peak_memory_mb(_first_local(self._devices))
+        ),
         "hardware": hardware.describe(self._devices),
       }
       run.finish(_record(mine, self._labels, drawn), results)
       found[run.settings.seed] = results
     return found
 
-  def _fit(self, signals: _Signals) -> None:
+  def _check(self, signal_number: int) -> None:
+    """Raises where a signal came, to any process; the state is saved."""
+    if signal_number:
+      raise cli.Interrupted(
+        f"{self._name} stopped by {signal.Signals(signal_number).name} after"
+        f" step {self._step}, and saved; run the same command to resume",
+        signal_number,
+      )
+
+  def _fit(self, signals: Signals) -> None:
     """Trains to the last epoch, logging each and saving now and then."""
     per_epoch = programs.steps_per_epoch(
       len(self._train_data.labels), self._settings.batch_size
@@ -270,7 +282,7 @@ class _Job:
         for i, run in enumerate(self._runs):
           run.save(jax.tree.map(lambda x, i=i: x[i], self._states))
         saved = time.monotonic()
-      signals.check(stop, step)
+      self._check(stop)
 
   def _drop_diverged(self, step: int) -> None:
     """Marks runs whose loss is not finite as failed, and goes on without."""

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import report, sweep, train
+from experiments import report, train
 from stnjax import runs
 from tests import scripts, toy_sets
 from tests.scripts import finish, start
@@ -137,7 +137,7 @@ def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
     def __init__(self, members, *_):
       self.members = members
 
-    def train(self):
+    def train(self, signals):
       trained.append([run.settings.seed for run in self.members])
       found = {s: {"error": s / 10} for s in trained[-1]}
       for run in self.members:
@@ -407,33 +407,6 @@ def test_holdout_keeps_off_the_test_set(tmp_path):
   seen = {image.tobytes() for image in train_data.images}
   shared = sum(image.tobytes() in seen for image in eval_data.images)
   assert shared == 0
-
-
-def test_sweep_lists_networks_by_depth():
-  assert sweep.sweep_networks(sweep.KINDS, [0, 1, 2]) == [
-    "CNN", "STN-C0", "STN-C1", "STN-C2", "STN-DL1", "STN-DL2", "STN-SL1",
-    "STN-SL2",
-  ]  # fmt: skip
-  assert sweep.sweep_networks(["SL"], [0, 1]) == ["STN-C0", "STN-SL1"]
-
-
-def test_shards_share_the_selected_runs_without_overlap():
-  every = [
-    sweep.Job(dataclasses.replace(SMALL, network=name), (0, 1, 2))
-    for name in ("CNN", "STN-C0", "STN-C1", "STN-SL1", "STN-SL2")
-  ]
-
-  def names(jobs):
-    return [s.name for job in jobs for s in job.members()]
-
-  only = sweep.select(every, "STN-C1", "0/1")
-  assert only == [every[2]]
-  some = sweep.select(every, "STN-(C1|SL1).*seed_[12]", "0/1")
-  assert [job.seeds for job in some] == [(1, 2), (1, 2)]
-  assert [job.settings.seed for job in some] == [1, 1]
-  shards = [sweep.select(every, None, f"{i}/4") for i in range(4)]
-  assert sorted(names(sum(shards, []))) == sorted(names(every))
-  assert len(set(names(every))) == 15
 
 
 def test_dry_run_tells_and_touches_nothing(tmp_path):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import sweep, train
+from experiments import train
 from stnjax import runs
 from tests import scripts, toy_sets
 
@@ -182,7 +182,7 @@ def test_a_sweep_is_shared_out(tmp_path):
   flags += ["--kinds=CNN,C", "--depths=0,1"]
   outs = finish_all(start_together(["tests.toy_sets", "sweep"], flags, 2, 2))
   assert "process 0 of 2 trains 2 jobs" in outs[0]
-  assert "process 1 of 2 trains 1 jobs" in outs[1]
+  assert "process 1 of 2 trains 1 job on 2 devices" in outs[1]
   assert "CNN" in outs[0] and "STN-C1" in outs[0] and "STN-C0" in outs[1]
   assert "report: " in outs[0] and "report: " not in outs[1]
   report = (tmp_path / "two" / "report" / "report.md").read_text()
@@ -190,40 +190,6 @@ def test_a_sweep_is_shared_out(tmp_path):
   two = scripts.metrics(tmp_path / "two", settings)
   assert two[1]["hardware"].startswith("2 x cpu")
   assert_close(two, train_here(settings, tmp_path / "one"))
-
-
-@pytest.mark.parametrize(
-  "networks, seeds, count, expected",
-  [
-    (5, 2, 2, [[("0", (0, 1)), ("2", (0, 1)), ("4", (0, 1))],
-               [("1", (0, 1)), ("3", (0, 1))]]),
-    (1, 3, 2, [[("0", (0,)), ("0", (2,))], [("0", (1,))]]),
-    (1, 1, 2, [None, None]),
-    (2, 2, 5, [None] * 5),
-  ],
-)  # fmt: skip
-def test_what_each_process_takes(networks, seeds, count, expected):
-  jobs = [
-    sweep.Job(
-      dataclasses.replace(TOYS, network=f"STN-C{i % 3}", epochs=i + 1),
-      tuple(range(seeds)),
-    )
-    for i in range(networks)
-  ]
-  for index, share in enumerate(expected):
-    mine = sweep.share(jobs, count, index)
-    if mine is not None:
-      for job in mine:
-        assert job.settings.seed == job.seeds[0]
-      mine = [(str(job.settings.epochs - 1), job.seeds) for job in mine]
-    assert mine == share
-
-
-def test_a_part_of_a_slice_takes_no_single_seeds():
-  one, two = sweep.Job(TOYS, (0,)), sweep.Job(TOYS, (0, 1))
-  assert sweep.share([two, two], 2, 1, single=False) == [two]
-  assert sweep.share([two, one], 2, 1, single=False) is None
-  assert sweep.share([two], 2, 1, single=False) is None
 
 
 @pytest.mark.parametrize(

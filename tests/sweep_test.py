@@ -1,0 +1,179 @@
+"""How a sweep chooses its runs, shares them out, and trains side by side."""
+
+import dataclasses
+import os
+import signal
+from unittest import mock
+
+import jax
+import pytest
+
+from experiments import sweep, train
+from stnjax import runs
+from tests import scripts, toy_sets
+
+TOY = toy_sets.SETTINGS
+
+
+def test_sweep_lists_networks_by_depth():
+  assert sweep.sweep_networks(sweep.KINDS, [0, 1, 2]) == [
+    "CNN", "STN-C0", "STN-C1", "STN-C2", "STN-DL1", "STN-DL2", "STN-SL1",
+    "STN-SL2",
+  ]  # fmt: skip
+  assert sweep.sweep_networks(["SL"], [0, 1]) == ["STN-C0", "STN-SL1"]
+
+
+def test_shards_share_the_selected_runs_without_overlap():
+  every = [
+    sweep.Job(dataclasses.replace(TOY, network=name), (0, 1, 2))
+    for name in ("CNN", "STN-C0", "STN-C1", "STN-SL1", "STN-SL2")
+  ]
+
+  def names(jobs):
+    return [s.name for job in jobs for s in job.members()]
+
+  only = sweep.select(every, "STN-C1", "0/1")
+  assert only == [every[2]]
+  some = sweep.select(every, "STN-(C1|SL1).*seed_[12]", "0/1")
+  assert [job.seeds for job in some] == [(1, 2), (1, 2)]
+  assert [job.settings.seed for job in some] == [1, 1]
+  shards = [sweep.select(every, None, f"{i}/4") for i in range(4)]
+  assert sorted(names(sum(shards, []))) == sorted(names(every))
+  assert len(set(names(every))) == 15
+
+
+@pytest.mark.parametrize(
+  "networks, seeds, count, expected",
+  [
+    (5, 2, 2, [[("0", (0, 1)), ("2", (0, 1)), ("4", (0, 1))],
+               [("1", (0, 1)), ("3", (0, 1))]]),
+    (1, 3, 2, [[("0", (0, 2))], [("0", (1,))]]),
+    (1, 1, 2, [None, None]),
+    (2, 2, 5, [None] * 5),
+  ],
+)  # fmt: skip
+def test_what_each_process_takes(networks, seeds, count, expected):
+  jobs = [
+    sweep.Job(
+      dataclasses.replace(TOY, network=f"STN-C{i % 3}", epochs=i + 1),
+      tuple(range(seeds)),
+    )
+    for i in range(networks)
+  ]
+  for index, share in enumerate(expected):
+    mine = sweep.share(jobs, count, index)
+    if mine is not None:
+      for job in mine:
+        assert job.settings.seed == job.seeds[0]
+      mine = [(str(job.settings.epochs - 1), job.seeds) for job in mine]
+    assert mine == share
+
+
+@pytest.mark.parametrize(
+  "seeds, count, expected",
+  [
+    ([(0,), (0,)], 4, [(0,), (0,)]),
+    ([(0, 1)], 1, [(0, 1)]),
+    ([(5, 6, 7, 8, 9)], 4, [(5, 9), (6,), (7,), (8,)]),
+    ([(0, 1, 2), (3, 4, 5)], 3, [(0, 2), (1,), (3, 5), (4,)]),
+  ],
+)
+def test_jobs_are_split_by_seeds_where_devices_are_left(seeds, count, expected):
+  jobs = [sweep.Job(dataclasses.replace(TOY, seed=s[0]), s) for s in seeds]
+  parts = sweep.split(jobs, count)
+  assert [job.seeds for job in parts] == expected
+  assert all(job.settings.seed == job.seeds[0] for job in parts)
+
+
+@pytest.mark.parametrize(
+  "jobs, devices, batch_size, splittable, expected",
+  [
+    (5, 4, 64, True, ["a", "b", "c", "d"]),
+    (1, 4, 64, True, ["abcd"]),
+    (1, 4, 64, False, ["a"]),
+    (2, 4, 64, True, ["ab", "cd"]),
+    (3, 8, 64, True, ["ab", "cd", "ef"]),
+    (1, 6, 64, True, ["abcd"]),
+    (2, 6, 63, True, ["abc", "def"]),
+    (2, 1, 64, True, ["a"]),
+  ],
+)
+def test_lanes(jobs, devices, batch_size, splittable, expected):
+  settings = dataclasses.replace(TOY, batch_size=batch_size)
+  jobs = [sweep.Job(settings, (0,))] * jobs
+  found = sweep.lanes(jobs, "abcdefgh"[:devices], splittable)
+  assert found == expected
+
+
+NETWORKS = ("CNN", "STN-C0", "STN-SL1")
+JOBS = [
+  sweep.Job(dataclasses.replace(TOY, network=name), (0,)) for name in NETWORKS
+]
+
+
+def test_side_by_side_is_as_one_after_the_other(tmp_path, capsys):
+  with toy_sets.loaded():
+    sweep.run_and_report(sweep.split(JOBS, 1), f"{tmp_path}/lanes")
+    out = capsys.readouterr().out
+    one = [jax.devices()[:1]]
+    assert not sweep.run_all(JOBS, f"{tmp_path}/one", one)
+  assert len(jax.devices()) == 4
+  assert out.startswith("training 3 jobs, 3 at a time\n")
+  for job in JOBS:
+    found, expected = (
+      scripts.metrics(tmp_path / kind, job.settings)
+      for kind in ("lanes", "one")
+    )
+    assert found[:2] == expected[:2]
+  assert f"report: {tmp_path}" in out
+  assert "left]" in out
+
+
+def test_a_signal_stops_all_lanes_with_their_states_saved(tmp_path):
+  lanes = [[device] for device in jax.devices()[:2]]
+  asked = []
+
+  def stop(*_):
+    if not asked:
+      asked.append(os.kill(os.getpid(), signal.SIGTERM))
+
+  before = signal.getsignal(signal.SIGTERM)
+  with (
+    toy_sets.loaded(),
+    mock.patch.object(sweep.Progress, "epoch", stop),
+    pytest.raises(train.cli.Interrupted, match="SIGTERM after step"),
+  ):
+    sweep.run_all(JOBS, str(tmp_path), lanes)
+  assert signal.getsignal(signal.SIGTERM) == before
+  steps = [runs.Run(str(tmp_path), job.settings).saved_step() for job in JOBS]
+  assert all(steps[:2]) and not steps[2]
+
+
+def test_what_fails_unforeseen_ends_the_other_lanes(tmp_path):
+  begun = []
+
+  def fail(settings, *_, **__):
+    begun.append(settings.network)
+    raise MemoryError(settings.network)
+
+  lanes = [[device] for device in jax.devices()[:2]]
+  with mock.patch.object(train, "train", fail), pytest.raises(MemoryError):
+    sweep.run_all(JOBS * 9, str(tmp_path), lanes)
+  assert len(begun) <= 2
+
+
+def test_a_run_that_cannot_be_finished_leaves_the_others_alone(
+  tmp_path, capsys
+):
+  def train_but_one(settings, *_, **__):
+    if settings.network == "STN-C0":
+      raise runs.RunError("not finite")
+    return {0: {"error": 0.5, "seconds": 1.0}}
+
+  lanes = [[device] for device in jax.devices()[:2]]
+  with mock.patch.object(train, "train", train_but_one):
+    errors = sweep.run_all(JOBS, str(tmp_path), lanes)
+  assert [str(error) for error in errors] == ["not finite"]
+  out = capsys.readouterr().out
+  assert "2/3 STN-C0 seed 0: not finite" in out
+  assert out.count(", final") == 2
