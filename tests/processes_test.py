@@ -188,8 +188,10 @@ def test_a_sweep_is_shared_out(tmp_path):
   report = (tmp_path / "two" / "report" / "report.md").read_text()
   assert all(f"| {name} |" in report for name in ("CNN", "STN-C0", "STN-C1"))
   two = scripts.metrics(tmp_path / "two", settings)
-  assert two[1]["hardware"].startswith("2 x cpu")
+  assert two[1]["hardware"].startswith("1 x cpu")
   assert_close(two, train_here(settings, tmp_path / "one"))
+  split = dataclasses.replace(settings, network="STN-C0")  # on two devices
+  assert scripts.metrics(tmp_path / "two", split)[1]["hardware"][0] == "2"
 
 
 @pytest.mark.parametrize(
