@@ -30,7 +30,8 @@ def peak_memory_mb(device: jax.Device) -> float:
   """The most memory in use so far, in MB (1e6 bytes).
 
   Of the device where it tells, as GPUs and TPUs do, since the process began;
-  else of the process, since `forget_peak_memory`.
+  else of the process, all that it trains at the time, since
+  `forget_peak_memory`.
   """
   statistics = device.memory_stats()
   if statistics and "peak_bytes_in_use" in statistics:

@@ -127,6 +127,12 @@ def steps(
     f"--runtime-version={tpu.runtime}",
     *(["--spot"] if spot else []),
   )
+  clean = gcloud("queued-resources", "delete", name, "--force", "--quiet")
+  # One that was taken away, or failed, never comes back.
+  ask = (
+    f'case "$({state} 2> /dev/null)" in "") {create};;'
+    f" FAILED|SUSPEND*) {clean} && {create};; esac"
+  )
   wait = (
     f'unset state; until [ "${{state:=$({state})}}" = ACTIVE ]; do'
     ' case "$state" in ""|FAILED|SUSPEND*) exit 1;; esac;'
@@ -138,6 +144,12 @@ def steps(
   )
   copy += " && " + gcloud(
     "tpu-vm", "scp", archive, f"{name}:stnjax.tar.gz", "--worker=all"
+  )
+  # Of an earlier call that ended before its script: which first saves.
+  stop = (
+    'old="$(cat ~/stnjax.pid 2> /dev/null)";'
+    ' if grep -qs stnjax.exit "/proc/$old/cmdline";'
+    ' then pkill -P "$old"; tail --pid="$old" -f /dev/null; fi; '
   )
   install = (
     "rm -rf ~/stnjax && mkdir ~/stnjax && tar xzf ~/stnjax.tar.gz -C ~/stnjax"
@@ -161,12 +173,11 @@ def steps(
     'tail --pid="$(cat ~/stnjax.pid)" -n +1 -F ~/stnjax.log'
     ' && exit "$(cat ~/stnjax.exit)"'
   )
-  clean = gcloud("queued-resources", "delete", name, "--force", "--quiet")
   return [
-    Step("ask for the TPU", f"{state} > /dev/null 2>&1 || {create}"),
+    Step("ask for the TPU", ask),
     Step("wait until it is there", wait),
     Step("copy the last commit to all of its machines", copy),
-    Step("install it there", remote(install)),
+    Step("install it there", remote(stop + install)),
     Step("start the script on all of them", remote(start)),
     Step("show what the first one prints, until it ends", remote(watch, "0")),
     *([Step("give the TPU back", clean)] if delete else []),
@@ -198,7 +209,7 @@ def check(
     )
   if nodes > 1 and script[0] == "train":
     raise ValueError("--nodes shares out the runs of sweep or paper, not train")
-  cloud = any(re.match("--?workdir=gs://", flag) for flag in script)
+  cloud = re.search(r"(^| )--?workdir[= ]gs://", " ".join(script))
   if not cloud and (delete or tpu.hosts > 1):
     raise ValueError(
       "runs would be lost with the TPU's disk: give the script a"

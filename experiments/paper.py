@@ -453,8 +453,8 @@ def main() -> None:
   every = [sweep.Job(settings, seeds) for settings in preset.settings(size)]
   with processes.joined():
     jobs = sweep.chosen(every, options["workdir"])
-    if jobs:
-      sweep.run_and_report(jobs, **options)
+    errors = sweep.run_and_report(jobs, **options) if jobs else []
+  sweep.fail_for(errors)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import contextlib
 import os
 import signal
+import threading
+from typing import Any
 
 from absl import flags
 import jax
@@ -69,8 +71,38 @@ def joined() -> Iterator[None]:
 
 
 def wait(place: str) -> None:
-  """Waits until all processes have come to a place; they may take long."""
-  ocp.multihost.get_barrier_sync_fn()(key=place, timeout_ms=1000 * _WEEK)
+  """Waits until all processes have come to a place; they may take long.
+
+  SIGTERM or Ctrl-C ends this process at once: it has saved what it has, and
+  JAX then ends the others.
+  """
+  if jax.process_count() == 1:
+    return
+  failed: list[BaseException] = []
+
+  def come() -> None:
+    try:
+      barrier(key=place, timeout_ms=1000 * _WEEK)
+    except Exception as error:
+      failed.append(error)
+
+  def leave(number: int, frame: Any) -> None:
+    os.write(2, f"stopped while waiting for the others ({place})\n".encode())
+    os._exit(128 + number)
+
+  barrier = ocp.multihost.get_barrier_sync_fn()
+  waiting = threading.Thread(target=come, daemon=True)
+  waiting.start()  # in a thread, as nothing interrupts it
+  before = {
+    number: signal.signal(number, leave)
+    for number in (signal.SIGTERM, signal.SIGINT)
+  }
+  while waiting.is_alive():
+    waiting.join(0.2)
+  for number, handler in before.items():
+    signal.signal(number, handler or signal.SIG_DFL)
+  if failed:
+    raise failed[0]
 
 
 def _leave_last_words() -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from experiments import cli
 from stnjax import (
+  alignability,
   datasets,
   evaluation,
   perturbations,
@@ -222,6 +223,23 @@ def _section(
     path = output / f"{name}_{number}.png"
     path.write_bytes(_png(figure))
     parts.append(Picture(path, caption))
+  for name, audits in _audited(members):
+    path = output / f"audit_{name}_{number}.png"
+    path.write_bytes(_png(plots.alignability(audits)))
+    parts += [
+      f"{name}: what a spatial warp of each layer's features undoes of a"
+      " transform of the image, by its inverse / by the best warp found / with"
+      " the best mixing of channels behind, in % of what interpolation allows"
+      " in the image itself; mean over magnitudes.",
+      _audit_table(audits),
+      Picture(
+        path,
+        f"{name}: what is left of transforms, relative to the features,"
+        " behind the best spatial warp of each layer (dotted: without any),"
+        " mean and standard deviation over images; and what is undone, against"
+        " depth. The input shows what interpolation leaves.",
+      ),
+    ]
   return Section(title, parts)
 
 
@@ -232,6 +250,98 @@ def _png(figure: Figure) -> bytes:
   image = Image.open(drawn).convert("RGB").quantize(256)
   image.save(small, format="png", optimize=True)
   return small.getvalue()
+
+
+def write_audits(
+  folder: epath.Path, audits: Mapping[str, alignability.Audit]
+) -> None:
+  """Writes audits of a run's network, by its state, to the run's folder."""
+  values = {
+    state: {
+      "families": {
+        name: {"magnitudes": family.magnitudes, "unit": family.unit}
+        for name, family in audit.families.items()
+      },
+      "geometry": {
+        layer: where._asdict() for layer, where in audit.geometry.items()
+      },
+      "residuals": {
+        layer: {
+          name: {
+            kind: np.round(value.astype(np.float64), 5).tolist()
+            for kind, value in residuals._asdict().items()
+          }
+          for name, residuals in by_family.items()
+        }
+        for layer, by_family in audit.residuals.items()
+      },
+    }
+    for state, audit in audits.items()
+  }
+  (folder / "audit.json").write_text(json.dumps(values) + "\n")
+
+
+def read_audits(folder: epath.Path) -> dict[str, alignability.Audit]:
+  """What `write_audits` wrote; nothing where it did not.
+
+  The families cannot transform any more: their matrices are not kept.
+
+  Raises:
+    RunError: where the file cannot be read.
+  """
+  path = folder / "audit.json"
+  if not path.exists():
+    return {}
+  try:
+    return {
+      state: alignability.Audit(
+        {
+          name: alignability.Family(None, tuple(f["magnitudes"]), f["unit"])
+          for name, f in values["families"].items()
+        },
+        {
+          layer: alignability.Geometry(*map(tuple, where.values()))
+          for layer, where in values["geometry"].items()
+        },
+        {
+          layer: {
+            name: alignability.Residuals(
+              **{kind: np.array(value) for kind, value in residuals.items()}
+            )
+            for name, residuals in by_family.items()
+          }
+          for layer, by_family in values["residuals"].items()
+        },
+      )
+      for state, values in json.loads(path.read_text()).items()
+    }
+  except (OSError, ValueError, TypeError, KeyError) as error:
+    raise runs.RunError(f"cannot read {path}: {error}") from error
+
+
+def _audited(
+  members: dict[str, list[Finished]],
+) -> Iterator[tuple[str, dict[str, alignability.Audit]]]:
+  """Networks of a group with the audits of their first seed that has some."""
+  for name, group in members.items():
+    found = (read_audits(run.folder) for run in group)
+    if audits := next(filter(None, found), None):
+      yield name, audits
+
+
+def _audit_table(audits: Mapping[str, alignability.Audit]) -> Table:
+  """What a warp undoes of each family, per state and layer."""
+  first = next(iter(audits.values()))
+  rows = []
+  for state, audit in audits.items():
+    profiles = [audit.profile(kind) for kind in ("aligned", "best", "mixed")]
+    for place, layer in enumerate(audit.layers):
+      shares = [
+        " / ".join(f"{100 * profile[name][place]:.0f}" for profile in profiles)
+        for name in audit.families
+      ]
+      rows.append([f"{layer}, {state}", *shares])
+  return Table(["layer", *(f"{n} (%)" for n in first.families)], rows)
 
 
 def _axes(group: Sequence[Finished]) -> list[str]:

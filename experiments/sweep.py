@@ -4,17 +4,17 @@
 
 sweeps where the transformer sits, on the embedded digits. Finished runs are
 skipped and interrupted ones resumed, so that the same command goes on after a
-stop. A network's seeds are trained together.
+stop. A network's seeds are trained in one program.
 
-Several devices train networks side by side; their seeds too, where there are
-fewer networks than devices; and where there are fewer runs than devices, some
-devices split each batch. Several processes, started as for `train`, share the
-networks out in the same way. Processes that do not know of each other are given
-their shares: --shard=0/2 and --shard=1/2.
+Several devices share out a network's seeds, or train networks side by side,
+whichever takes less time; with fewer runs than devices, some split each batch.
+Several processes, started as for `train`, share the networks out; their seeds
+too, where there are fewer networks than processes; and where there are fewer
+runs than processes, all train each run together. Processes that do not know of
+each other are given their shares: --shard=0/2 and --shard=1/2.
 """
 
-import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from absl import flags
 import jax
 
 from experiments import cli, processes, report, train
-from stnjax import networks, runs
+from stnjax import networks, programs, runs
 
 KINDS = ("CNN", "C", "DL", "SL")
 
@@ -95,19 +95,8 @@ def select(
   return chosen[int(match[1]) :: int(match[2])]
 
 
-def split(jobs: Sequence[Job], count: int) -> list[Job]:
-  """At least `count` jobs, of fewer seeds each, as far as there are seeds."""
-  parts = -(-count // len(jobs))
-  return [
-    Job(dataclasses.replace(job.settings, seed=seeds[0]), seeds)
-    for job in jobs
-    for first in range(min(parts, len(job.seeds)))
-    if (seeds := job.seeds[first::parts])
-  ]
-
-
 def share(jobs: Sequence[Job], count: int, index: int) -> list[Job] | None:
-  """What one of the processes trains on its own.
+  """What one of several processes trains on its own.
 
   Networks of the paper are too small to gain from being split: each process
   takes whole runs where there are enough of them.
@@ -122,7 +111,14 @@ def share(jobs: Sequence[Job], count: int, index: int) -> list[Job] | None:
     their seeds; None where there are fewer runs than processes, and all train
     each together.
   """
-  jobs = split(jobs, count)
+  if len(jobs) < count:
+    parts = -(-count // len(jobs))
+    jobs = [
+      Job(dataclasses.replace(job.settings, seed=seeds[0]), seeds)
+      for job in jobs
+      for first in range(min(parts, len(job.seeds)))
+      if (seeds := job.seeds[first::parts])
+    ]
   return jobs[index::count] if len(jobs) >= count else None
 
 
@@ -131,19 +127,28 @@ def lanes(
 ) -> list[Sequence[jax.Device]]:
   """Devices that train side by side, each lane a job at a time.
 
+  In as many lanes as take the least time, if every run takes the same: the
+  devices of a lane share the seeds of its job out, as `programs.Program` does,
+  and a batch that they split is trained no faster, as small as it is.
+
   Args:
     jobs: to train.
     devices: to share out.
     splittable: whether devices of a lane can split a batch.
 
   Returns:
-    A lane for each job, or for each device where there are more jobs; of
-    several devices where there are fewer, as many as divide the batch.
+    One lane with all devices, or several with as many each.
   """
-  count = min(len(jobs), len(devices))
-  most = len(devices) // count if splittable else 1
-  batch_size = jobs[0].settings.batch_size
-  size = max(n for n in range(1, most + 1) if batch_size % n == 0)
+  seeds = max(len(job.seeds) for job in jobs)
+
+  def rounds(count: int) -> int:
+    together = programs.spread(seeds, len(devices) // count)
+    return -(-len(jobs) // count) * seeds // together
+
+  count = min(range(1, min(len(jobs), len(devices)) + 1), key=rounds)
+  size = len(devices) // count
+  if seeds == 1 and not splittable:
+    size = 1
   return [devices[i * size : (i + 1) * size] for i in range(count)]
 
 
@@ -189,6 +194,7 @@ def run_all(
   jobs: Sequence[Job],
   workdir: str,
   lanes: Sequence[Sequence[jax.Device]],
+  data_dir: str | None = None,
   **options: Any,
 ) -> list[runs.RunError]:
   """Trains all jobs, each in the first lane that is free, printing progress.
@@ -197,6 +203,7 @@ def run_all(
     jobs: to train, in this order.
     workdir: folder of the runs.
     lanes: see `lanes`.
+    data_dir: see `train.train`.
     **options: see `train.train`.
 
   Returns:
@@ -206,39 +213,57 @@ def run_all(
     for settings in job.members():
       runs.Run(workdir, settings)
     runs.abstract_network(job.settings)
-  progress, waiting = Progress(jobs), collections.deque(enumerate(jobs, 1))
+  progress, load = Progress(jobs), _loading(data_dir)
+  waiting = enumerate(jobs, 1)  # each lane takes the next
+  stopped = threading.Event()
 
   def work(devices, signals=None):
     errors = []
-    while waiting:
-      number, job = waiting.popleft()
+    how = {"devices": devices, "signals": signals, "load": load, **options}
+    for number, job in waiting:
+      if stopped.is_set():
+        break
       seeds = ",".join(map(str, job.seeds))
       label = f"{number}/{len(jobs)} {job.settings.network} seed {seeds}:"
       try:
-        _run(job, workdir, label, progress, devices, signals, options)
+        _run(job, workdir, label, progress, **how)
       except runs.RunError as error:
         print(f"{label} {error}", flush=True)
         errors.append(error)
-      except BaseException:
-        waiting.clear()  # the other lanes end with the job they are at
+      except Exception as error:
+        stopped.set()
+        if lanes[1:] and not isinstance(error, cli.Interrupted):
+          print(f"{label} {error!r}; others end their jobs", flush=True)
         raise
     return errors
 
   if len(lanes) == 1:
     return work(lanes[0])
-  with train.Signals() as signals, futures.ThreadPoolExecutor() as pool:
+  with (
+    train.Signals() as signals,
+    futures.ThreadPoolExecutor(len(lanes)) as pool,
+  ):
     found = [pool.submit(work, devices, signals) for devices in lanes]
   return [error for future in found for error in future.result()]
 
 
+def _loading(data_dir: str | None) -> Callable[[runs.Settings], Any]:
+  """`train.load_data`, once for all jobs on the same images, in all lanes."""
+  found, lock = {}, threading.Lock()
+
+  def load(settings: runs.Settings) -> Any:
+    key = settings.dataset, settings.holdout
+    with lock:
+      if key not in found:
+        found.clear()  # no two sets at a time
+        found[key] = train.load_data(settings, data_dir)
+      return found[key]
+
+  return load
+
+
 def _run(
-  job: Job,
-  workdir: str,
-  label: str,
-  progress: Progress,
-  devices: Sequence[jax.Device],
-  signals: train.Signals | None,
-  options: dict[str, Any],
+  job: Job, workdir: str, label: str, progress: Progress, **options: Any
 ) -> None:
   """Trains one job, or what is left of it."""
   members = [runs.Run(workdir, settings) for settings in job.members()]
@@ -253,21 +278,22 @@ def _run(
     job.seeds,
     workdir,
     **options,
-    devices=devices,
-    signals=signals,
     progress=functools.partial(progress.epoch, label, epochs),
   )
   print(f"{label} {train.describe([*results.values()])}, final", flush=True)
 
 
-def run_and_report(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
+def run_and_report(
+  jobs: Sequence[Job], workdir: str, **options: Any
+) -> list[runs.RunError]:
   """Trains all jobs and writes the report; options as for `train`.
 
   With several processes, they share the jobs out, and the first one reports.
   Each shares its own out over its devices.
 
-  Raises:
-    RunError: in the end, where jobs could not be finished.
+  Returns:
+    Why jobs could not be finished; to be raised when the others need this
+    process no more.
   """
   count, index = jax.process_count(), jax.process_index()
   mine = share(jobs, count, index)
@@ -275,8 +301,7 @@ def run_and_report(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
     print(f"{count} processes train each run together", flush=True)
     side_by_side = [jax.devices()]
   else:
-    devices = jax.local_devices()
-    jobs = split(mine, len(devices))
+    jobs, devices = mine, jax.local_devices()
     # The chips of a part of a TPU slice cannot add up their gradients.
     whole = count == 1 or devices[0].platform != "tpu"
     side_by_side = lanes(jobs, devices, splittable=whole)
@@ -284,7 +309,19 @@ def run_and_report(jobs: Sequence[Job], workdir: str, **options: Any) -> None:
   errors = run_all(jobs, workdir, side_by_side, **options)
   processes.wait("the report")
   if index == 0:
-    print(f"report: {report.write(workdir)}")
+    try:
+      print(f"report: {report.write(workdir)}")
+    except runs.RunError as error:
+      errors.append(error)
+  return errors
+
+
+def fail_for(errors: Sequence[runs.RunError]) -> None:
+  """Raises one error for all, if there are any.
+
+  Raises:
+    RunError: which holds what all of them say.
+  """
   if errors:
     raise runs.RunError("; ".join(map(str, errors)))
 
@@ -296,8 +333,8 @@ def _plan(
   who = f"process {index} of {count} trains" if count > 1 else "training"
   what = "1 job" if jobs == 1 else f"{jobs} jobs"
   at_a_time = f", {len(lanes)} at a time" if len(lanes) > 1 else ""
-  on = f" on {len(lanes[0])} devices each" if len(lanes[0]) > 1 else ""
-  if count == 1 and not at_a_time:
+  on = f", on {len(lanes[0])} devices each" if len(lanes[0]) > 1 else ""
+  if count == 1 and not at_a_time and not on:
     return ""
   return f"{who} {what}{at_a_time}{on}\n"
 
@@ -352,6 +389,8 @@ def chosen(jobs: Sequence[Job], workdir: str) -> list[Job]:
 def main() -> None:
   if _NETWORKS.value:
     names = _NETWORKS.value
+    if len(set(names)) < len(names):
+      raise ValueError(f"--networks must differ, got {' '.join(names)}")
   else:
     depths = cli.integers("depths", _DEPTHS.value)
     names = sweep_networks(_KINDS.value, depths)
@@ -363,8 +402,8 @@ def main() -> None:
   options = cli.training_options()
   with processes.joined():
     mine = chosen(jobs, options["workdir"])
-    if mine:
-      run_and_report(mine, **options)
+    errors = run_and_report(mine, **options) if mine else []
+  fail_for(errors)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ others stop; the same commands go on.
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
+import functools
 import signal
 import time
 from typing import Any
@@ -76,6 +77,7 @@ def train(
   progress: Progress = lambda seeds, lines: None,
   devices: Sequence[jax.Device] | None = None,
   signals: Signals | None = None,
+  load: Callable[[runs.Settings], tuple[datasets.Data, ...]] | None = None,
 ) -> dict[int, dict[str, Any]]:
   """Trains and evaluates the runs of some seeds, or what is left of them.
 
@@ -92,6 +94,7 @@ def train(
       call this.
     signals: that the caller notes, as it must where several threads train; by
       default those that come while the runs are trained.
+    load: takes the settings to the data, instead of `load_data`.
 
   Returns:
     The results of each seed, as in results.json.
@@ -114,7 +117,8 @@ def train(
     elif not run.failed:
       by_step.setdefault(run.saved_step(), []).append(run)
   if by_step:
-    train_data, eval_data = load_data(settings, data_dir)
+    load = load or functools.partial(load_data, data_dir=data_dir)
+    train_data, eval_data = load(settings)
   for members in by_step.values():
     with (
       jax.default_device(_first_local(devices)),

@@ -117,6 +117,8 @@ _OF_THE_IMAGE = Geometry((0.0, 0.0), (1.0, 1.0), (0.0, 0.0))
 class Residuals(NamedTuple):
   """What is left of transforms, per magnitude and image, `[M, B]`.
 
+  NaN for an image whose features are all zero.
+
   Attributes:
     unaligned: without any warp, s = 1.
     aligned: for s = h^-1.
@@ -169,12 +171,11 @@ class Audit:
     """
     checks.option("family", family, tuple(self.families))
     checks.option("kind", kind, ("aligned", "best", "mixed"))
-    floor = self.residuals[INPUT][family].aligned.mean(axis=1)
+    floor = _mean(self.residuals[INPUT][family].aligned)
     rows = []
     for by_family in self.residuals.values():
       before, after = (
-        getattr(by_family[family], name).mean(axis=1)
-        for name in ("unaligned", kind)
+        _mean(getattr(by_family[family], name)) for name in ("unaligned", kind)
       )
       changed = before > floor
       share = (before - after) / np.where(changed, before - floor, 1)
@@ -182,11 +183,13 @@ class Audit:
     return np.stack(rows)
 
   def profile(self, kind: str = "best") -> dict[str, np.ndarray]:
-    """`undone`, the mean over magnitudes: by family, `[L]`."""
-    return {
-      name: np.nanmean(self.undone(name, kind), axis=1)
-      for name in self.families
-    }
+    """`undone`, the mean over magnitudes where it is told: by family, `[L]`."""
+    return {name: _mean(self.undone(name, kind)) for name in self.families}
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+  """The mean over the last axis, of what is not NaN."""
+  return np.ma.masked_invalid(values).mean(axis=-1).filled(np.nan)
 
 
 def audit(
@@ -399,9 +402,9 @@ def _line(seen: np.ndarray, layer: str) -> tuple[float, float, float]:
     counted = np.flatnonzero(seen.any(axis=0) & free(place))
     if len(counted) < 2:
       raise ValueError(
-        f"features {layer!r} of shape {seen.shape[1]} do not tell where they"
-        f" look in {len(seen)} pixels: each sees all of them, or there are too"
-        " few; take larger images, a margin, or an earlier layer"
+        f"features {layer!r}, {seen.shape[1]} along an axis, do not tell where"
+        f" they look in {len(seen)} pixels: each sees all or none, or there are"
+        " too few; take larger images, a margin, or an earlier layer"
       )
     ends.append((counted, place[counted]))
   slopes = [np.polyfit(counted, place, 1)[0] for counted, place in ends]
@@ -599,6 +602,7 @@ def _search(
   worst = jnp.full(params.shape[:2], jnp.inf, starts.dtype)
   carry = (params, optimiser.init(params), worst, params)
   (_, _, best, where), _ = lax.scan(step, carry, length=steps + 1)
+  best = jnp.where(jnp.isinf(best), jnp.nan, best)  # of features all zero
   chosen = best.argmin(axis=0)
   every = jnp.arange(count)
   return best[chosen, every], theta(where)[chosen, every]

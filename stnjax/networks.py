@@ -19,6 +19,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from stnjax import (
+  alignability,
   checks,
   classifiers,
   convolution,
@@ -263,6 +264,28 @@ class SpatialTransformerNetwork(nnx.Module):
     warped = warp(images, pose, output_shape=shape, padding=self.padding)
     return Output(logits, tuple(thetas), pose, warped)
 
+  def features(self, images: jax.Array) -> dict[str, jax.Array]:
+    """What each block makes of images that no transformer touches.
+
+    Args:
+      images: `[B, H, W, C]`, normalised, of any size.
+
+    Returns:
+      By block, "block 1" and so on, `[B, h, w, F]`.
+    """
+    found = {}
+    for place, block in enumerate(self.blocks, 1):
+      images = found[f"block {place}"] = block(images)
+    return found
+
+  def geometry(self) -> dict[str, alignability.Geometry]:
+    """Where the `features` of each block lie in the image."""
+    layers = [block.layer for block in self.blocks]
+    return {
+      f"block {depth}": receptive_fields(layers[:depth])
+      for depth in range(1, len(layers) + 1)
+    }
+
   def _warp_input(self, images, how):
     """DL, SL, and no transformer at all: the input is what is warped."""
     x, theta, thetas = images, None, []
@@ -392,6 +415,28 @@ def count_parameters(network: nnx.Module) -> dict[str, int]:
   return {**counts, "total": sum(counts.values())}
 
 
+def receptive_fields(
+  layers: Sequence[classifiers.Conv],
+) -> alignability.Geometry:
+  """Where the features behind some layers lie in the image, and what they see.
+
+  Args:
+    layers: that the features come from; none for the image itself.
+  """
+  first, step, reach = 0.0, 1.0, 0.0
+  for layer in layers:
+    half = (layer.kernel_size - 1) / 2
+    padded = int(half) if layer.padding == "SAME" else 0
+    first += step * (half - padded)
+    reach += step * half
+    if layer.pool:
+      half = (layer.pool - 1) / 2
+      first += step * half
+      reach += step * half
+      step *= 2
+  return alignability.Geometry((first,) * 2, (step,) * 2, (reach,) * 2)
+
+
 def input_from_features(
   layers: Sequence[classifiers.Conv],
   shape: Sequence[int],
@@ -411,14 +456,7 @@ def input_from_features(
   Returns:
     `[2, 3]`, from normalised coordinates of the features to those of the image.
   """
-  first, step = 0.0, 1.0  # pixel of the first feature, and to the next
-  for layer in layers:
-    reach = (layer.kernel_size - 1) / 2
-    cut = int(reach) if layer.padding == "SAME" else 0
-    first += step * (reach - cut)
-    if layer.pool:
-      first += step * (layer.pool - 1) / 2
-      step *= 2
+  (first, _), (step, _), _ = receptive_fields(layers)
   sizes = [(shape[i], image_shape[i]) for i in (1, 0)]
   scales = [step * size / whole for size, whole in sizes]
   shifts = [

@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 import numpy as np
 
+from stnjax import alignability as audited
 from stnjax import coordinates, evaluation
 
 _WIDTH = 9.0  # inches, of a page
@@ -267,6 +268,73 @@ def learning_curves(
     axis.set_ylim(bottom=0)
   axes[0].legend(frameon=False, fontsize=9)
   return figure
+
+
+def alignability(
+  audits: Mapping[str, audited.Audit], *, kind: str = "best"
+) -> Figure:
+  """What spatial warps leave of transforms, layer by layer.
+
+  Args:
+    audits: by state of the network, such as "trained" and "untrained", of the
+      same layers and families. Residuals are those of the first.
+    kind: of residual, see `stnjax.alignability.Residuals`.
+
+  Returns:
+    The figure. A panel for each family: residuals against magnitude, a line
+    per layer with its standard deviation over the images; dotted, without any
+    warp. The last panel: the share that is undone, against depth.
+  """
+  shown = next(iter(audits.values()))
+  panels = len(shown.families) + 1
+  columns = min(3, panels)
+  rows = -(-panels // columns)
+  figure = Figure(figsize=(_WIDTH, 2.7 * rows), layout="constrained")
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  for axis, (name, family) in zip(axes, shown.families.items(), strict=False):
+    for colour, (layer, residuals) in zip(
+      itertools.cycle(_COLOURS), shown.residuals.items(), strict=False
+    ):
+      left = getattr(residuals[name], kind)
+      mean, spread = left.mean(axis=1), left.std(axis=1)
+      axis.plot(family.magnitudes, mean, ".-", color=colour, label=layer)
+      band = (mean - spread, mean + spread)
+      axis.fill_between(family.magnitudes, *band, color=colour, alpha=0.15)
+      before = residuals[name].unaligned.mean(axis=1)
+      axis.plot(family.magnitudes, before, ":", color=colour, lw=1)
+    axis.set_title(name, fontsize=10)
+    axis.set(xlabel=family.unit, ylabel="residual", xlim=(0, None))
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+  axes[0].legend(frameon=False, fontsize=8)
+  _draw_profiles(axes[panels - 1], audits, kind)
+  for axis in axes[panels:]:
+    axis.set_axis_off()
+  return figure
+
+
+def _draw_profiles(
+  axis: Axes, audits: Mapping[str, audited.Audit], kind: str
+) -> None:
+  """The share undone against depth: a colour per family, a style per state."""
+  for style, (state, audit) in zip(("-", "--", ":"), audits.items()):
+    for colour, (name, profile) in zip(
+      itertools.cycle(_COLOURS[1:]), audit.profile(kind).items(), strict=False
+    ):
+      label = name if style == "-" else None
+      axis.plot(
+        100 * profile, style, marker=".", color=colour, label=label, lw=1.4
+      )
+    if len(audits) > 1:
+      axis.plot([], style, color=_COLOURS[0], label=state)
+  axis.set_title("undone by the warp", fontsize=10)
+  axis.set(ylabel="%", xlabel="depth")
+  layers = next(iter(audits.values())).layers
+  axis.set_xticks(range(len(layers)))
+  axis.grid(alpha=0.3)
+  axis.legend(
+    frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+  )
 
 
 def _finite(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

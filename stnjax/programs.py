@@ -67,8 +67,7 @@ class Program:
     # Other processes' devices hold states that this one could not read.
     self._spread = len(seeds) > 1 and len(processes(devices)) == 1
     if self._spread:
-      count = max(n for n in range(1, len(devices) + 1) if len(seeds) % n == 0)
-      devices = devices[:count]
+      devices = devices[: spread(len(seeds), len(devices))]
     self._devices = devices
     self._parts = 1 if self._spread else len(devices)  # of a batch
     if recipe.batch_size % self._parts:
@@ -300,6 +299,11 @@ class Program:
     warped = model(prepared).warped
     mean, std = np.float32(recipe.mean), np.float32(recipe.std)
     return tuple(x * std + mean for x in (prepared, warped))
+
+
+def spread(num_seeds: int, num_devices: int) -> int:
+  """Over how many of the devices seeds are spread: as many as divide them."""
+  return max(n for n in range(1, num_devices + 1) if num_seeds % n == 0)
 
 
 def processes(devices: Sequence[jax.Device]) -> list[int]:

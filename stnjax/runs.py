@@ -553,6 +553,34 @@ def build_program(
   return program, states
 
 
+def network_of(
+  run: Run, images: np.ndarray, *, trained: bool = True
+) -> tuple[networks.SpatialTransformerNetwork, training.Recipe]:
+  """The network of a run, to be looked into.
+
+  Args:
+    run: with a checkpoint, where it is to be the trained one.
+    images: the training images, uint8.
+    trained: as the last checkpoint has it, instead of before the first step.
+
+  Returns:
+    The network, and the recipe whose `prepare` makes its images.
+
+  Raises:
+    RunError: where there is no checkpoint, or none that can be read.
+  """
+  program, states = build_program(
+    [run.settings], images, jax.local_devices()[:1]
+  )
+  state = jax.tree.map(lambda x: x[0], states)
+  if trained:
+    if not run.saved_step():
+      raise RunError(f"{run.path} has no checkpoint to read the network from")
+    state = run.restore(state)
+  recipe = program.recipe
+  return nnx.merge(recipe.graphdef, state.params, state.stats), recipe
+
+
 def _leaves(state: training.TrainState) -> dict[str, np.ndarray]:
   """The arrays of a state by their path in it: a layout that can be read."""
   return {

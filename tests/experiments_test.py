@@ -236,6 +236,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     ("train", ["--batch_size=20000"], "larger than the training set of 10000"),
     ("sweep", ["--kinds=CNN,C", "--depths=5"], "depth 5 is deeper"),
     ("sweep", ["--kinds=CNN,Q"], "--kinds='Q' is unknown; accepted"),
+    ("sweep", ["--networks=CNN CNN"], "--networks must differ, got CNN CNN"),
     ("sweep", ["--only=xyz"], "matches none of the 5 runs"),
     ("sweep", ["--only=("], "is no pattern"),
     ("sweep", ["--shard=2/2"], "--shard='2/2' must be i/n"),

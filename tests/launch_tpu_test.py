@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import sys
+import time
 
 from absl.testing import parameterized
 import pytest
@@ -63,7 +64,11 @@ PYTHON = """#!/usr/bin/env python3
 import json, os, pathlib, sys
 ran = json.dumps([os.getcwd(), *sys.argv[1:]])
 (pathlib.Path.home() / "ran").write_text(ran)
-print("trained here")
+print("trained here", flush=True)
+if "SLOW" in os.environ:
+  import signal, time
+  signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(143)))
+  time.sleep(60)
 sys.exit(int(os.environ.get("STATUS", 0)))
 """
 
@@ -159,6 +164,33 @@ def test_a_tpu_that_is_kept_is_used_again(world):
   assert [call[3] for call in calls(world)].count("create") == 1
 
 
+def test_a_spot_tpu_that_was_taken_away_is_asked_for_anew(world, monkeypatch):
+  monkeypatch.setenv("NEXT", "SUSPENDED")
+  kept = plan(["train"], delete=False, spot=True)
+  with pytest.raises(ValueError, match="could not wait"):
+    launch_tpu.launch(kept, delete=False)
+  monkeypatch.setenv("NEXT", "ACTIVE")
+  launch_tpu.launch(kept, delete=False)
+  done = [call[3] for call in calls(world) if call[3] in ("create", "delete")]
+  assert done == ["create", "delete", "create"]
+  assert ran(world)[2] == "experiments.train"
+
+
+def test_a_script_that_still_runs_is_stopped_first(world, monkeypatch):
+  monkeypatch.setenv("SLOW", "1")
+  *start, _ = plan(["train"], delete=False)
+  launch_tpu.launch(start, delete=False)
+  monkeypatch.delenv("SLOW")
+  log = world / "host0" / "stnjax.log"
+  while "trained" not in log.read_text():  # it can be stopped now
+    time.sleep(0.01)
+  install = start[3]
+  assert install.title == "install it there"
+  launch_tpu.launch([install], delete=False)
+  assert "saved" in log.read_text()
+  assert (world / "host0" / "stnjax.exit").read_text() == "143\n"
+
+
 class TypeTest(parameterized.TestCase):
   @parameterized.parameters(
     ("v5e-8", "v5litepod-8", 1),
@@ -180,6 +212,11 @@ class TypeTest(parameterized.TestCase):
 
 
 CLOUD = "--workdir=gs://bucket/runs"
+
+
+def test_a_workdir_may_be_two_words():
+  flags = ["--zone=z", "--", "sweep", "--workdir", "gs://bucket/runs"]
+  assert script(*flags).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from absl.testing import absltest, parameterized
 import numpy as np
 
 import stnjax
-from stnjax import plots, transforms
+from stnjax import alignability, plots, transforms
 
 
 class CurvesTest(absltest.TestCase):
@@ -24,6 +24,51 @@ class CurvesTest(absltest.TestCase):
     )
     # The mean over seeds, as far as all of them go.
     np.testing.assert_array_equal(lines[0]["CNN"].get_ydata(), [4, 3])
+
+
+class AlignabilityTest(absltest.TestCase):
+  def test_residuals_by_family_and_the_profile_over_depth(self):
+    rng = np.random.default_rng(0)
+    families = {
+      name: alignability.FAMILIES[name] for name in ("rotation", "shear")
+    }
+
+    def residuals(count, factor):
+      values = factor * rng.uniform(1, 2, (4, count, 3))
+      return alignability.Residuals(*values, np.ones(count))
+
+    layers = {"input": 0.1, "block 1": 0.3}
+    audits = {
+      state: alignability.Audit(
+        families,
+        {},
+        {
+          layer: {
+            name: residuals(len(family.magnitudes), factor)
+            for name, family in families.items()
+          }
+          for layer, factor in layers.items()
+        },
+      )
+      for state in ("trained", "untrained")
+    }
+    figure = plots.alignability(audits, kind="aligned")
+    rotation, shear, profile = figure.axes
+    self.assertEqual(rotation.get_title(), "rotation")
+    self.assertEqual(shear.get_xlabel(), "px/px")
+    shown = audits["trained"].residuals["block 1"]["shear"].aligned
+    lines = {line.get_label(): line for line in shear.lines}
+    x, y = lines["block 1"].get_data()
+    np.testing.assert_array_equal(x, families["shear"].magnitudes)
+    np.testing.assert_allclose(y, shown.mean(axis=1))
+    drawn = [line for line in profile.lines if len(line.get_ydata())]
+    expected = [
+      100 * profile
+      for audit in audits.values()
+      for profile in audit.profile("aligned").values()
+    ]
+    for line, values in zip(drawn, expected, strict=True):
+      np.testing.assert_allclose(line.get_ydata(), values)
 
 
 class PictureTest(absltest.TestCase):

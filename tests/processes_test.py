@@ -182,7 +182,7 @@ def test_a_sweep_is_shared_out(tmp_path):
   flags += ["--kinds=CNN,C", "--depths=0,1"]
   outs = finish_all(start_together(["tests.toy_sets", "sweep"], flags, 2, 2))
   assert "process 0 of 2 trains 2 jobs" in outs[0]
-  assert "process 1 of 2 trains 1 job on 2 devices" in outs[1]
+  assert "process 1 of 2 trains 1 job, on 2 devices each" in outs[1]
   assert "CNN" in outs[0] and "STN-C1" in outs[0] and "STN-C0" in outs[1]
   assert "report: " in outs[0] and "report: " not in outs[1]
   report = (tmp_path / "two" / "report" / "report.md").read_text()
@@ -192,6 +192,45 @@ def test_a_sweep_is_shared_out(tmp_path):
   assert_close(two, train_here(settings, tmp_path / "one"))
   split = dataclasses.replace(settings, network="STN-C0")  # on two devices
   assert scripts.metrics(tmp_path / "two", split)[1]["hardware"][0] == "2"
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_fails_its_process_alone(tmp_path):
+  settings = dataclasses.replace(TOYS, epochs=1, network="STN-C0")
+  broken = runs.Run(str(tmp_path), settings)
+  broken.start()
+  broken.fail("the loss is not finite")
+  flags = [*flags_of(settings, workdir=tmp_path, network="STN-SL1")]
+  flags += ["--networks=CNN STN-C0"]
+  both = start_together(["tests.toy_sets", "sweep"], flags, 2)
+  (code, out, err), (failed, _, message) = map(scripts.finish, both)
+  assert code == 0, err
+  assert "report: " in out
+  assert failed == 1
+  assert message.rstrip().endswith("the loss is not finite")
+  assert "another process" not in err + message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_waits_can_be_stopped(number, tmp_path):
+  settings = dataclasses.replace(TOYS, epochs=500, network="CNN")
+  flags = flags_of(settings, workdir=tmp_path, network="STN-SL1")
+  flags += ["--networks=STN-C0 CNN"]
+  done = runs.Run(
+    str(tmp_path), dataclasses.replace(settings, network="STN-C0")
+  )
+  done.start()
+  done.finish({}, {"error": 0.5, "seconds": 1.0})
+  first, other = start_together(["tests.toy_sets", "sweep"], flags, 2)
+  folder = runs.folder(str(tmp_path), settings)
+  while len(runs.read_metrics(folder)) < 3:
+    time.sleep(0.05)
+  first.send_signal(number)
+  code, _, err = scripts.finish(first, timeout=30)
+  assert code == 128 + number
+  assert "stopped while waiting for the others (the report)" in err
+  assert scripts.finish(other, timeout=60)[0] == -signal.SIGABRT
 
 
 @pytest.mark.parametrize(

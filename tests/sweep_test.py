@@ -70,37 +70,25 @@ def test_what_each_process_takes(networks, seeds, count, expected):
 
 
 @pytest.mark.parametrize(
-  "seeds, count, expected",
+  "networks, seeds, devices, splittable, expected",
   [
-    ([(0,), (0,)], 4, [(0,), (0,)]),
-    ([(0, 1)], 1, [(0, 1)]),
-    ([(5, 6, 7, 8, 9)], 4, [(5, 9), (6,), (7,), (8,)]),
-    ([(0, 1, 2), (3, 4, 5)], 3, [(0, 2), (1,), (3, 5), (4,)]),
+    (1, 1, 4, True, ["abcd"]),  # a batch
+    (1, 1, 4, False, ["a"]),
+    (1, 5, 4, True, ["abcd"]),  # of which Program takes one
+    (2, 1, 4, True, ["ab", "cd"]),
+    (3, 1, 8, True, ["ab", "cd", "ef"]),
+    (3, 1, 8, False, ["a", "b", "c"]),
+    (5, 1, 4, True, ["a", "b", "c"]),  # two rounds, as with four
+    (5, 4, 4, True, ["abcd"]),  # 5 rounds, and no device idle
+    (5, 5, 4, True, ["a", "b", "c"]),
+    (5, 8, 8, False, ["abcdefgh"]),
+    (2, 1, 1, True, ["a"]),
   ],
 )
-def test_jobs_are_split_by_seeds_where_devices_are_left(seeds, count, expected):
-  jobs = [sweep.Job(dataclasses.replace(TOY, seed=s[0]), s) for s in seeds]
-  parts = sweep.split(jobs, count)
-  assert [job.seeds for job in parts] == expected
-  assert all(job.settings.seed == job.seeds[0] for job in parts)
-
-
-@pytest.mark.parametrize(
-  "jobs, devices, batch_size, splittable, expected",
-  [
-    (5, 4, 64, True, ["a", "b", "c", "d"]),
-    (1, 4, 64, True, ["abcd"]),
-    (1, 4, 64, False, ["a"]),
-    (2, 4, 64, True, ["ab", "cd"]),
-    (3, 8, 64, True, ["ab", "cd", "ef"]),
-    (1, 6, 64, True, ["abcd"]),
-    (2, 6, 63, True, ["abc", "def"]),
-    (2, 1, 64, True, ["a"]),
-  ],
-)
-def test_lanes(jobs, devices, batch_size, splittable, expected):
-  settings = dataclasses.replace(TOY, batch_size=batch_size)
-  jobs = [sweep.Job(settings, (0,))] * jobs
+def test_lanes_take_the_least_time(
+  networks, seeds, devices, splittable, expected
+):
+  jobs = [sweep.Job(TOY, tuple(range(seeds)))] * networks
   found = sweep.lanes(jobs, "abcdefgh"[:devices], splittable)
   assert found == expected
 
@@ -113,7 +101,7 @@ JOBS = [
 
 def test_side_by_side_is_as_one_after_the_other(tmp_path, capsys):
   with toy_sets.loaded():
-    sweep.run_and_report(sweep.split(JOBS, 1), f"{tmp_path}/lanes")
+    assert not sweep.run_and_report(JOBS, f"{tmp_path}/lanes")
     out = capsys.readouterr().out
     one = [jax.devices()[:1]]
     assert not sweep.run_all(JOBS, f"{tmp_path}/one", one)
@@ -149,7 +137,28 @@ def test_a_signal_stops_all_lanes_with_their_states_saved(tmp_path):
   assert all(steps[:2]) and not steps[2]
 
 
-def test_what_fails_unforeseen_ends_the_other_lanes(tmp_path):
+def test_all_lanes_train_on_the_same_images_in_memory(tmp_path):
+  loaded, given = [], []
+
+  def load(settings, data_dir):
+    loaded.append(data_dir)
+    return object(), object()
+
+  def keep(settings, *_, load, **__):
+    given.append(load(settings))
+    return {0: {"error": 0.5, "seconds": 1.0}}
+
+  lanes = [[device] for device in jax.devices()]
+  with (
+    mock.patch.object(train, "load_data", load),
+    mock.patch.object(train, "train", keep),
+  ):
+    sweep.run_all(JOBS, str(tmp_path), lanes, "there")
+  assert loaded == ["there"]
+  assert given == [given[0]] * 3
+
+
+def test_what_fails_unforeseen_ends_the_other_lanes(tmp_path, capsys):
   begun = []
 
   def fail(settings, *_, **__):
@@ -160,6 +169,7 @@ def test_what_fails_unforeseen_ends_the_other_lanes(tmp_path):
   with mock.patch.object(train, "train", fail), pytest.raises(MemoryError):
     sweep.run_all(JOBS * 9, str(tmp_path), lanes)
   assert len(begun) <= 2
+  assert "others end their jobs" in capsys.readouterr().out
 
 
 def test_a_run_that_cannot_be_finished_leaves_the_others_alone(
