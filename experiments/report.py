@@ -131,6 +131,11 @@ def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
       raise runs.RunError(
         f"cannot read results of {folder}: {error}"
       ) from error
+    if audits := read_audits(folder):
+      results["undone"] = {
+        name: np.round(np.nan_to_num(profile), 4).tolist()
+        for name, profile in audits["trained"].profile().items()
+      }
     settings = runs.read_settings(folder)
     metrics = runs.read_metrics(folder)
     finished.append(Finished(settings, results, metrics, folder))
@@ -221,11 +226,11 @@ def _section(
   ]
   for name, caption, figure in _figures(members):
     path = output / f"{name}_{number}.png"
-    path.write_bytes(_png(figure))
+    path.write_bytes(png(figure))
     parts.append(Picture(path, caption))
   for name, audits in _audited(members):
     path = output / f"audit_{name}_{number}.png"
-    path.write_bytes(_png(plots.alignability(audits)))
+    path.write_bytes(png(plots.alignability(audits)))
     parts += [
       f"{name}: what a spatial warp of each layer's features undoes of a"
       " transform of the image, by its inverse / by the best warp found / with"
@@ -243,7 +248,7 @@ def _section(
   return Section(title, parts)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
   """A PNG in 256 colours: a third of the size, for the eye the same."""
   drawn, small = io.BytesIO(), io.BytesIO()
   figure.savefig(drawn, format="png", dpi=110)

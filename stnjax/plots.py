@@ -235,6 +235,45 @@ def error_lines(
   return figure
 
 
+def labelled_points(
+  label: str,
+  panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, str]]]],
+) -> Figure:
+  """Points with a name each, a colour per group.
+
+  Args:
+    label: of the horizontal axis.
+    panels: by label of the vertical axis, then by group: x, y and name.
+
+  Returns:
+    The figure, one panel per vertical axis.
+  """
+  figure = Figure(figsize=(_WIDTH, 3.8), layout="constrained")
+  axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+  for axis, (vertical, groups) in zip(axes, panels.items(), strict=True):
+    for colour, (name, points) in zip(
+      itertools.cycle(_COLOURS[1:]), groups.items(), strict=False
+    ):
+      if not points:
+        continue
+      x, y, names = zip(*points, strict=True)
+      axis.plot(x, y, "o:", color=colour, lw=0.8, label=name)
+      for at_x, at_y, text in points:
+        axis.annotate(
+          text,
+          (at_x, at_y),
+          (4, 3),
+          textcoords="offset points",
+          fontsize=7,
+          color=colour,
+        )
+    axis.set(xlabel=label, ylabel=vertical)
+    axis.margins(0.12)
+    axis.grid(alpha=0.3)
+  axes[0].legend(frameon=False, fontsize=7)
+  return figure
+
+
 def learning_curves(
   curves: Mapping[str, Mapping[str, Sequence[np.ndarray]]],
 ) -> Figure:
