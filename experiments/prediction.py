@@ -180,7 +180,8 @@ def write(workdir: str) -> dict[str, Correlation]:
     [
       "Undone: what the best spatial warp of the features behind block X of"
       " the plain CNN undoes of the perturbation (of all families where there"
-      " is none), in % of what interpolation allows in the image.",
+      " is none), in % of what it changes; of the input (STN-C0), what"
+      " interpolation allows.",
       report.Table(heading, rows),
       "Spearman's rank correlation with what is undone, with the 95 %"
       " confidence interval of a bootstrap over the points; -1 is a perfect"

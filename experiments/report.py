@@ -234,8 +234,8 @@ def _section(
     parts += [
       f"{name}: what a spatial warp of each layer's features undoes of a"
       " transform of the image, by its inverse / by the best warp found / with"
-      " the best mixing of channels behind, in % of what interpolation allows"
-      " in the image itself; mean over magnitudes.",
+      " the best mixing of channels behind, in % of what the transform changes;"
+      " of the input, what interpolation allows.",
       _audit_table(audits),
       Picture(
         path,

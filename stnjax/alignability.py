@@ -156,35 +156,38 @@ class Audit:
     return tuple(self.residuals)
 
   def undone(self, family: str, kind: str = "best") -> np.ndarray:
-    """The share of the difference that a warp undoes, per layer and magnitude.
+    """The share of what a transform changes that a warp undoes.
 
-    1 where it leaves no more than interpolation does in the image itself, 0
-    where it does not help: `(unaligned - kind) / (unaligned - floor)`, of
-    means over the images.
+    `1 - kind / unaligned`, of means over the images: 1 where nothing is left,
+    0 where the warp does not help. The image itself, the first layer, has what
+    interpolation allows.
 
     Args:
       family: one of `families`.
       kind: "aligned", "best" or "mixed".
 
     Returns:
-      `[L, M]`; NaN where the transform changes no more than interpolation.
+      `[L, M]`, per layer and magnitude.
     """
-    checks.option("family", family, tuple(self.families))
-    checks.option("kind", kind, ("aligned", "best", "mixed"))
-    floor = _mean(self.residuals[INPUT][family].aligned)
-    rows = []
-    for by_family in self.residuals.values():
-      before, after = (
-        _mean(getattr(by_family[family], name)) for name in ("unaligned", kind)
-      )
-      changed = before > floor
-      share = (before - after) / np.where(changed, before - floor, 1)
-      rows.append(np.where(changed, share, np.nan))
-    return np.stack(rows)
+    left, before = self._means(family, kind)
+    return 1 - left / before
 
   def profile(self, kind: str = "best") -> dict[str, np.ndarray]:
-    """`undone`, the mean over magnitudes where it is told: by family, `[L]`."""
-    return {name: _mean(self.undone(name, kind)) for name in self.families}
+    """`undone`, of means over magnitudes too: by family, `[L]`."""
+    found = {}
+    for family in self.families:
+      left, before = self._means(family, kind)
+      found[family] = 1 - left.sum(axis=1) / before.sum(axis=1)
+    return found
+
+  def _means(self, family: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """A residual and that without a warp, means over images, `[L, M]`."""
+    checks.option("family", family, tuple(self.families))
+    checks.option("kind", kind, ("aligned", "best", "mixed"))
+    return tuple(
+      np.stack([_mean(getattr(r[family], k)) for r in self.residuals.values()])
+      for k in (kind, "unaligned")
+    )
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

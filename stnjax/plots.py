@@ -346,9 +346,14 @@ def alignability(
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
   axes[0].legend(frameon=False, fontsize=8)
-  _draw_profiles(axes[panels - 1], audits, kind)
-  for axis in axes[panels:]:
+  profile = axes[panels - 1]
+  _draw_profiles(profile, audits, kind)
+  spare = axes[panels:]
+  for axis in spare:
     axis.set_axis_off()
+  where = spare[0] if len(spare) else profile
+  names = profile.get_legend_handles_labels()
+  where.legend(*names, frameon=False, fontsize=8, loc="center left")
   return figure
 
 
@@ -371,9 +376,7 @@ def _draw_profiles(
   layers = next(iter(audits.values())).layers
   axis.set_xticks(range(len(layers)))
   axis.grid(alpha=0.3)
-  axis.legend(
-    frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
-  )
+  axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
 
 
 def _finite(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

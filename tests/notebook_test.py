@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom and finds what it says it finds."""
+"""The notebooks run from top to bottom and find what they say they find."""
 
 import pathlib
 import re
@@ -8,7 +8,7 @@ import nbclient
 import nbformat
 
 ROOT = pathlib.Path(__file__).parent.parent
-TOUR = ROOT / "experiments/notebooks/warp_tour.ipynb"
+NOTEBOOKS = ROOT / "experiments" / "notebooks"
 
 
 def printed(notebook):
@@ -27,14 +27,20 @@ def prints(notebook):
   ]
 
 
+def executed(name):
+  """A notebook, run; it has outputs where the committed copy has them."""
+  notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+  committed = prints(notebook)
+  nbclient.NotebookClient(
+    notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
+  ).execute()
+  assert committed == prints(notebook)
+  return printed(notebook)
+
+
 class TourTest(absltest.TestCase):
   def test_runs_and_registers_both_images(self):
-    notebook = nbformat.read(TOUR, as_version=4)
-    committed = prints(notebook)
-    nbclient.NotebookClient(
-      notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
-    text = printed(notebook)
+    text = executed("warp_tour.ipynb")
     for family in ("affine", "projective"):
       before, after = re.search(
         family + r": corners were ([\d.]+) pixels off, now ([\d.]+)", text
@@ -46,8 +52,32 @@ class TourTest(absltest.TestCase):
     ).groups()
     self.assertLess(float(flow), 0)
     self.assertGreater(float(velocity), 0)
-    # The committed copy has an output wherever a run makes one.
-    self.assertEqual(committed, prints(notebook))
+
+
+class AlignabilityTest(absltest.TestCase):
+  def test_runs_and_finds_what_the_theorem_says(self):
+    text = executed("alignability.ipynb")
+    left = {
+      tuple(names): float(value)
+      for *names, value in re.findall(
+        r"^(input|features) +(\w+) +(\d\.\d+)$", text, re.M
+      )
+    }
+    self.assertLess(left["input", "aligned"], 1e-3)
+    self.assertGreater(left["features", "best"], 0.5)
+    self.assertLess(left["features", "mixed"], 1e-2)
+    undone = {
+      (state, family): [float(share) for share in shares.split(" %")[:-1]]
+      for state, family, shares in re.findall(
+        r"^(trained|untrained) +(\w+) (.+)$", text, re.M
+      )
+    }
+    self.assertLen(undone, 8)
+    for (_, family), shares in undone.items():
+      if family == "translation":
+        self.assertEqual(shares, [100, 100, 100])
+      else:
+        self.assertLess(max(shares[1:]), shares[0] - 5)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class AlignabilityTest(absltest.TestCase):
       for state in ("trained", "untrained")
     }
     figure = plots.alignability(audits, kind="aligned")
-    rotation, shear, profile = figure.axes
+    rotation, shear, profile = figure.axes[:3]
     self.assertEqual(rotation.get_title(), "rotation")
     self.assertEqual(shear.get_xlabel(), "px/px")
     shown = audits["trained"].residuals["block 1"]["shear"].aligned
