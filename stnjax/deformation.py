@@ -9,6 +9,7 @@ convolution.
 """
 
 from collections.abc import Sequence
+import math
 
 from flax import nnx
 import jax
@@ -53,9 +54,7 @@ def regular_points(
       f"kernel_shape {kernel_shape} is larger than the shape {shape} that it"
       " is to read without padding"
     )
-  x, y = np.broadcast_arrays(
-    columns[None, :, None, :], rows[:, None, :, None]
-  )
+  x, y = np.broadcast_arrays(columns[None, :, None, :], rows[:, None, :, None])
   return jnp.asarray(np.stack([x, y], axis=-1), jnp.float32)
 
 
@@ -109,26 +108,27 @@ def deformed_conv(
 
   Reference: Dai et al. 2017 (arXiv:1703.06211), eq. 2.
   """
-  batch, height, width, *patch = points.shape
-  *kernel_shape, channels, filters = kernel.shape
-  if (
-    features.ndim != 4
-    or patch != [*kernel_shape, 2]
-    or features.shape[::3] != (batch, channels)
+  layout = (features.ndim, points.ndim, kernel.ndim) == (4, 6, 4)
+  if not layout or (
+    points.shape[::5] != (len(features), 2)
+    or points.shape[3:5] != kernel.shape[:2]
+    or features.shape[3] != kernel.shape[2]
   ):
     raise ValueError(
       "features must be [B, H, W, C], points [B, h, w, kh, kw, 2] and kernel"
       f" [kh, kw, C, F], got shapes {features.shape}, {points.shape} and"
       f" {kernel.shape}"
     )
-  # Rows of taps as rows of an image.
-  rows = points.reshape(batch, height, -1, 2)
+  batch, height, width, *taps, _ = points.shape
+  *_, channels, filters = kernel.shape
+  size = math.prod(taps)
+  # The patches of a row of places stand side by side, as a row of an image.
+  rows = points.reshape(batch, height, width * size, 2)
   read = sampling.sample_pixels(
     features, rows, method="linear", padding="zeros"
   )
-  product = read.reshape(
-    batch * height * width, kernel[..., 0].size
-  ) @ kernel.reshape(-1, filters)
+  patches = read.reshape(batch * height * width, size * channels)
+  product = patches @ kernel.reshape(size * channels, filters)
   return product.reshape(batch, height, width, filters)
 
 

@@ -19,7 +19,6 @@ import dataclasses
 import re
 from typing import Any
 
-
 KINDS = ("CNN", "C", "DL", "SL", "UCN", "DEF")
 """Kinds of placement, in the order of reports."""
 
