@@ -50,6 +50,7 @@ setup(
       "hypothesis>=6",
       "ipykernel>=6",
       "nbclient>=0.10",
+      "onnx>=1.18",
       "opencv-python-headless>=4.9",
       "pytest>=8",
       "pytest-xdist>=3",

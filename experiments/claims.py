@@ -202,8 +202,13 @@ def _input_aligns(group: Group) -> Iterator[Comparison]:
 
 
 def _features_do_not_align(group: Group) -> Iterator[Comparison]:
+  yield from _align_less(group, "C")
+
+
+def _align_less(group: Group, kind: str) -> Iterator[Comparison]:
+  """That networks that warp features leave more than one on the input."""
   if group.settings.perturbation in ("rotation", "scale"):
-    plain, deep = group.single("C").get(0), group.single("C")
+    plain, deep = group.single("C").get(0), group.single(kind)
     for depth, name in sorted(deep.items()):
       if depth and plain:
         yield group.lower(group.left, "share left", plain, name)
@@ -265,10 +270,12 @@ def _iterations_replace_nothing(group: Group) -> Iterator[Comparison]:
         yield group.lower(group.error, "error", deep, name)
 
 
-def _any_family(group: Group) -> Iterator[Comparison]:
-  """What claim 2 tests, for families that are not the perturbation's own."""
+def _any_warp(group: Group) -> Iterator[Comparison]:
+  """What claim 2 tests, for other families and for deformed convolutions."""
   if group.settings.family != group.settings.perturbation:
     yield from _features_do_not_align(group)
+  for kind in ("UCN", "DEF"):
+    yield from _align_less(group, kind)
 
 
 CLAIMS = (
@@ -325,9 +332,10 @@ CLAIMS = (
   ),
   Claim(
     "What fails is warping features as such, whatever the warp.",
-    "With transforms of other families, too, feature maps leave more of a"
-    " rotation or scaling than the input does.",
-    _any_family,
+    "With transforms of other families, too, and where a convolution reads"
+    " features deformed (STN-UCN, DEF), feature maps leave more of a rotation"
+    " or scaling than the input does.",
+    _any_warp,
   ),
 )
 

@@ -189,9 +189,9 @@ def groups(
 
 
 def order(network: str) -> tuple[int, tuple[int, ...]]:
-  """A key to sort networks by: CNN first, then C, DL, SL, each by depths."""
+  """A key to sort networks by: kind, CNN first, then depths."""
   placement = placements.parse(network)
-  return ("CNN", "C", "DL", "SL").index(placement.kind), placement.depths
+  return placements.KINDS.index(placement.kind), placement.depths
 
 
 _ALIGNMENT = (
@@ -472,7 +472,8 @@ def _figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
       " row per perturbation of the same image, or per image where nothing is"
       " perturbed. For a network that warps"
       " features (STN-C1, ...), what its transform would have made of the"
-      f" input. Seed {seed}.",
+      " input; for STN-UCN and DEF, the mean of the transforms of all places."
+      f" Seed {seed}.",
       plots.before_and_after(before, after),
     )
   shared_axes = [axis for axis in _all_axes(members) if stns]
@@ -530,19 +531,21 @@ def _error_figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
     elif len(set(placement.depths)) == 1:
       added = len(group[0].settings.more_iterations)
       depth, times = placement.depths[0], len(placement.depths) + added
-      family = f"STN-{placement.kind}"
+      family = placements.prefix(placement.kind)
       iterations.setdefault(f"{family}{depth}", {})[times] = errors
       if times == 1:
-        # At depth 0 the three kinds are one network.
-        kinds = ("C", "DL", "SL") if depth == 0 else (placement.kind,)
+        # At depth 0 three kinds are one network.
+        one = depth == 0 and not placement.deforms
+        kinds = ("C", "DL", "SL") if one else (placement.kind,)
         for kind in kinds:
-          depths.setdefault(f"STN-{kind}", {})[depth] = errors
+          depths.setdefault(placements.prefix(kind), {})[depth] = errors
   depths = {name: line for name, line in depths.items() if len(line) > 1}
   if depths:
     yield (
       "depth",
-      "Error against the depth of the placement; depth 0 is STN-C0 for all"
-      " three. Mean and standard deviation over the seeds, which are dots.",
+      "Error against the depth of the placement; depth 0 is STN-C0 for STN-C,"
+      " STN-DL and STN-SL. Mean and standard deviation over the seeds, which"
+      " are dots.",
       plots.error_lines("depth", depths, baseline),
     )
   several = {name: line for name, line in iterations.items() if len(line) > 1}

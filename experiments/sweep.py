@@ -27,9 +27,9 @@ from absl import flags
 import jax
 
 from experiments import cli, processes, report, train
-from stnjax import networks, programs, runs
+from stnjax import networks, placements, programs, runs
 
-KINDS = ("CNN", "C", "DL", "SL")
+KINDS = ("CNN", "C", "DL", "SL")  # unless others are asked for
 
 
 def sweep_networks(kinds: Sequence[str], depths: Sequence[int]) -> list[str]:
@@ -42,12 +42,16 @@ def sweep_networks(kinds: Sequence[str], depths: Sequence[int]) -> list[str]:
   """
   names = []
   for kind in kinds:
-    if kind not in KINDS:
-      raise ValueError(f"--kinds={kind!r} is unknown; accepted: {KINDS}")
+    if kind not in placements.KINDS:
+      raise ValueError(
+        f"--kinds={kind!r} is unknown; accepted: {placements.KINDS}"
+      )
     if kind == "CNN":
       names.append("CNN")
-    else:
-      names += [f"STN-{kind}{d}" if d else "STN-C0" for d in depths]
+      continue
+    for depth in depths:
+      same = depth == 0 and kind in ("DL", "SL")
+      names.append(f"{placements.prefix('C' if same else kind)}{depth}")
   return list(dict.fromkeys(names))
 
 
@@ -413,7 +417,7 @@ if __name__ == "__main__":
     "Names of networks, separated by spaces, instead of kinds x depths.",
   )
   _KINDS = flags.DEFINE_list(
-    "kinds", list(KINDS), "Kinds of placement: CNN, C, DL, SL."
+    "kinds", list(KINDS), "Kinds of placement: CNN, C, DL, SL, UCN, DEF."
   )
   _DEPTHS = flags.DEFINE_list("depths", ["0", "1"], "Depths of placement.")
   _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; each is a run.")

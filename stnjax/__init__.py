@@ -9,8 +9,8 @@ Arrays in, arrays out:
 
 Networks and experiments, each imported by name (`from stnjax import
 networks`), in the order in which data passes through them:
-  `datasets`, `perturbations`, `classifiers`, `localisation`, `networks`,
-  `training`, `evaluation`, `runs`, `plots`.
+  `datasets`, `perturbations`, `classifiers`, `localisation`, `deformation`,
+  `networks`, `training`, `evaluation`, `runs`, `plots`.
 """
 
 from stnjax import coordinates as coordinates

@@ -3,10 +3,11 @@
 A network is a list of blocks, dense layers and a head, and a placement that
 says where the localisation net looks and what is warped, see
 `stnjax.placements`. Poses accumulate, theta <- theta @ theta_i, and the
-original is resampled each time, so that blur does not add up.
+original is resampled each time, so that blur does not add up. Where a
+convolution is deformed instead, nothing is resampled but what it reads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import itertools
@@ -24,6 +25,7 @@ from stnjax import (
   classifiers,
   convolution,
   datasets,
+  deformation,
   grids,
   perturbations,
   placements,
@@ -45,7 +47,9 @@ class Output(NamedTuple):
   pose: jax.Array
   """The whole transform, in the same shape and in the normalised coordinates of
   the input: the identity for a CNN; for features, that which moves the input as
-  they were moved, the product over depths where there are several."""
+  they were moved, the product over depths where there are several; for a
+  deformed convolution the mean over places, see `deformation.mean_transform`,
+  in `thetas` as well."""
   warped: jax.Array
   """`[B, h, w, C]`, the input resampled at `pose`: what the blocks see (before
   a batch norm), but for a network that warps features, where it shows what its
@@ -103,9 +107,19 @@ class Block(nnx.Module):
     if layer.batch_norm:
       self.norm = nnx.BatchNorm(layer.filters, rngs=rngs)
 
-  def __call__(self, x: jax.Array, how: _Pass | None = None) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    how: _Pass | None = None,
+    points: jax.Array | None = None,
+  ) -> jax.Array:
+    """Passes `[B, H, W, C]` on; the convolution is deformed if given points."""
     how = how or _Pass(False, None)
-    x = self.conv(x)
+    if points is None:
+      x = self.conv(x)
+    else:
+      x = deformation.deformed_conv(x, points, self.conv.kernel[...])
+      x = x + self.conv.bias[...]
     if self.layer.batch_norm:
       x = self.norm(x, use_running_average=not how.train)
     if self.layer.pool:
@@ -161,9 +175,10 @@ class SpatialTransformerNetwork(nnx.Module):
       localisation: size of the localisation net, of those that the classifier
         has.
       padding: of the transformer, one of `stnjax.sampling.UNFILLED`; the
-        classifier's by default.
+        classifier's by default. What a deformed convolution reads outside is
+        0, as for any convolution.
       batch_norm: whether a batch norm without parameters follows each
-        transformer.
+        transformer; that of a deformed convolution is on what it reads.
       theta_gradient: multiplies the gradient at theta, and with it that of all
         layers that theta depends on, shared ones too.
       rngs: keys for the initial values.
@@ -184,10 +199,11 @@ class SpatialTransformerNetwork(nnx.Module):
     self.answer = (heads, num_classes) if heads > 1 else (num_classes,)
     self.blocks = nnx.List(_blocks(image_shape[-1], classifier, rngs))
     depths = sorted(set(placement.depths))
-    if depths and depths[-1] > len(self.blocks):
+    deepest = len(self.blocks) - placement.deforms
+    if depths and depths[-1] > deepest:
       raise ValueError(
         f"network: placement depth {depths[-1]} is deeper than the classifier;"
-        f" accepted: 0 to {len(self.blocks)}"
+        f" accepted: 0 to {deepest}"
       )
     shapes = _shapes(self.blocks, image_shape)
     sizes = [math.prod(self._last_shape(shapes)), *classifier.dense]
@@ -211,17 +227,30 @@ class SpatialTransformerNetwork(nnx.Module):
       if placement.kind == "DL":
         own = _blocks(image_shape[-1], classifier, rngs)
         self.copies[str(depth)] = nnx.List(own[:depth])
-      self.localisers[str(depth)] = LocalisationNet(
+      net = functools.partial(
+        LocalisationNet,
         shapes[depth],
         sized_for(
           classifier.localisation[localisation], shapes[depth], image_shape
         ),
         family=family,
         slope=classifier.slope,
-        rngs=rngs,
       )
+      if placement.deforms:
+        self.localisers[str(depth)] = deformation.PointPredictor(
+          placement.kind,
+          shapes[depth][-1],
+          classifier.convs[depth],
+          family=family,
+          parameters=_num_parameters(net),
+          slope=classifier.slope,
+          rngs=rngs,
+        )
+      else:
+        self.localisers[str(depth)] = net(rngs=rngs)
       if batch_norm:
-        warped = shapes[depth] if placement.kind == "C" else image_shape
+        of_input = placement.kind in ("DL", "SL")
+        warped = image_shape if of_input else shapes[depth]
         self.norms[str(depth)] = nnx.BatchNorm(
           warped[-1], use_bias=False, use_scale=False, rngs=rngs
         )
@@ -250,6 +279,8 @@ class SpatialTransformerNetwork(nnx.Module):
     how = _Pass(train, keys)
     if self.placement.kind == "C":
       x, thetas, pose = self._warp_features(images, how)
+    elif self.placement.deforms:
+      x, thetas, pose = self._deform(images, how)
     else:
       x, thetas, pose = self._warp_input(images, how)
     x = lax.collapse(x, 1)
@@ -267,19 +298,30 @@ class SpatialTransformerNetwork(nnx.Module):
   def features(self, images: jax.Array) -> dict[str, jax.Array]:
     """What each block makes of images that no transformer touches.
 
+    A deformed convolution is one, and not left out.
+
     Args:
       images: `[B, H, W, C]`, normalised, of any size.
 
     Returns:
       By block, "block 1" and so on, `[B, h, w, F]`.
     """
-    found = {}
-    for place, block in enumerate(self.blocks, 1):
-      images = found[f"block {place}"] = block(images)
+    found, x, how = {}, images, _Pass(False, None)
+    deformed = self.placement.depths if self.placement.deforms else ()
+    for depth, block in enumerate(self.blocks):
+      if depth in deformed:
+        points = self._predict(depth, x)
+        x = block(self._normalise(depth, x, how), how, points)
+      else:
+        x = block(x, how)
+      found[f"block {depth + 1}"] = x
     return found
 
   def geometry(self) -> dict[str, alignability.Geometry]:
-    """Where the `features` of each block lie in the image."""
+    """Where the `features` of each block lie in the image.
+
+    What a deformed convolution reads elsewhere is not in it.
+    """
     layers = [block.layer for block in self.blocks]
     return {
       f"block {depth}": receptive_fields(layers[:depth])
@@ -318,13 +360,32 @@ class SpatialTransformerNetwork(nnx.Module):
       pose = seen if pose is None else transforms.compose(pose, seen)
     return _through(self.blocks[done:], x, how), thetas, pose
 
+  def _deform(self, images, how):
+    """UCN, DEF: a convolution reads its features elsewhere at each place."""
+    (depth,) = self.placement.depths
+    features = _through(self.blocks[:depth], images, how)
+    points = self._predict(depth, features)
+    read = self._normalise(depth, features, how)
+    x = self.blocks[depth](read, how, points)
+    regular = self.localisers[str(depth)].regular(features.shape[1:3])
+    theta, pose = (
+      deformation.mean_transform(points, regular, seen.shape[1:3])
+      for seen in (features, images)
+    )
+    return _through(self.blocks[depth + 1 :], x, how), [theta], pose
+
   def _localise(self, depth, features, theta):
     """The pose so far, times what the localisation net sees left to do."""
-    step = self.localisers[str(depth)](features)
-    if self.theta_gradient != 1:
-      fixed = lax.stop_gradient(step)
-      step = fixed + self.theta_gradient * (step - fixed)
+    step = self._predict(depth, features)
     return step if theta is None else transforms.compose(theta, step)
+
+  def _predict(self, depth, features):
+    """What the localiser of a depth returns, its gradient scaled."""
+    predicted = self.localisers[str(depth)](features)
+    if self.theta_gradient == 1:
+      return predicted
+    fixed = lax.stop_gradient(predicted)
+    return fixed + self.theta_gradient * (predicted - fixed)
 
   def _transform(self, depth, original, theta, how, last):
     features = self.placement.kind == "C" and depth > 0
@@ -334,14 +395,18 @@ class SpatialTransformerNetwork(nnx.Module):
       warped = _warp_small(original, theta, shape)
     else:
       warped = warp(original, theta, output_shape=shape, padding=self.padding)
-    if str(depth) in self.norms:
-      norm = self.norms[str(depth)]
-      warped = norm(warped, use_running_average=not how.train)
-    return warped
+    return self._normalise(depth, warped, how)
+
+  def _normalise(self, depth, warped, how):
+    if str(depth) not in self.norms:
+      return warped
+    norm = self.norms[str(depth)]
+    return norm(warped, use_running_average=not how.train)
 
   def _last_shape(self, shapes):
     """Shape of one image behind all blocks, whatever the transformer halves."""
-    if not self.halve or not self.placement.depths:
+    resamples = self.placement.depths and not self.placement.deforms
+    if not self.halve or not resamples:
       return shapes[-1]
     depth = self.placement.depths[-1] if self.placement.kind == "C" else 0
     height_and_width = _halved(shapes[depth][:2])
@@ -364,7 +429,8 @@ def create(
   """Makes a network of the paper by its name.
 
   Args:
-    name: such as "CNN", "STN-C1" or "STN-SL1x2"; see `stnjax.placements`.
+    name: such as "CNN", "STN-C1", "STN-SL1x2" or "DEF1"; see
+      `stnjax.placements`.
     dataset: one of `stnjax.datasets.SETS`: decides the classifier.
     perturbation: one of `stnjax.perturbations.PERTURBATIONS`: decides the size
       of the image, and MNIST's localisation nets.
@@ -435,6 +501,12 @@ def receptive_fields(
       reach += step * half
       step *= 2
   return alignability.Geometry((first,) * 2, (step,) * 2, (reach,) * 2)
+
+
+def _num_parameters(make: Callable[..., nnx.Module]) -> int:
+  """How many parameters a module would have, without making it."""
+  params = nnx.state(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param)
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def input_from_features(

@@ -6,9 +6,12 @@
   STN-CX    the features after block X           those features
   STN-DLX   its own copy of blocks 1..X          the input
   STN-SLX   the classifier's own blocks 1..X     the input
+  STN-UCNX  the features after block X           of those features, what block
+            (X = 0: the input)                   X+1 reads at each place
+  DEFX      the same                             the same, tap by tap
 
 "STN-SL0,1" has several entries, run in order; "STN-SL1x2" repeats one, with one
-localisation net.
+localisation net. STN-UCN and DEF have one entry, see `stnjax.deformation`.
 """
 
 from collections.abc import Sequence
@@ -16,14 +19,18 @@ import dataclasses
 import re
 from typing import Any
 
+KINDS = ("CNN", "C", "DL", "SL", "UCN", "DEF")
+"""Kinds of placement, in the order of reports."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
   """Where the spatial transformer goes.
 
   Attributes:
-    kind: "CNN", "C" (warps features), "DL" (own copy of the layers) or "SL"
-      (shared layers).
+    kind: "CNN", "C" (warps features), "DL" (own copy of the layers), "SL"
+      (shared layers), "UCN" (warps the patches that a convolution reads) or
+      "DEF" (moves each of its taps).
     depths: how many blocks the localisation net looks through, one entry per
       run of the transformer, in order.
   """
@@ -34,7 +41,14 @@ class Placement:
   @property
   def warps_input(self) -> bool:
     """Whether the input is what is warped, and not features."""
-    return bool(self.depths) and (self.kind != "C" or not any(self.depths))
+    if self.kind == "C":
+      return not any(self.depths)
+    return self.kind in ("DL", "SL")
+
+  @property
+  def deforms(self) -> bool:
+    """Whether a convolution reads at other places, and nothing is resampled."""
+    return self.kind in ("UCN", "DEF")
 
   def iterated(self, more: int) -> "Placement":
     """The same with the last entry repeated `more` times."""
@@ -46,12 +60,17 @@ class Placement:
     return 0 if self.kind == "DL" else max(self.depths, default=0)
 
 
+def prefix(kind: str) -> str:
+  """The name of a network without its depths: "CNN", "STN-C", "DEF", ..."""
+  return kind if kind in ("CNN", "DEF") else f"STN-{kind}"
+
+
 def parse(name: str) -> Placement:
   """Reads the name of a network.
 
   Args:
-    name: "CNN", or "STN-" with "C", "DL" or "SL" and depths, such as
-      "STN-C1", "STN-SL0,1" or "STN-DL1x2".
+    name: "CNN"; "STN-" with "C", "DL" or "SL" and depths, such as "STN-C1",
+      "STN-SL0,1" or "STN-DL1x2"; "STN-UCN" or "DEF" with one depth.
 
   Returns:
     The placement; repeats are written out: "STN-SL1x2" has depths (1, 1).
@@ -61,13 +80,17 @@ def parse(name: str) -> Placement:
   """
   if name == "CNN":
     return Placement("CNN", ())
+  deformed = re.fullmatch(r"(STN-UCN|DEF)(\d+)", name)
+  if deformed:
+    return Placement(deformed[1].removeprefix("STN-"), (int(deformed[2]),))
   match = re.fullmatch(
     r"STN-(C|DL|SL)(\d+(?:x[1-9]\d*)?(?:,\d+(?:x[1-9]\d*)?)*)", name
   )
   if not match:
     raise ValueError(
-      f"network={name!r} is unknown; accepted: CNN, or STN-C, STN-DL, STN-SL"
-      " followed by depths, such as STN-C1, STN-SL0,1 or STN-SL1x2"
+      f"network={name!r} is unknown; accepted: CNN; STN-C, STN-DL or STN-SL"
+      " followed by depths, such as STN-C1, STN-SL0,1 or STN-SL1x2; STN-UCN or"
+      " DEF followed by one depth, such as DEF1"
     )
   depths: list[int] = []
   for entry in match[2].split(","):

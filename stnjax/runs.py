@@ -169,8 +169,12 @@ class Settings:
     if self.seed < 0:
       raise ValueError(f"seed must not be negative, got {self.seed}")
     placement = placements.parse(self.network)
-    if self.more_iterations and not placement.depths:
-      raise ValueError("more_iterations: a CNN has no transformer to repeat")
+    once = not placement.depths or placement.deforms
+    if self.more_iterations and once:
+      raise ValueError(
+        f"more_iterations: a {placement.kind} has no transformer to repeat;"
+        " accepted: STN-C, STN-DL and STN-SL"
+      )
     if self.more_iterations and self.more_iterations[-1] >= self.epochs:
       raise ValueError(
         f"more_iterations must be less than epochs={self.epochs}, got"

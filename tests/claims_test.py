@@ -151,6 +151,21 @@ class VerdictTest(parameterized.TestCase):
     self.assertEqual(find(judged, "Translations").verdict, claims.HOLDS)
     self.assertEmpty(find(judged, "orientation or scale").comparisons)
 
+  def test_deformed_convolutions_are_features_that_do_not_align(self):
+    left = {
+      "STN-C0": [0.1, 0.12, 0.11],
+      "STN-UCN1": [0.9, 0.91, 0.92],
+      "DEF1": [0.9, 0.91, 0.92],
+      "DEF0": [0.9, 0.91, 0.92],  # no features
+    }
+    judged = judge({name: [5.0] * 3 for name in left}, left)
+    item = find(judged, "as such")
+    self.assertEqual(item.verdict, claims.HOLDS)
+    self.assertLen(item.comparisons, 2)
+    self.assertLen(find(judged, "one common pose").comparisons, 1)
+    for words in ("orientation or scale", "err more", "Iterations help"):
+      self.assertEmpty(find(judged, words).comparisons)
+
   def test_runs_that_differ_in_more_are_not_compared(self):
     made = [finished("STN-C0", s, e) for s, e in enumerate(LOW)]
     made += [finished("STN-C1", s, e, epochs=7) for s, e in enumerate(HIGH)]

@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -237,6 +238,12 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     ("sweep", ["--kinds=CNN,C", "--depths=5"], "depth 5 is deeper"),
     ("sweep", ["--kinds=CNN,Q"], "--kinds='Q' is unknown; accepted"),
     ("sweep", ["--networks=CNN CNN"], "--networks must differ, got CNN CNN"),
+    ("sweep", ["--kinds=DEF", "--depths=2"], "depth 2 .*accepted: 0 to 1"),
+    (
+      "train",
+      ["--network=STN-UCN1", "--more_iterations=1"],
+      "more_iterations: a UCN has no transformer to repeat",
+    ),
     ("sweep", ["--only=xyz"], "matches none of the 5 runs"),
     ("sweep", ["--only=("], "is no pattern"),
     ("sweep", ["--shard=2/2"], "--shard='2/2' must be i/n"),
@@ -486,6 +493,26 @@ def test_results_are_what_the_kept_predictions_say(uninterrupted):
   assert found["none"] == pytest.approx(51.96, abs=2)
   last = lines[-1]["alignment"]["rotation"]
   assert last == pytest.approx(found["std"], rel=0.2)
+
+
+def test_networks_are_ordered_and_their_families_named():
+  names = ("CNN", "STN-C0", "STN-C1", "STN-SL1", "STN-UCN0", "STN-UCN1",
+           "DEF0", "DEF1")  # fmt: skip
+  assert sorted(reversed(names), key=report.order) == [*names]
+  members = {
+    name: [report.Finished(runs.Settings(name), {"error": i / 4}, [], None)]
+    for i, name in enumerate(names)
+  }
+  with mock.patch.object(report.plots, "error_lines") as draw:
+    assert [figure[0] for figure in report._error_figures(members)] == ["depth"]
+  (label, lines, baseline), _ = draw.call_args
+  assert (label, baseline) == ("depth", [0.0])
+  assert lines == {
+    "STN-C": {0: [25.0], 1: [50.0]},
+    "STN-SL": {0: [25.0], 1: [75.0]},
+    "STN-UCN": {0: [100.0], 1: [125.0]},
+    "DEF": {0: [150.0], 1: [175.0]},
+  }
 
 
 def test_spread():

@@ -30,6 +30,12 @@ LOCALISATION = {
   ("STN-C0", 0.25): 27_430,  # 32 wide on 784 pixels
   ("STN-C1", 0.25): 27_414,  # 16 wide on 10 x 10 x 16 features
   ("STN-C2", 0.25): 27_476,  # 270 wide on 2 x 2 x 16
+  # f filters of 9 x 9, or of 7 x 7 x 16, one bias each; then f + 1 per output:
+  # 6 of a theta, or two per tap.
+  ("STN-UCN0", 0.25): 82 * 312 + 313 * 6,
+  ("STN-UCN1", 0.25): 785 * 35 + 36 * 6,
+  ("DEF0", 0.25): 82 * 112 + 113 * 162,
+  ("DEF1", 0.25): 785 * 31 + 32 * 98,
   ("STN-DL1", 0.25): 27_414 + 1_312,
   ("STN-SL1", 0.25): 27_414,
   ("STN-SL1x3", 0.25): 27_414,
@@ -39,6 +45,8 @@ LOCALISATION = {
   ("STN-C1", 1.0): 104_214,  # not below 16 wide, on 10 x 10 x 64
   ("STN-DL1", 1.0): 104_214 + 5_248,
   ("STN-SL1", 1.0): 104_214,
+  ("STN-UCN1", 1.0): 3_137 * 33 + 34 * 6,
+  ("DEF1", 1.0): 3_137 * 32 + 33 * 98,
 }
 
 # The other data sets at the paper's width, by hand as well. The comments tell
@@ -149,6 +157,10 @@ ALL = (
   "STN-SL0,1,2",
   "STN-SL1x2",
   "STN-DL0,1x2",
+  "STN-UCN0",
+  "STN-UCN1",
+  "DEF0",
+  "DEF1",
 )
 
 
@@ -161,6 +173,8 @@ class NameTest(parameterized.TestCase):
     ("STN-SL1x2", "SL", (1, 1)),
     ("STN-C0x2,1x3", "C", (0, 0, 1, 1, 1)),
     ("STN-DL3,1", "DL", (3, 1)),
+    ("STN-UCN1", "UCN", (1,)),
+    ("DEF12", "DEF", (12,)),
   )
   def test_names(self, name, kind, depths):
     self.assertEqual(placements.parse(name), placements.Placement(kind, depths))
@@ -178,10 +192,34 @@ class NameTest(parameterized.TestCase):
     "STN-C1,0",
     "STN-C1 ",
     "CNN1",
+    "UCN1",
+    "STN-UCN",
+    "STN-UCN0,1",
+    "STN-UCN1x2",
+    "DEF",
+    "STN-DEF1",
+    "DEF1x2",
+    "DEF-1",
   )
   def test_other_names_are_refused(self, name):
     with self.assertRaisesRegex(ValueError, "network="):
       placements.parse(name)
+
+  @parameterized.parameters(
+    ("CNN", False, False, 0),
+    ("STN-C0", True, False, 0),
+    ("STN-C0,1", False, False, 1),
+    ("STN-DL2", True, False, 0),
+    ("STN-SL0,1", True, False, 1),
+    ("STN-UCN0", False, True, 0),
+    ("DEF1", False, True, 1),
+  )
+  def test_what_a_name_means(self, name, warps_input, deforms, through):
+    placement = placements.parse(name)
+    self.assertEqual(placement.warps_input, warps_input)
+    self.assertEqual(placement.deforms, deforms)
+    self.assertEqual(placement.looks_through, through)
+    self.assertStartsWith(name, placements.prefix(placement.kind))
 
   @parameterized.parameters("STN-C3", "STN-DL3", "STN-SL0,7")
   def test_depth_beyond_the_blocks_is_refused(self, name):
@@ -818,6 +856,8 @@ class PartTest(parameterized.TestCase):
     ("STN-SL2", "before", "before"),
     ("STN-SL0,1", "before", "rest"),
     ("STN-DL2", "rest", "rest"),
+    ("STN-UCN1", "before", "rest"),
+    ("DEF0", "rest", "rest"),
   )
   def test_parts(self, name, first, second):
     network = nnx.eval_shape(functools.partial(create, name))

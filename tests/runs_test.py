@@ -223,6 +223,14 @@ class SettingsTest(parameterized.TestCase):
       {"network": "CNN", "more_iterations": (3,)},
       "more_iterations: a CNN has no transformer",
     ),
+    (
+      {"network": "DEF1", "more_iterations": (3,)},
+      "more_iterations: a DEF has no transformer.*accepted: STN-C",
+    ),
+    (
+      {"network": "STN-UCN1", "more_iterations": (3,)},
+      "more_iterations: a UCN",
+    ),
     ({"seed": -1}, "seed must not be negative"),
   )
   def test_values_are_checked_by_name(self, values, message):

@@ -21,6 +21,9 @@ def test_sweep_lists_networks_by_depth():
     "STN-SL2",
   ]  # fmt: skip
   assert sweep.sweep_networks(["SL"], [0, 1]) == ["STN-C0", "STN-SL1"]
+  assert sweep.sweep_networks(["UCN", "DEF", "C"], [0, 1]) == [
+    "STN-UCN0", "STN-UCN1", "DEF0", "DEF1", "STN-C0", "STN-C1",
+  ]  # fmt: skip
 
 
 def test_shards_share_the_selected_runs_without_overlap():

@@ -138,6 +138,8 @@ class DeviceTest(parameterized.TestCase):
     ("sl", "STN-SL1", {}, 4),
     # Every image drops and is cluttered the same, wherever it is.
     ("dropout", "STN-SL1", {"classifier": "rich"}, 3),
+    ("ucn", "STN-UCN0", {"classifier": "rich"}, 3),
+    ("def", "DEF1", {"classifier": "rich", "batch_norm": True}, 3),
     ("clutter", "STN-C0", {"perturbation": "translation"}, 1),
   )
   def test_pmap_on_four_devices_equals_jit_on_one(self, name, options, steps):
@@ -182,6 +184,7 @@ class SeedTest(parameterized.TestCase):
     ("cnn", "CNN", {}),
     ("sl", "STN-SL1", {}),
     ("rich", "STN-SL1", {"classifier": "rich"}),
+    ("def", "DEF1", {"classifier": "rich"}),
   )
   def test_together_each_comes_out_as_alone(self, name, options):
     data, test = toy_data(64), toy_data(9, 1)
