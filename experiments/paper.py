@@ -192,6 +192,26 @@ def rotation_families() -> Preset:
 
 
 @_preset
+def feature_warps() -> Preset:
+  """Rotated MNIST and the ways to warp features: whole maps, patches, taps.
+
+  Shows claims 2 and 10, for STN-C at every depth, the convolutional spatial
+  transformer of UCN and deformable convolution, with localisation nets of
+  about the same size. The CNN is what `experiments.audit` audits.
+
+  Command: `python -m experiments.paper --preset=feature_warps`
+  Time: TIME minutes.
+  Came out: OUT
+  """
+  return Preset(
+    ("CNN", "STN-C0", "STN-C1", "STN-C2", "STN-UCN1", "DEF1"),
+    {"family": "rotation", "epochs": 12},
+    {**_MNIST, "perturbation": "rotation"},
+    _DIGITS,
+  )
+
+
+@_preset
 def translation() -> Preset:
   """MNIST shifted in a cluttered image: the warp that features allow.
 
