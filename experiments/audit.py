@@ -82,11 +82,20 @@ def audit(
       images,
       families=families(geometry, shape),
       geometry=geometry,
-      margin=math.ceil(reach + max(shape) / 2),
+      margin=margin(reach, max(shape) / 2),
       method=method,
       steps=steps,
     )
   return found
+
+
+def margin(reach: float, half: float) -> int:
+  """Pixels by which the default families take features out of the image.
+
+  An octave doubles the distance to the middle, where features see as far as
+  ever; a shear by 0.8 widens what they see.
+  """
+  return math.ceil(max(half + reach, 1.8 * reach))
 
 
 def prepare(recipe: training.Recipe, images: np.ndarray) -> jax.Array:

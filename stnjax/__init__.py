@@ -10,7 +10,7 @@ Arrays in, arrays out:
 Networks and experiments, each imported by name (`from stnjax import
 networks`), in the order in which data passes through them:
   `datasets`, `perturbations`, `classifiers`, `localisation`, `deformation`,
-  `networks`, `training`, `evaluation`, `runs`, `plots`.
+  `networks`, `training`, `evaluation`, `alignability`, `runs`, `plots`.
 """
 
 from stnjax import coordinates as coordinates

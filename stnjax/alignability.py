@@ -248,18 +248,24 @@ def audit(
       f"geometry must name the layers {sorted(set(before) - {INPUT})}, got"
       f" {sorted(set(geometry) - {INPUT})}"
     )
-  measure = jax.jit(_measure, static_argnames=("method", "steps"))
+  transform = jax.jit(transformed, static_argnames="method")
   found: dict[str, dict[str, Residuals]] = {layer: {} for layer in geometry}
   for name, family in families.items():
     by_layer: dict[str, list[Residuals]] = {layer: [] for layer in geometry}
     for magnitude in family.magnitudes:
       matrix = family.matrix(jnp.asarray(magnitude, images.dtype))
-      after = named(transformed(canvas, matrix, method))
+      after = named(transform(canvas, matrix, method=method))
       for layer, where in geometry.items():
-        pair = _pair(before[layer], after[layer], where, canvas, frame, matrix)
-        measured = jax.tree.map(
-          np.asarray, measure(pair, method=method, steps=steps)
+        measured = _measure(
+          before[layer],
+          after[layer],
+          matrix,
+          geometry=where,
+          shapes=(canvas.shape[1:3], frame),
+          method=method,
+          steps=steps,
         )
+        measured = jax.tree.map(np.asarray, measured)
         if not measured.coverage:
           raise ValueError(
             f"margin={margin}: {name} by {magnitude:g} {family.unit} leaves"
@@ -313,7 +319,7 @@ def residual(
     _checked_features("features", features(f), len(images))
     for f in (canvas, transformed(canvas, matrix, method))
   )
-  pair = _pair(before, after, geometry, canvas, frame, matrix)
+  pair = _pair(before, after, matrix, geometry, (canvas.shape[1:3], frame))
   weight, _ = _weights(pair, method)
   return _compared(_warped(pair, pair.inverse, method), pair.before, weight)
 
@@ -351,8 +357,9 @@ def probe(features: Features, images: ArrayLike) -> dict[str, Geometry]:
       small to tell.
   """
   images = _checked_images(images, least=1)[:4]
-  noise = jax.random.normal(jax.random.key(0), images.shape, images.dtype)
+  noise = np.random.default_rng(0).normal(size=images.shape)
   noise = images.mean() + _NOISE * (images.std() + 1e-3) * noise
+  noise = noise.astype(images.dtype)
   named = functools.partial(_named, features)
 
   @functools.partial(jax.jit, static_argnames="axis")
@@ -436,13 +443,21 @@ class _Pair(NamedTuple):
 def _pair(
   before: jax.Array,
   after: jax.Array,
-  geometry: Geometry,
-  canvas: jax.Array,
-  frame: Sequence[int],
   matrix: jax.Array,
+  geometry: Geometry,
+  shapes: tuple[Sequence[int], Sequence[int]],
 ) -> _Pair:
-  """Relates features of images to those of the transformed images."""
-  shape, size = before.shape[1:3], canvas.shape[1:3]
+  """Relates features of images to those of the transformed images.
+
+  Args:
+    before: of the images with their margin.
+    after: of the transformed ones.
+    matrix: of the transform.
+    geometry: of the features.
+    shapes: `(H, W)` of the images with and without their margin.
+  """
+  size, frame = shapes
+  shape = before.shape[1:3]
   kept = []
   for axis, along in ((1, 0), (0, 1)):  # rows see along y
     place = geometry.first[axis] + geometry.step[axis] * np.arange(shape[along])
@@ -454,7 +469,7 @@ def _pair(
   rows, columns = kept
   part = before[:, rows, columns]
   about_middle = _about_middle(matrix, size)
-  blank = jnp.zeros((*size, 1), canvas.dtype)
+  blank = jnp.zeros((*size, 1), before.dtype)
   _, weight = warp(blank, about_middle, return_mask=True)
   free_before = _min_over_fields(jnp.ones(size, bool), geometry, shape)
   free_after = _min_over_fields(weight >= _INSIDE, geometry, shape)
@@ -499,26 +514,36 @@ def _min_over_fields(
   return result
 
 
-def _measure(pair: _Pair, *, method: str, steps: int) -> Residuals:
-  """All residuals of one layer under one transform."""
+@functools.partial(
+  jax.jit, static_argnames=("geometry", "shapes", "method", "steps")
+)
+def _measure(
+  before: jax.Array,
+  after: jax.Array,
+  matrix: jax.Array,
+  *,
+  geometry: Geometry,
+  shapes: tuple[Sequence[int], Sequence[int]],
+  method: str,
+  steps: int,
+) -> Residuals:
+  """All residuals of one layer under one transform; arguments as `_pair`'s."""
+  pair = _pair(before, after, matrix, geometry, shapes)
   weight, readable = _weights(pair, method)
   pair = pair._replace(after=pair.after * readable[..., None])
 
   def left(theta: jax.Array) -> jax.Array:
     return _compared(_warped(pair, theta, method), pair.before, weight)
 
-  best, theta = _search(left, _starts(pair), len(pair.before), steps)
-  mixed = [
-    _mixed(_warped(pair, s, method), pair.before, weight)
-    for s in (pair.inverse, theta)
-  ]
-  return Residuals(
-    left(pair.stay),
-    left(pair.inverse),
-    best,
-    jnp.minimum(*mixed),
-    weight.mean(),
+  best, theta = _search(left, _starts(pair), len(before), steps)
+  inverse, stay = (
+    jnp.broadcast_to(transforms.to_homogeneous(m), theta.shape)
+    for m in (pair.inverse, pair.stay)
   )
+  warped = _warped(pair, jnp.stack([stay, inverse, theta]), method)
+  unaligned, aligned, _ = _compared(warped, pair.before, weight)
+  mixed = jax.vmap(_mixed, (0, None, None))(warped[1:], pair.before, weight)
+  return Residuals(unaligned, aligned, best, mixed.min(axis=0), weight.mean())
 
 
 def _weights(pair: _Pair, method: str) -> tuple[jax.Array, jax.Array]:

@@ -37,7 +37,7 @@ class ReadmeTest(absltest.TestCase):
         else:
           continue
         checked += 1
-    self.assertEqual(checked, 5)
+    self.assertEqual(checked, 7)
 
   def test_every_link_to_a_file_leads_somewhere(self):
     for target in re.findall(r"\]\((?!http)(.+?)\)", README):
