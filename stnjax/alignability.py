@@ -471,8 +471,11 @@ def _pair(
   about_middle = _about_middle(matrix, size)
   blank = jnp.zeros((*size, 1), before.dtype)
   _, weight = warp(blank, about_middle, return_mask=True)
-  free_before = _min_over_fields(jnp.ones(size, bool), geometry, shape)
-  free_after = _min_over_fields(weight >= _INSIDE, geometry, shape)
+  fields = _fields(geometry, size, shape)
+  exist = np.logical_and.outer(*((f >= 0).all(axis=1) for f in fields))
+  free = weight >= _INSIDE
+  for axis, field in enumerate(fields):
+    free = jnp.take(free, field, axis).all(axis=axis + 1)
 
   # From features in the frame to pixels, to pixels, to features.
   start = np.array([columns.start, rows.start])
@@ -485,7 +488,7 @@ def _pair(
   return _Pair(
     part,
     after,
-    (free_before[rows, columns], free_after),
+    (jnp.asarray(exist[rows, columns]), free & exist),
     relation(transforms.compose(out_of, moved, into)),
     relation(transforms.compose(out_of, into)),
   )
@@ -497,21 +500,21 @@ def _placement(first: np.ndarray, geometry: Geometry) -> jax.Array:
   return jnp.array([[step_x, 0, x], [0, step_y, y]])
 
 
-def _min_over_fields(
-  inside: jax.Array, geometry: Geometry, shape: Sequence[int]
-) -> jax.Array:
-  """Whether all that each feature sees is inside: `[H, W]` to `[h, w]`."""
-  result = inside
+def _fields(
+  geometry: Geometry, size: Sequence[int], shape: Sequence[int]
+) -> list[np.ndarray]:
+  """The rows, then the columns, that each feature sees, `[features, pixels]`.
+
+  Those of a feature that sees more than there is are -1.
+  """
+  fields = []
   for axis, along in ((1, 0), (0, 1)):
     first, step, reach = (value[axis] for value in geometry)
     low = np.ceil(first - reach + step * np.arange(shape[along]) - 1e-6)
     places = low[:, None] + np.arange(int(2 * reach + 1e-6) + 1)
-    size = result.shape[along]
-    exist = jnp.array((places >= 0) & (places < size)).all(axis=1)
-    seen = jnp.take(result, np.clip(places, 0, size - 1).astype(int), along)
-    seen = seen.all(axis=along + 1)
-    result = seen & (exist[:, None] if along == 0 else exist)
-  return result
+    exist = ((places >= 0) & (places < size[along])).all(axis=1)
+    fields.append(np.where(exist[:, None], places, -1).astype(int))
+  return fields
 
 
 @functools.partial(

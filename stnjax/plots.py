@@ -7,6 +7,7 @@ or call its `savefig`.
 from collections.abc import Mapping, Sequence
 import itertools
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -330,9 +331,11 @@ def alignability(
   rows = -(-panels // columns)
   figure = Figure(figsize=(_WIDTH, 2.7 * rows), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  deeper = colormaps["viridis"](np.linspace(0, 0.9, len(shown.layers) - 1))
+  colours = [_COLOURS[0], *deeper]  # the image, then its layers by depth
   for axis, (name, family) in zip(axes, shown.families.items(), strict=False):
     for colour, (layer, residuals) in zip(
-      itertools.cycle(_COLOURS), shown.residuals.items(), strict=False
+      colours, shown.residuals.items(), strict=True
     ):
       left = getattr(residuals[name], kind)
       mean, spread = left.mean(axis=1), left.std(axis=1)

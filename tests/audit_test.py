@@ -103,7 +103,7 @@ def test_audits_are_kept_and_reported(audits, workdir):
 
 
 def test_the_script(workdir, capsys):
-  flags = ["audit", "--images=2", "--steps=0", f"--workdir={workdir}"]
+  flags = ["audit", "--images=4", "--steps=2", f"--workdir={workdir}"]
   script = scripts.Script("tests.toy_sets", *flags, env={})
   code, out, err = scripts.finish(script)
   assert code == 0, err
