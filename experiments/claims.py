@@ -387,7 +387,13 @@ def read(workdir: str) -> tuple[list[Group], list[str]]:
   ]
   # Presets share runs, which come out the same; runs themselves come last.
   every = [*kept, *(run for finished, _ in found for run in finished)]
-  unique = {run.settings: run for run in every if not run.settings.holdout}
+  unique: dict[runs.Settings, report.Finished] = {}
+  for run in every:
+    if not run.settings.holdout:
+      before = unique.get(run.settings, run)
+      # An audit of one is an audit of all.
+      both = {**before.results, **run.results}
+      unique[run.settings] = run._replace(results=both)
   if not unique:
     raise runs.RunError(f"{root} holds no finished run")
   groups = [Group(*group) for group in report.groups([*unique.values()])]

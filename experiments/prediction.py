@@ -26,6 +26,7 @@ from stnjax import alignability, plots, runs
 
 _TITLE = "Does the audit predict?"
 _RESAMPLES = 2000
+_TIE = 0.01  # shares that are less apart are not told apart
 
 
 class Point(NamedTuple):
@@ -124,7 +125,7 @@ def correlate(
   pairs = [
     (p.undone - q.undone) * (getattr(p, quantity) - getattr(q, quantity)) < 0
     for p, q in itertools.combinations(known, 2)
-    if p.where == q.where
+    if p.where == q.where and abs(p.undone - q.undone) >= _TIE
   ]
   rho = stats.spearmanr(x, y).statistic
   return Correlation(
@@ -185,7 +186,8 @@ def write(workdir: str) -> dict[str, Correlation]:
       report.Table(heading, rows),
       "Spearman's rank correlation with what is undone, with the 95 %"
       " confidence interval of a bootstrap over the points; -1 is a perfect"
-      " prediction. Pairs are networks of one data set.",
+      " prediction. Pairs are networks of one data set of which the audit does"
+      " not say the same.",
       *(f"{labels[q]}: {found}." for q, found in correlations.items()),
       report.Picture(picture, "Each network that warps features."),
     ],

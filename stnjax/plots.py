@@ -249,7 +249,7 @@ def labelled_points(
   Returns:
     The figure, one panel per vertical axis.
   """
-  figure = Figure(figsize=(_WIDTH, 3.8), layout="constrained")
+  figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
   axes = figure.subplots(1, len(panels), squeeze=False).ravel()
   for axis, (vertical, groups) in zip(axes, panels.items(), strict=True):
     for colour, (name, points) in zip(
@@ -271,7 +271,13 @@ def labelled_points(
     axis.set(xlabel=label, ylabel=vertical)
     axis.margins(0.12)
     axis.grid(alpha=0.3)
-  axes[0].legend(frameon=False, fontsize=7)
+  figure.legend(
+    *axes[0].get_legend_handles_labels(),
+    loc="outside lower center",
+    ncols=2,
+    frameon=False,
+    fontsize=7,
+  )
   return figure
 
 
