@@ -129,7 +129,7 @@ def correlate(
   ]
   rho = stats.spearmanr(x, y).statistic
   return Correlation(
-    float(rho), float(low), float(high), len(x), sum(pairs), len(pairs)
+    float(rho), float(low), float(high), len(x), int(sum(pairs)), len(pairs)
   )
 
 

@@ -73,7 +73,7 @@ def test_points_are_networks_that_warp_features_beside_an_audited_cnn():
 
 def test_the_rank_correlation_is_that_of_scipy():
   rng = np.random.default_rng(0)
-  x = rng.uniform(size=30)
+  x = rng.permutation(30) / 30
   y = -x + 0.3 * rng.normal(size=30)
   points = [
     prediction.Point(f"{i % 3}", "STN-C1", a, b, np.nan, 1)
@@ -93,6 +93,15 @@ def test_the_rank_correlation_is_that_of_scipy():
   assert found.right == concordant
   with pytest.raises(runs.RunError, match="0 networks have a known left"):
     prediction.correlate(points, "left")
+
+
+def test_pairs_of_which_the_audit_says_the_same_are_not_ranked():
+  points = [
+    prediction.Point("", f"STN-C{i}", undone, error, np.nan, 1)
+    for i, (undone, error) in enumerate([(0.999, 0.2), (1.0, 0.5), (0.3, 0.9)])
+  ]
+  found = prediction.correlate(points, "error")
+  assert (found.right, found.pairs) == (2, 2)
 
 
 def test_the_script_reads_the_results_that_reports_left(tmp_path):
