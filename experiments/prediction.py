@@ -25,6 +25,7 @@ from experiments import claims, cli, report
 from stnjax import alignability, plots, runs
 
 _TITLE = "Does the audit predict?"
+_LEAST = 3
 _RESAMPLES = 2000
 _TIE = 0.01  # shares that are less apart are not told apart
 
@@ -96,7 +97,7 @@ def points(groups: Sequence[claims.Group]) -> Iterator[Point]:
 
 def correlate(
   found: Sequence[Point], quantity: str, seed: int = 0
-) -> Correlation:
+) -> Correlation | None:
   """Ranks a quantity of the networks against what is undone.
 
   Args:
@@ -104,17 +105,18 @@ def correlate(
     quantity: "error" or "left"; both should fall with what is undone.
     seed: of the bootstrap.
 
-  Raises:
-    RunError: for fewer than three points.
+  Returns:
+    None for fewer than three points, or points that are all alike.
   """
-  known = [p for p in found if np.isfinite(getattr(p, quantity))]
-  if len(known) < 3:
-    raise runs.RunError(
-      f"{len(known)} networks have a known {quantity} and a CNN that was"
-      " audited: too few to rank; see experiments.audit"
-    )
+  known = [
+    p
+    for p in found
+    if np.isfinite(p.undone) and np.isfinite(getattr(p, quantity))
+  ]
   x = np.array([p.undone for p in known])
   y = np.array([getattr(p, quantity) for p in known])
+  if len(known) < _LEAST or not np.ptp(x) or not np.ptp(y):
+    return None
   rng = np.random.default_rng(seed)
   resampled = []
   for _ in range(_RESAMPLES):
@@ -142,8 +144,15 @@ def write(workdir: str) -> dict[str, Correlation]:
   groups, _ = claims.read(workdir)
   found = list(points(groups))
   correlations = {
-    quantity: correlate(found, quantity) for quantity in ("error", "left")
+    quantity: correlation
+    for quantity in ("error", "left")
+    if (correlation := correlate(found, quantity))
   }
+  if not correlations:
+    raise runs.RunError(
+      f"{len(found)} networks that warp features have a CNN that was audited,"
+      f" of at least {_LEAST}; see experiments.audit"
+    )
   root = epath.Path(workdir).expanduser()
   picture = root / "prediction.png"
   labels = {

@@ -131,10 +131,10 @@ def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
       raise runs.RunError(
         f"cannot read results of {folder}: {error}"
       ) from error
-    if audits := read_audits(folder):
+    if trained := read_audits(folder).get("trained"):
       results["undone"] = {
-        name: np.round(np.nan_to_num(profile), 4).tolist()
-        for name, profile in audits["trained"].profile().items()
+        name: np.round(profile, 4).tolist()
+        for name, profile in trained.profile().items()
       }
     settings = runs.read_settings(folder)
     metrics = runs.read_metrics(folder)
@@ -320,7 +320,7 @@ def read_audits(folder: epath.Path) -> dict[str, alignability.Audit]:
       )
       for state, values in json.loads(path.read_text()).items()
     }
-  except (OSError, ValueError, TypeError, KeyError) as error:
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise runs.RunError(f"cannot read {path}: {error}") from error
 
 

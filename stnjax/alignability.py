@@ -120,14 +120,16 @@ class Residuals(NamedTuple):
   NaN for an image whose features are all zero.
 
   Attributes:
-    unaligned: without any warp, s = 1.
+    unaligned: without any warp, s = 1; over the features that count for it.
     aligned: for s = h^-1.
-    best: for the best affine s that the search found for each image, the
-      others among its starts: at most the least of them.
+    best: for the best affine s that the search found for each image, h^-1 and
+      s = 1 among its starts. Over the features that count for h^-1; what it
+      reads where a border has had a say is 0, as with a margin too small.
     mixed: after the best linear mixing of channels, fitted to other images
-      than it is applied to, behind h^-1 or the best s, whichever is better.
-    coverage: `[M]`, share of the features in the frame that no border has
-      touched; the residuals are over these.
+      than it is applied to, behind h^-1 or the best s; or without mixing,
+      where that is better.
+    coverage: `[M]`, share of the features in the frame that count for h^-1:
+      those that no border has touched.
   """
 
   unaligned: np.ndarray
@@ -220,7 +222,7 @@ def audit(
       go on, so that transformed ones lie inside. Features whose place is in
       the margin do not count.
     method: "linear" or "cubic", of every warp.
-    steps: of the search for the best warp.
+    steps: of the search for the best warp; 0 to compare its starts alone.
 
   Returns:
     The residuals, of the image itself first.
@@ -233,7 +235,6 @@ def audit(
   Reference: Jansson et al. 2020 (arXiv:2004.14716).
   """
   checks.option("method", method, METHODS)
-  checks.whole("margin", margin, 0)
   checks.whole("steps", steps, 0)
   images = _checked_images(images)
   frame = images.shape[1:3]
@@ -241,7 +242,10 @@ def audit(
   named = jax.jit(functools.partial(_named, features))
   if geometry is None:
     geometry = probe(features, canvas)
-  geometry = {INPUT: _OF_THE_IMAGE, **geometry}
+  geometry = {
+    INPUT: _OF_THE_IMAGE,
+    **{name: _checked_geometry(where) for name, where in geometry.items()},
+  }
   before = named(canvas)
   if set(before) != set(geometry):
     raise ValueError(
@@ -251,6 +255,8 @@ def audit(
   transform = jax.jit(transformed, static_argnames="method")
   found: dict[str, dict[str, Residuals]] = {layer: {} for layer in geometry}
   for name, family in families.items():
+    if not family.magnitudes:
+      raise ValueError(f"families: {name!r} has no magnitudes")
     by_layer: dict[str, list[Residuals]] = {layer: [] for layer in geometry}
     for magnitude in family.magnitudes:
       matrix = family.matrix(jnp.asarray(magnitude, images.dtype))
@@ -319,13 +325,16 @@ def residual(
     _checked_features("features", features(f), len(images))
     for f in (canvas, transformed(canvas, matrix, method))
   )
-  pair = _pair(before, after, matrix, geometry, (canvas.shape[1:3], frame))
-  weight, _ = _weights(pair, method)
+  shapes = (canvas.shape[1:3], frame)
+  geometry = _checked_geometry(geometry)
+  pair = _pair(before, after, matrix, geometry, shapes, method)
+  weight = _weight(pair, pair.inverse)
   return _compared(_warped(pair, pair.inverse, method), pair.before, weight)
 
 
 def extended(images: jax.Array, margin: int) -> jax.Array:
   """Images with a margin of pixels as at their edges, on every side."""
+  checks.whole("margin", margin, 0)
   pads = ((0, 0), (margin, margin), (margin, margin), (0, 0))
   return jnp.pad(images, pads, mode="edge")
 
@@ -421,21 +430,24 @@ def _line(seen: np.ndarray, layer: str) -> tuple[float, float, float]:
   # Features on a finer grid than the pixels have steps of a half, a quarter.
   step = float(fractions.Fraction(np.mean(slopes)).limit_denominator(8))
   low, high = (place - step * counted for counted, place in ends)
-  if step <= 0 or max(np.ptp(low), np.ptp(high)) > max(2 * step, 1):
+  if step <= 0 or max(np.ptp(low), np.ptp(high)) >= 1:
     raise ValueError(
-      f"features {layer!r} do not move with the image: from one to the next,"
-      f" what they see begins {np.diff(ends[0][1])} pixels further"
+      f"features {layer!r} do not move with the image, or answer too rarely to"
+      f" tell: a step is about {np.mean(slopes):.3g} pixels, and some see"
+      f" {max(np.ptp(low), np.ptp(high)):.3g} more than that says; give their"
+      " geometry"
     )
   first = (low.min() + high.max()) / 2
   return float(first), step, float(high.max() - first)
 
 
 class _Pair(NamedTuple):
-  """Features before and after a transform, and where each may be read."""
+  """Features before and after a transform, and what relates them."""
 
   before: jax.Array  # [B, h', w', F], those in the frame
-  after: jax.Array  # [B, h, w, F], of the whole canvas
-  free: tuple[jax.Array, jax.Array]  # [h', w'] and [h, w], of the border
+  after: jax.Array  # [B, h, w, F], of the whole canvas, 0 where not free
+  free: jax.Array  # [h', w'], which of them no border has touched
+  readable: jax.Array  # [h, w], of `after`, and all that is read with them
   inverse: jax.Array  # T_s for s = h^-1, from `before` to `after`
   stay: jax.Array  # T_s for s = 1
 
@@ -446,6 +458,7 @@ def _pair(
   matrix: jax.Array,
   geometry: Geometry,
   shapes: tuple[Sequence[int], Sequence[int]],
+  method: str,
 ) -> _Pair:
   """Relates features of images to those of the transformed images.
 
@@ -455,6 +468,7 @@ def _pair(
     matrix: of the transform.
     geometry: of the features.
     shapes: `(H, W)` of the images with and without their margin.
+    method: of the warps.
   """
   size, frame = shapes
   shape = before.shape[1:3]
@@ -468,14 +482,14 @@ def _pair(
     kept.append(slice(int(inside[0]), int(inside[-1]) + 1))
   rows, columns = kept
   part = before[:, rows, columns]
-  about_middle = _about_middle(matrix, size)
-  blank = jnp.zeros((*size, 1), before.dtype)
-  _, weight = warp(blank, about_middle, return_mask=True)
+  inside = _readable(jnp.ones(size, bool), method).astype(before.dtype)
+  inside = warp(inside[..., None], _about_middle(matrix, size))[..., 0]
   fields = _fields(geometry, size, shape)
   exist = np.logical_and.outer(*((f >= 0).all(axis=1) for f in fields))
-  free = weight >= _INSIDE
+  free = inside >= _INSIDE
   for axis, field in enumerate(fields):
     free = jnp.take(free, field, axis).all(axis=axis + 1)
+  free &= exist
 
   # From features in the frame to pixels, to pixels, to features.
   start = np.array([columns.start, rows.start])
@@ -487,8 +501,9 @@ def _pair(
   moved = transforms.invert(_pixels_about_middle(matrix, size))
   return _Pair(
     part,
-    after,
-    (jnp.asarray(exist[rows, columns]), free & exist),
+    after * free[..., None],
+    jnp.asarray(exist[rows, columns]),
+    _readable(free, method),
     relation(transforms.compose(out_of, moved, into)),
     relation(transforms.compose(out_of, into)),
   )
@@ -531,9 +546,8 @@ def _measure(
   steps: int,
 ) -> Residuals:
   """All residuals of one layer under one transform; arguments as `_pair`'s."""
-  pair = _pair(before, after, matrix, geometry, shapes)
-  weight, readable = _weights(pair, method)
-  pair = pair._replace(after=pair.after * readable[..., None])
+  pair = _pair(before, after, matrix, geometry, shapes, method)
+  weight = _weight(pair, pair.inverse)
 
   def left(theta: jax.Array) -> jax.Array:
     return _compared(_warped(pair, theta, method), pair.before, weight)
@@ -544,23 +558,32 @@ def _measure(
     for m in (pair.inverse, pair.stay)
   )
   warped = _warped(pair, jnp.stack([stay, inverse, theta]), method)
-  unaligned, aligned, _ = _compared(warped, pair.before, weight)
+  unaligned = _compared(warped[0], pair.before, _weight(pair, pair.stay))
+  aligned = _compared(warped[1], pair.before, weight)
   mixed = jax.vmap(_mixed, (0, None, None))(warped[1:], pair.before, weight)
-  return Residuals(unaligned, aligned, best, mixed.min(axis=0), weight.mean())
+  mixed = jnp.minimum(mixed.min(axis=0), best)  # unmixed is a mixing, too
+  return Residuals(unaligned, aligned, best, mixed, weight.mean())
 
 
-def _weights(pair: _Pair, method: str) -> tuple[jax.Array, jax.Array]:
-  """Which features count, `[h', w']`, and which may be read, `[h, w]`; 0, 1."""
-  here, there = pair.free
-  if method != "linear":  # reads one further on each side
-    there = lax.reduce_window(
-      there, True, lax.bitwise_and, (3, 3), (1, 1), "SAME"
-    )
-  there = there.astype(pair.before.dtype)
-  reached = warp(there[..., None], pair.inverse, output_shape=here.shape)[
-    ..., 0
-  ]
-  return (here & (reached >= _INSIDE)).astype(there.dtype), there
+def _readable(free: jax.Array, method: str) -> jax.Array:
+  """Where a warp that reads there, and linearly around, reads what is free.
+
+  Args:
+    free: `[h, w]`.
+    method: "cubic" reads one further on each side.
+  """
+  if method == "linear":
+    return free
+  return lax.reduce_window(
+    jnp.pad(free, 1), True, lax.bitwise_and, (3, 3), (1, 1), "VALID"
+  )
+
+
+def _weight(pair: _Pair, theta: jax.Array) -> jax.Array:
+  """Which features count behind a warp, `[h', w']`: 0 or 1."""
+  readable = pair.readable.astype(pair.before.dtype)[..., None]
+  reached = warp(readable, theta, output_shape=pair.free.shape)[..., 0]
+  return (pair.free & (reached >= _INSIDE)).astype(pair.before.dtype)
 
 
 def _warped(pair: _Pair, theta: jax.Array, method: str) -> jax.Array:
@@ -608,35 +631,44 @@ def _search(
   Gradient descent (Adam) from every start, on six parameters for each image.
   """
 
-  def theta(params: jax.Array) -> jax.Array:
+  def theta(start: jax.Array, params: jax.Array) -> jax.Array:
     change = transforms.to_homogeneous(transforms.matrix(params, "affine"))
-    return transforms.compose(starts[:, None], change)
-
-  def loss(params: jax.Array) -> tuple[jax.Array, jax.Array]:
-    found = left(theta(params))
-    return (found**2).sum(), found
+    return transforms.compose(start, change)
 
   schedule = optax.cosine_decay_schedule(_SEARCH_RATE, max(steps, 1))
   optimiser = optax.adam(schedule)
 
-  def step(carry: Any, _: None) -> tuple[Any, None]:
-    params, state, best, where = carry
-    (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    better = found < best
-    best = jnp.where(better, found, best)
-    where = jnp.where(better[..., None], params, where)
-    gradient = jnp.nan_to_num(gradient)
-    updates, state = optimiser.update(gradient, state)
-    return (optax.apply_updates(params, updates), state, best, where), None
+  def search(start: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss(params: jax.Array) -> tuple[jax.Array, jax.Array]:
+      found = left(theta(start, params))
+      return (found**2).sum(), found
 
-  params = jnp.zeros((len(starts), count, 6), starts.dtype)
-  worst = jnp.full(params.shape[:2], jnp.inf, starts.dtype)
-  carry = (params, optimiser.init(params), worst, params)
-  (_, _, best, where), _ = lax.scan(step, carry, length=steps + 1)
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+      params, state, best, where = carry
+      (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+      better = found < best
+      best = jnp.where(better, found, best)
+      where = jnp.where(better[:, None], params, where)
+      gradient = jnp.nan_to_num(gradient)
+      updates, state = optimiser.update(gradient, state)
+      return (optax.apply_updates(params, updates), state, best, where), None
+
+    params = jnp.zeros((count, 6), starts.dtype)
+    worst = jnp.full(count, jnp.inf, starts.dtype)
+    carry = (params, optimiser.init(params), worst, params)
+    (_, _, best, where), _ = lax.scan(step, carry, length=steps + 1)
+    return best, theta(start, where)
+
+  def only_start(start: jax.Array) -> tuple[jax.Array, jax.Array]:
+    thetas = jnp.broadcast_to(start, (count, 3, 3))
+    return left(thetas), thetas
+
+  # A start at a time: features are large.
+  best, thetas = lax.map(search if steps else only_start, starts)
   best = jnp.where(jnp.isinf(best), jnp.nan, best)  # of features all zero
   chosen = best.argmin(axis=0)
   every = jnp.arange(count)
-  return best[chosen, every], theta(where)[chosen, every]
+  return best[chosen, every], thetas[chosen, every]
 
 
 def _mixed(found: jax.Array, wanted: jax.Array, weight: jax.Array) -> jax.Array:
@@ -645,16 +677,13 @@ def _mixed(found: jax.Array, wanted: jax.Array, weight: jax.Array) -> jax.Array:
   Least squares over one half of the images, applied to the other, and the
   other way round.
   """
-  halves = []
-  for fitted, applied in ((slice(0, None, 2), slice(1, None, 2)),) * 2:
-    if halves:
-      fitted, applied = applied, fitted
+  even, odd = slice(0, None, 2), slice(1, None, 2)
+  result = jnp.zeros(len(found), found.dtype)
+  for fitted, applied in ((even, odd), (odd, even)):
     mixing = _mixing(found[fitted], wanted[fitted], weight)
-    result = found[applied] + found[applied] @ mixing
-    halves.append(_compared(result, wanted[applied], weight))
-  odd, even = halves
-  result = jnp.zeros(len(found), odd.dtype)
-  return result.at[1::2].set(odd).at[::2].set(even)
+    mixed = found[applied] + found[applied] @ mixing
+    result = result.at[applied].set(_compared(mixed, wanted[applied], weight))
+  return result
 
 
 def _mixing(
@@ -711,6 +740,20 @@ def _checked_features(name: str, value: Any, count: int) -> jax.Array:
       f"{name} must be [B, h, w, F] with B = {count}, got shape {value.shape}"
     )
   return value
+
+
+def _checked_geometry(value: Any) -> Geometry:
+  try:
+    found = Geometry(*(tuple(map(float, pair)) for pair in value))
+    fits = all(len(pair) == 2 for pair in found) and min(found.step) > 0
+  except (TypeError, ValueError):
+    fits = False
+  if not fits:
+    raise ValueError(
+      "geometry must be a Geometry of pairs (x, y) with steps above 0, for one"
+      f" layer, got {value!r}"
+    )
+  return found
 
 
 def _checked_images(images: ArrayLike, least: int = 2) -> jax.Array:

@@ -298,7 +298,7 @@ class SpatialTransformerNetwork(nnx.Module):
   def features(self, images: jax.Array) -> dict[str, jax.Array]:
     """What each block makes of images that no transformer touches.
 
-    A deformed convolution is one, and not left out.
+    Batch norms behind transformers, and deformed convolutions, are blocks' too.
 
     Args:
       images: `[B, H, W, C]`, normalised, of any size.
@@ -307,13 +307,17 @@ class SpatialTransformerNetwork(nnx.Module):
       By block, "block 1" and so on, `[B, h, w, F]`.
     """
     found, x, how = {}, images, _Pass(False, None)
-    deformed = self.placement.depths if self.placement.deforms else ()
+    depths = self.placement.depths
+    of_features = () if self.placement.warps_input else depths
+    if self.placement.warps_input:
+      x = self._normalise(depths[-1], x, how)
     for depth, block in enumerate(self.blocks):
-      if depth in deformed:
-        points = self._predict(depth, x)
-        x = block(self._normalise(depth, x, how), how, points)
-      else:
-        x = block(x, how)
+      points = None
+      if depth in of_features:
+        if self.placement.deforms:
+          points = self._predict(depth, x)
+        x = self._normalise(depth, x, how)
+      x = block(x, how, points)
       found[f"block {depth + 1}"] = x
     return found
 

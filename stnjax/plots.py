@@ -344,11 +344,11 @@ def alignability(
       colours, shown.residuals.items(), strict=True
     ):
       left = getattr(residuals[name], kind)
-      mean, spread = left.mean(axis=1), left.std(axis=1)
+      mean, spread = np.nanmean(left, axis=1), np.nanstd(left, axis=1)
       axis.plot(family.magnitudes, mean, ".-", color=colour, label=layer)
       band = (mean - spread, mean + spread)
       axis.fill_between(family.magnitudes, *band, color=colour, alpha=0.15)
-      before = residuals[name].unaligned.mean(axis=1)
+      before = np.nanmean(residuals[name].unaligned, axis=1)
       axis.plot(family.magnitudes, before, ":", color=colour, lw=1)
     axis.set_title(name, fontsize=10)
     axis.set(xlabel=family.unit, ylabel="residual", xlim=(0, None))

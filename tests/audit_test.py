@@ -71,6 +71,20 @@ def test_both_states_and_all_layers_are_audited(audits):
   assert (trained != untrained).all()
 
 
+@pytest.mark.parametrize("name", ["STN-C0", "STN-C1", "STN-SL1", "DEF1"])
+def test_features_are_those_that_the_network_passes_on(name):
+  """Where the transformer is the identity, with its batch norm."""
+  settings = dataclasses.replace(TOY, network=name, batch_norm=True)
+  network = runs.build_network(settings)
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(3, 28, 28, 1)).astype(np.float32)
+  for _ in range(3):
+    network(5 * images + 3, train=True)  # statistics of their own
+  deepest = [*network.features(images).values()][-1]
+  logits = network.head(deepest.reshape(3, -1))
+  np.testing.assert_allclose(logits, network(images).logits, rtol=1e-4)
+
+
 def test_fields_of_the_network_are_what_a_probe_finds():
   network = runs.build_network(TOY)
   images = np.random.default_rng(0).normal(size=(2, 60, 60, 1))
@@ -96,9 +110,10 @@ def test_audits_are_kept_and_reported(audits, workdir):
   profile = audits["trained"].profile("best")
   for cell, shares in zip(row.split(" | "), profile.values(), strict=True):
     assert float(cell.split(" / ")[1]) == pytest.approx(100 * shares[1], abs=1)
-  (run.path / "audit.json").write_text("{")
-  with pytest.raises(runs.RunError, match="cannot read"):
-    report.read_audits(run.path)
+  for damaged in ("{", "[]", '{"trained": 3}'):
+    (run.path / "audit.json").write_text(damaged)
+    with pytest.raises(runs.RunError, match="cannot read"):
+      report.read_audits(run.path)
   report.write_audits(run.path, audits)
 
 

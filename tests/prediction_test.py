@@ -91,8 +91,10 @@ def test_the_rank_correlation_is_that_of_scipy():
     if i % 3 == j % 3
   )
   assert found.right == concordant
-  with pytest.raises(runs.RunError, match="0 networks have a known left"):
-    prediction.correlate(points, "left")
+  assert prediction.correlate(points, "left") is None
+  assert prediction.correlate(points[:2], "error") is None
+  alike = [point._replace(undone=0.5) for point in points]
+  assert prediction.correlate(alike, "error") is None
 
 
 def test_pairs_of_which_the_audit_says_the_same_are_not_ranked():
