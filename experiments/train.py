@@ -17,7 +17,6 @@ others stop; the same commands go on.
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
-import functools
 import signal
 import time
 from typing import Any
@@ -117,8 +116,10 @@ def train(
     elif not run.failed:
       by_step.setdefault(run.saved_step(), []).append(run)
   if by_step:
-    load = load or functools.partial(load_data, data_dir=data_dir)
-    train_data, eval_data = load(settings)
+    if load:
+      train_data, eval_data = load(settings)
+    else:
+      train_data, eval_data = load_data(settings, data_dir)
   for members in by_step.values():
     with (
       jax.default_device(_first_local(devices)),

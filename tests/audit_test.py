@@ -117,6 +117,7 @@ def test_audits_are_kept_and_reported(audits, workdir):
   report.write_audits(run.path, audits)
 
 
+@pytest.mark.slow
 def test_the_script(workdir, capsys):
   flags = ["audit", "--images=4", "--steps=2", f"--workdir={workdir}"]
   script = scripts.Script("tests.toy_sets", *flags, env={})

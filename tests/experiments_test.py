@@ -19,11 +19,11 @@ from tests import scripts, toy_sets
 from tests.scripts import finish, start
 
 TOY = toy_sets.SETTINGS
-LONG = dataclasses.replace(TOY, epochs=40, eval_passes=2)  # to be stopped
+LONG = dataclasses.replace(TOY, epochs=20, eval_passes=2)  # to be stopped
 FLAGS = (
   "--network=STN-SL1",
   "--width=0.0625",
-  "--epochs=40",
+  "--epochs=20",
   "--batch_size=24",
   "--learning_rate=0.01",
   "--eval_passes=2",
@@ -59,13 +59,13 @@ def uninterrupted(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("whole")
   code, out, err = finish(start_on_toys(*FLAGS, f"--workdir={workdir}"))
   assert code == 0, err
-  assert "epoch 40/40" in out
+  assert "epoch 20/20" in out
   assert re.search(r"^STN-SL1.*: [\d,]+ parameters, [\d,]+ of them", out, re.M)
   results = runs.Run(str(workdir), LONG).results()
   assert results["seeds_together"] == 1
   assert results["peak_memory_mb"] > 100  # JAX alone is more
   assert results["seconds_per_epoch"] == pytest.approx(
-    results["seconds"] / 40, abs=0.1
+    results["seconds"] / 20, abs=0.1
   )
   return metrics(workdir)
 
@@ -95,7 +95,7 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   code, out, err = finish(start_on_toys(*flags))
   assert code == 0, err
   assert re.search(r"resumed after step \d+$", out, re.M)
-  assert "epoch 1/40" not in out
+  assert "epoch 1/20" not in out
   assert_same(metrics(tmp_path), uninterrupted)
 
 
@@ -165,7 +165,7 @@ def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
   assert trained == [[6]]  # the others are done
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("epoch", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("toys")
 def test_a_network_that_grows_resumes_before_and_after(
   epoch, tmp_path, monkeypatch
@@ -273,6 +273,7 @@ def test_batch_that_devices_do_not_divide(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   train_once = dataclasses.replace(LONG, epochs=1)
@@ -291,6 +292,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   assert (folder / "metrics.jsonl").read_text() == kept
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
   def stop_after_two(seeds, lines):

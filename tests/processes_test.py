@@ -176,6 +176,7 @@ def test_one_that_is_lost_ends_the_other_and_both_go_on(
   )
 
 
+@pytest.mark.slow
 def test_a_sweep_is_shared_out(tmp_path):
   settings = dataclasses.replace(TOYS, epochs=1, network="CNN")
   flags = flags_of(settings, network="STN-SL1", workdir=tmp_path / "two")
