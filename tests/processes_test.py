@@ -89,7 +89,7 @@ def assert_close(found, expected):
 
 @pytest.fixture(
   scope="module",
-  params=[pytest.param("digits", marks=pytest.mark.slow), "house_numbers"],
+  params=["digits", "house_numbers"],
 )
 def begun(request, tmp_path_factory):
   """A run stopped on four devices, and how it ends on one.
@@ -115,14 +115,8 @@ def begun(request, tmp_path_factory):
   return settings, f"{folder}/begun", ended
 
 
-@pytest.mark.parametrize(
-  "count, devices",
-  [
-    pytest.param(1, 4, marks=pytest.mark.slow),
-    (2, 2),
-    pytest.param(4, 1, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("count, devices", [(1, 4), (2, 2), (4, 1)])
 def test_other_devices_and_processes_end_the_same(
   count, devices, begun, tmp_path
 ):
