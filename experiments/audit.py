@@ -49,7 +49,7 @@ def finished(workdir: str, only: str) -> list[runs.Run]:
 
 def audit(
   run: runs.Run,
-  data_dir: str | None = None,
+  load: train.Load | None = None,
   *,
   count: int = 24,
   steps: int = 40,
@@ -59,7 +59,7 @@ def audit(
 
   Args:
     run: finished.
-    data_dir: see `train.train`.
+    load: see `train.train`.
     count: of images.
     steps: see `alignability.audit`.
     method: see `alignability.audit`.
@@ -67,7 +67,8 @@ def audit(
   Returns:
     An audit for each of `STATES`.
   """
-  train_data, eval_data = train.load_data(run.settings, data_dir)
+  load = load or train.loading()
+  train_data, eval_data = load(run.settings)
   found = {}
   for state in STATES:
     network, recipe = runs.network_of(
@@ -120,12 +121,12 @@ def families(
 
 
 def main() -> None:
-  found = finished(cli.WORKDIR.value, _ONLY.value)
-  for run in found:
+  load = train.loading(_DATA_DIR.value)
+  for run in finished(cli.WORKDIR.value, _ONLY.value):
     started = time.monotonic()
     audits = audit(
       run,
-      _DATA_DIR.value,
+      load,
       count=_IMAGES.value,
       steps=_STEPS.value,
       method=_METHOD.value,

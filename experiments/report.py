@@ -43,6 +43,7 @@ class Finished(NamedTuple):
   results: dict[str, Any]
   metrics: list[dict[str, Any]]
   folder: epath.Path
+  audits: Mapping[str, alignability.Audit] = {}  # by state of the network
 
   def evaluation(self) -> Mapping[str, np.ndarray]:
     path = self.folder / "evaluation.npz"
@@ -131,14 +132,15 @@ def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
       raise runs.RunError(
         f"cannot read results of {folder}: {error}"
       ) from error
-    if trained := read_audits(folder).get("trained"):
+    audits = read_audits(folder)
+    if trained := audits.get("trained"):
       results["undone"] = {
         name: np.round(profile, 4).tolist()
         for name, profile in trained.profile().items()
       }
     settings = runs.read_settings(folder)
     metrics = runs.read_metrics(folder)
-    finished.append(Finished(settings, results, metrics, folder))
+    finished.append(Finished(settings, results, metrics, folder, audits))
   return finished, unfinished
 
 
@@ -228,7 +230,11 @@ def _section(
     path = output / f"{name}_{number}.png"
     path.write_bytes(png(figure))
     parts.append(Picture(path, caption))
-  for name, audits in _audited(members):
+  for name, group in members.items():
+    # Those of the first seed that has some.
+    audits = next((run.audits for run in group if run.audits), None)
+    if not audits:
+      continue
     path = output / f"audit_{name}_{number}.png"
     path.write_bytes(png(plots.alignability(audits)))
     parts += [
@@ -322,16 +328,6 @@ def read_audits(folder: epath.Path) -> dict[str, alignability.Audit]:
     }
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise runs.RunError(f"cannot read {path}: {error}") from error
-
-
-def _audited(
-  members: dict[str, list[Finished]],
-) -> Iterator[tuple[str, dict[str, alignability.Audit]]]:
-  """Networks of a group with the audits of their first seed that has some."""
-  for name, group in members.items():
-    found = (read_audits(run.folder) for run in group)
-    if audits := next(filter(None, found), None):
-      yield name, audits
 
 
 def _audit_table(audits: Mapping[str, alignability.Audit]) -> Table:

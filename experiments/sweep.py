@@ -14,7 +14,7 @@ runs than processes, all train each run together. Processes that do not know of
 each other are given their shares: --shard=0/2 and --shard=1/2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 import dataclasses
 import functools
@@ -217,7 +217,7 @@ def run_all(
     for settings in job.members():
       runs.Run(workdir, settings)
     runs.abstract_network(job.settings)
-  progress, load = Progress(jobs), _loading(data_dir)
+  progress, load = Progress(jobs), train.loading(data_dir)
   waiting = enumerate(jobs, 1)  # each lane takes the next
   stopped = threading.Event()
 
@@ -249,21 +249,6 @@ def run_all(
   ):
     found = [pool.submit(work, devices, signals) for devices in lanes]
   return [error for future in found for error in future.result()]
-
-
-def _loading(data_dir: str | None) -> Callable[[runs.Settings], Any]:
-  """`train.load_data`, once for all jobs on the same images, in all lanes."""
-  found, lock = {}, threading.Lock()
-
-  def load(settings: runs.Settings) -> Any:
-    key = settings.dataset, settings.holdout
-    with lock:
-      if key not in found:
-        found.clear()  # no two sets at a time
-        found[key] = train.load_data(settings, data_dir)
-      return found[key]
-
-  return load
 
 
 def _run(

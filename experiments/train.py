@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import signal
+import threading
 import time
 from typing import Any
 
@@ -42,6 +43,7 @@ _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
 _EXAMPLE_ROWS = 4  # of the picture: perturbations, or images if there is none
 
 Progress = Callable[[Sequence[int], Sequence[dict[str, Any]]], None]
+Load = Callable[[runs.Settings], tuple[datasets.Data, datasets.Data]]
 
 
 class Signals:
@@ -76,7 +78,7 @@ def train(
   progress: Progress = lambda seeds, lines: None,
   devices: Sequence[jax.Device] | None = None,
   signals: Signals | None = None,
-  load: Callable[[runs.Settings], tuple[datasets.Data, ...]] | None = None,
+  load: Load | None = None,
 ) -> dict[int, dict[str, Any]]:
   """Trains and evaluates the runs of some seeds, or what is left of them.
 
@@ -93,7 +95,7 @@ def train(
       call this.
     signals: that the caller notes, as it must where several threads train; by
       default those that come while the runs are trained.
-    load: takes the settings to the data, instead of `load_data`.
+    load: see `loading`, instead of `data_dir`.
 
   Returns:
     The results of each seed, as in results.json.
@@ -116,10 +118,8 @@ def train(
     elif not run.failed:
       by_step.setdefault(run.saved_step(), []).append(run)
   if by_step:
-    if load:
-      train_data, eval_data = load(settings)
-    else:
-      train_data, eval_data = load_data(settings, data_dir)
+    load = load or loading(data_dir)
+    train_data, eval_data = load(settings)
   for members in by_step.values():
     with (
       jax.default_device(_first_local(devices)),
@@ -157,6 +157,22 @@ def load_data(
     datasets.Data(train_data.images[:cut], train_data.labels[:cut]),
     datasets.Data(train_data.images[cut:], train_data.labels[cut:]),
   )
+
+
+def loading(data_dir: str | None = None) -> Load:
+  """`load_data`, once for all that is on the same images, in all threads."""
+  found: dict[tuple[str, bool], tuple[datasets.Data, datasets.Data]] = {}
+  lock = threading.Lock()
+
+  def load(settings: runs.Settings) -> tuple[datasets.Data, datasets.Data]:
+    key = settings.dataset, settings.holdout
+    with lock:
+      if key not in found:
+        found.clear()  # no two sets at a time
+        found[key] = load_data(settings, data_dir)
+      return found[key]
+
+  return load
 
 
 class _Job:

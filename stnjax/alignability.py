@@ -473,8 +473,7 @@ def _pair(
   size, frame = shapes
   shape = before.shape[1:3]
   kept = []
-  for axis, along in ((1, 0), (0, 1)):  # rows see along y
-    place = geometry.first[axis] + geometry.step[axis] * np.arange(shape[along])
+  for along, place in enumerate(_centres(geometry, shape)):
     edge = (size[along] - frame[along]) / 2 - 0.5
     inside = np.flatnonzero((place > edge) & (place < size[along] - 1 - edge))
     if not inside.size:
@@ -515,6 +514,14 @@ def _placement(first: np.ndarray, geometry: Geometry) -> jax.Array:
   return jnp.array([[step_x, 0, x], [0, step_y, y]])
 
 
+def _centres(geometry: Geometry, shape: Sequence[int]) -> list[np.ndarray]:
+  """Where the rows of features lie along y, and the columns along x."""
+  return [
+    geometry.first[axis] + geometry.step[axis] * np.arange(count)
+    for axis, count in zip((1, 0), shape, strict=True)
+  ]
+
+
 def _fields(
   geometry: Geometry, size: Sequence[int], shape: Sequence[int]
 ) -> list[np.ndarray]:
@@ -523,9 +530,9 @@ def _fields(
   Those of a feature that sees more than there is are -1.
   """
   fields = []
-  for axis, along in ((1, 0), (0, 1)):
-    first, step, reach = (value[axis] for value in geometry)
-    low = np.ceil(first - reach + step * np.arange(shape[along]) - 1e-6)
+  for along, place in enumerate(_centres(geometry, shape)):
+    reach = geometry.reach[1 - along]
+    low = np.ceil(place - reach - 1e-6)
     places = low[:, None] + np.arange(int(2 * reach + 1e-6) + 1)
     exist = ((places >= 0) & (places < size[along])).all(axis=1)
     fields.append(np.where(exist[:, None], places, -1).astype(int))
