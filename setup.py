@@ -1,14 +1,47 @@
 """Packaging of stnjax."""
 
+import importlib.util
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 root = pathlib.Path(__file__).parent
 version = re.search(
   r'^__version__ = "(.+)"$', (root / "stnjax/__init__.py").read_text(), re.M
 )[1]
+
+
+class BuildLibrary(build_ext):
+  """Builds what JAX calls in CPU programs; the rest works without it."""
+
+  def get_ext_filename(self, fullname: str) -> str:
+    """No module of Python, so no name for one version of it."""
+    return str(pathlib.Path(*fullname.split("."))) + ".so"
+
+
+def libraries() -> list[Extension]:
+  """The compiled sampler, where the headers of XLA are at hand."""
+  jaxlib = importlib.util.find_spec("jaxlib")
+  if jaxlib is None:
+    return []
+  return [
+    Extension(
+      "stnjax.kernels._bilinear",
+      ["stnjax/kernels/bilinear.cc"],
+      include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
+      extra_compile_args=[
+        "-std=c++17",
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fopenmp-simd",
+      ],
+      optional=True,  # without a compiler, only a warning
+    )
+  ]
+
 
 setup(
   name="stnjax",
@@ -20,6 +53,8 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["stnjax", "stnjax.*"]),
+  ext_modules=libraries(),
+  cmdclass={"build_ext": BuildLibrary},
   package_data={"stnjax": ["py.typed", "datasets/embedded/**/*"]},
   install_requires=[
     "jax>=0.10",

@@ -9,7 +9,8 @@ all make the same picture. It writes a table, bench_sampling.md, and every
 measurement, bench_sampling.json. About 6 minutes on 2 CPU cores.
 
 Times: the implementations take turns, in an order that is drawn anew each
-round; a ratio is the median over the rounds of the peer's time over ours in
+round, each after a pause in which the threads of the one before, which spin for
+a while, go to sleep; a ratio is the median over the rounds of the peer's time over ours in
 the same round, with the quartiles, so that above 1 stnjax is faster. Memory:
 the peak over what was in use before, in a process of its own.
 """
@@ -37,6 +38,8 @@ from stnjax import transforms
 METHODS = ("nearest", "linear", "cubic", "spline")
 PASSES = ("forward", "theta", "both")
 PEERS = ("torch", "map_coordinates", "dm_pix", "kornia")
+
+_PAUSE = 0.02  # seconds before each call
 
 _SHAPES = flags.DEFINE_list(
   "shapes",
@@ -257,6 +260,7 @@ def time_in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, list]:
   seconds: dict[str, list[float]] = {name: [] for name in calls}
   for _ in range(rounds):
     for name in rng.permutation(list(calls)):
+      time.sleep(_PAUSE)
       start = time.perf_counter()
       calls[name]()
       seconds[name].append(time.perf_counter() - start)

@@ -86,8 +86,8 @@ def affine_pixel_grid(
   """
   centred = _centred(matrix, input_shape, output_shape, align_corners)
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
-  middle = np.array([(s - 1) / 2 for s in input_shape[::-1]])
-  return _map_axes(centred, axes) + middle.astype(centred.dtype)
+  middle = [(s - 1) / 2 for s in input_shape[::-1]]
+  return _map_axes(centred, axes, middle)
 
 
 def jacobian(
@@ -295,14 +295,22 @@ def _centred(
   return theta * scale[: theta.shape[-2]].astype(theta.dtype)
 
 
-def _map_axes(matrix: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
+def _map_axes(
+  matrix: jax.Array,
+  axes: Sequence[np.ndarray],
+  offset: Sequence[float] | None = None,
+) -> jax.Array:
   """Applies a matrix to the lattice with the given values along x, y(, z)."""
   num_axes = len(axes)
-  rows = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
-  mapped = jnp.stack(rows, axis=-1)
-  if matrix.shape[-2] == num_axes:
-    return mapped
-  return _divide(mapped, _row(matrix[..., -1, :], axes)[..., None])
+  mapped = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
+  if matrix.shape[-2] > num_axes:
+    weight = _row(matrix[..., -1, :], axes)
+    stacked = _divide(jnp.stack(mapped, axis=-1), weight[..., None])
+    mapped = jnp.unstack(stacked, axis=-1)
+  if offset is not None:
+    mapped = [m + m.dtype.type(o) for m, o in zip(mapped, offset, strict=True)]
+  # Stacked last, so that XLA finds the coordinates where they are taken apart.
+  return jnp.stack(mapped, axis=-1)
 
 
 def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from stnjax.kernels import gather, matmul
+from stnjax.kernels import bilinear, gather, matmul
 
 IMPLEMENTATIONS = ("auto", "gather", "matmul")
 """Accepted values of `implementation`."""
@@ -25,7 +25,8 @@ def sample(
     image: see `gather.sample`.
     points: likewise.
     implementation: one of `IMPLEMENTATIONS`. "auto" is "matmul" where the
-      program is lowered for TPU and `matmul.serves` the image, else "gather".
+      program is lowered for TPU and `matmul.serves` the image; elsewhere
+      `bilinear` where that serves it, else "gather".
     **options: method, padding and align_corners, see `gather.sample`.
 
   Raises:
@@ -34,6 +35,10 @@ def sample(
   by_gather = functools.partial(gather.sample, **options)
   by_matmul = functools.partial(matmul.sample, **options)
   serves = matmul.serves(image, points)
+  elsewhere = by_gather
+  if bilinear.serves(image, points, options["method"]):
+    del options["method"]
+    elsewhere = functools.partial(bilinear.sample, **options)
   if implementation == "matmul" and not serves:
     raise ValueError(
       "implementation='matmul' reads floating images, not volumes; got"
@@ -44,4 +49,4 @@ def sample(
     return by_matmul(image, points)
   if implementation == "gather" or not serves:
     return by_gather(image, points)
-  return lax.platform_dependent(image, points, tpu=by_matmul, default=by_gather)
+  return lax.platform_dependent(image, points, tpu=by_matmul, default=elsewhere)

@@ -48,13 +48,22 @@ def sample(
     taps.taps(points[..., axis], size, method, padding, align_corners)
     for axis, size in enumerate(sizes)
   ]
-  return jnp.where(defined, _blend(pixels, by_axis, sizes), 0)
+  return jnp.where(defined, blend(pixels, by_axis, sizes), 0)
 
 
-def _blend(
+def blend(
   pixels: jax.Array, by_axis: Sequence[Sequence[Tap]], sizes: Sequence[int]
 ) -> jax.Array:
-  """The weighted sum over all combinations of taps."""
+  """The weighted sum over all combinations of taps.
+
+  Args:
+    pixels: `[P, C]`, the image with its axes made one.
+    by_axis: the taps along x, y(, z).
+    sizes: of the image, likewise.
+
+  Returns:
+    `[..., C]`.
+  """
   strides = [math.prod(sizes[:axis]) for axis in range(len(sizes))]
   terms = []
   for corner in itertools.product(*by_axis):

@@ -1,6 +1,5 @@
 """Taps: which pixels take part in a sample along an axis, and how much."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -27,11 +26,16 @@ def settle(points: jax.Array) -> tuple[jax.Array, jax.Array]:
     whether all of a point's coordinates were numbers.
   """
   defined = ~jnp.isnan(points).any(axis=-1, keepdims=True)
+  return bound(jnp.where(defined, points, 0)), defined
+
+
+def bound(position: jax.Array) -> jax.Array:
+  """Coordinates within the range of integers; NaN stays."""
   # In float, before the cast to integers, whose range huge coordinates exceed.
   # Beyond 1 / eps floats are whole numbers, and there is nothing to blend.
   # `lax.clamp` has no gradient at or beyond its bounds.
-  limit = points.dtype.type(min(1 / jnp.finfo(points.dtype).eps, 2**30))
-  return lax.clamp(-limit, jnp.where(defined, points, 0), limit), defined
+  limit = position.dtype.type(min(1 / jnp.finfo(position.dtype).eps, 2**30))
+  return lax.clamp(-limit, position, limit)
 
 
 def taps(
@@ -54,33 +58,49 @@ def taps(
   Returns:
     One, two or four taps.
   """
-  fold = functools.partial(
-    _fold, size=size, padding=padding, align_corners=align_corners
-  )
-  if method == "nearest":
-    places, weights = [jnp.round(fold(position))], [None]
-  elif method == "linear":
+  options = size, padding, align_corners
+  if method in ("nearest", "linear"):
     # The position is folded and not only its taps, so that gradients on the
     # lattice are those of torch: none where "border" clamps.
-    position = fold(position)
-    floor = jnp.floor(position)
-    fraction = position - floor
-    places, weights = [floor, floor + 1], [1 - fraction, fraction]
-  else:
-    floor = jnp.floor(position)
-    places = [floor + offset for offset in (-1, 0, 1, 2)]
-    weights = {"cubic": _keys, "spline": _b_spline}[method](position - floor)
-  found = []
-  for place, weight in zip(places, weights, strict=True):
-    index = fold(place).astype(jnp.int32)
-    clipped = jnp.clip(index, 0, size - 1)
-    inside = clipped == index if padding == "zeros" else True
-    found.append(Tap(clipped, inside, weight))
-  return found
+    position = fold(position, *options)
+  if method == "nearest":
+    return [_tap(jnp.round(position), None, *options)]
+  if method == "linear":
+    return linear(position, *options)
+  floor = jnp.floor(position)
+  weights = {"cubic": _keys, "spline": _b_spline}[method](position - floor)
+  return [
+    _tap(floor + offset, weight, *options)
+    for offset, weight in zip((-1, 0, 1, 2), weights, strict=True)
+  ]
 
 
-def _fold(
-  position: jax.Array, *, size: int, padding: str, align_corners: bool
+def linear(
+  position: jax.Array, size: int, padding: str, align_corners: bool
+) -> list[Tap]:
+  """The two taps of "linear" at a position that is folded already."""
+  floor = jnp.floor(position)
+  fraction = position - floor
+  return [
+    _tap(floor, 1 - fraction, size, padding, align_corners),
+    _tap(floor + 1, fraction, size, padding, align_corners),
+  ]
+
+
+def _tap(
+  place: jax.Array,
+  weight: jax.Array | None,
+  size: int,
+  padding: str,
+  align_corners: bool,
+) -> Tap:
+  index = fold(place, size, padding, align_corners).astype(jnp.int32)
+  clipped = jnp.clip(index, 0, size - 1)
+  return Tap(clipped, clipped == index if padding == "zeros" else True, weight)
+
+
+def fold(
+  position: jax.Array, size: int, padding: str, align_corners: bool
 ) -> jax.Array:
   """Brings a coordinate into the image, as the padding says."""
   dtype = position.dtype.type  # `lax.clamp` does not promote
@@ -91,7 +111,7 @@ def _fold(
   if padding == "reflection":
     low, period = (0, size - 1) if align_corners else (-0.5, size)
     if period == 0:
-      return jnp.zeros_like(position)
+      return jnp.where(jnp.isnan(position), position, 0)
     # Not `abs`, whose gradient vanishes at the mirror.
     distance = jnp.where(position < low, low - position, position - low)
     rest = jnp.fmod(distance, dtype(period))
