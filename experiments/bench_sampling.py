@@ -9,10 +9,10 @@ all make the same picture. It writes a table, bench_sampling.md, and every
 measurement, bench_sampling.json. About 6 minutes on 2 CPU cores.
 
 Times: the implementations take turns, in an order that is drawn anew each
-round, each after a pause in which the threads of the one before, which spin for
-a while, go to sleep; a ratio is the median over the rounds of the peer's time over ours in
-the same round, with the quartiles, so that above 1 stnjax is faster. Memory:
-the peak over what was in use before, in a process of its own.
+round, after a pause in which the threads of the one before stop spinning; a
+ratio is the median over the rounds of the peer's time over ours in the same
+round, with the quartiles, so that above 1 stnjax is faster. Memory: the
+peak over what was in use before, in a process of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -159,19 +159,23 @@ def _jax_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
   }[peer]
   image, theta, cotangent = map(jnp.asarray, inputs(shape))
 
-  def loss(image, theta):
-    return jnp.vdot(warp(image, theta), cotangent)
+  def to_theta(image, theta, cotangent):
+    result, pull = jax.vjp(lambda theta: warp(image, theta), theta)
+    return result, pull(cotangent)
 
-  functions = {
-    "forward": jax.jit(warp),
-    "theta": jax.jit(jax.value_and_grad(loss, 1)),
-    "both": jax.jit(jax.value_and_grad(loss, (0, 1))),
+  def to_both(image, theta, cotangent):
+    result, pull = jax.vjp(warp, image, theta)
+    return result, pull(cotangent)
+
+  def calling(function, *operands):
+    compiled = jax.jit(function)
+    return lambda: jax.block_until_ready(compiled(*operands))
+
+  return {
+    "forward": calling(warp, image, theta),
+    "theta": calling(to_theta, image, theta, cotangent),
+    "both": calling(to_both, image, theta, cotangent),
   }
-
-  def calling(function):
-    return lambda: jax.block_until_ready(function(image, theta))
-
-  return {name: calling(function) for name, function in functions.items()}
 
 
 def _torch_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
@@ -216,8 +220,8 @@ def _torch_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
     def call():
       leaves = {"image": image, "theta": theta}
       leaves |= {n: leaves[n].detach().requires_grad_() for n in names}
-      loss = (warp(**leaves) * cotangent).sum()
-      return finish(torch.autograd.grad(loss, [leaves[n] for n in names]))
+      result, wanted = warp(**leaves), [leaves[n] for n in names]
+      return finish(torch.autograd.grad(result, wanted, cotangent))
 
     return call
 
