@@ -18,7 +18,7 @@ class BuildLibrary(build_ext):
 
   def get_ext_filename(self, fullname: str) -> str:
     """No module of Python, so no name for one version of it."""
-    return str(pathlib.Path(*fullname.split("."))) + ".so"
+    return str(pathlib.Path(*fullname.split("."))) + ".ffi"
 
 
 def libraries() -> list[Extension]:
@@ -28,7 +28,7 @@ def libraries() -> list[Extension]:
     return []
   return [
     Extension(
-      "stnjax.kernels._bilinear",
+      "stnjax.kernels.libbilinear",
       ["stnjax/kernels/bilinear.cc"],
       include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
       extra_compile_args=[

@@ -316,6 +316,41 @@ def learning_curves(
   return figure
 
 
+def scaling(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+  """Times along axes such as the size of a batch.
+
+  Args:
+    lines: by axis, then by line, `[N, 4]`: the place on the axis, then the
+      quartiles of the time in milliseconds. Lines that are named alike up to a
+      comma share a colour.
+
+  Returns:
+    The figure: a panel for each axis, logarithmic, medians and quartiles, and
+    in grey what grows in proportion.
+  """
+  figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
+  axes = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
+  for axis, (label, by_name) in zip(axes, lines.items(), strict=True):
+    groups = list(dict.fromkeys(name.split(",")[0] for name in by_name))
+    drawn = dict.fromkeys(groups, 0)
+    for name, line in by_name.items():
+      group = name.split(",")[0]
+      colour = _COLOURS[1 + groups.index(group) % (len(_COLOURS) - 1)]
+      style = (".-", ".--", ".:")[drawn[group] % 3]
+      drawn[group] += 1
+      place, low, median, high = line.T
+      axis.plot(place, median, style, color=colour, label=name, lw=1.4)
+      axis.fill_between(place, low, high, color=colour, alpha=0.2)
+    place, _, median, _ = next(iter(by_name.values())).T
+    proportional = median[-1] / 2 * place / place[-1]
+    axis.plot(place, proportional, color=_COLOURS[0], lw=0.8, label="slope 1")
+    axis.set(xscale="log", yscale="log", xlabel=label)
+    axis.grid(alpha=0.3)
+  axes[0].set_ylabel("ms")
+  axes[0].legend(frameon=False, fontsize=8)
+  return figure
+
+
 def alignability(
   audits: Mapping[str, audited.Audit], *, kind: str = "best"
 ) -> Figure:

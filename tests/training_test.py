@@ -85,7 +85,7 @@ def make_afresh(
     # Off the identity, where the transformer samples on the kinks of bilinear
     # sampling, and rounding decides between two slopes.
     for net in network.localisers.values():
-      net.head.bias[...] = jnp.linspace(0.01, 0.03, net.head.bias.size)
+      net.head.bias[...] = jnp.sin(jnp.arange(net.head.bias.size) + 1.0) / 40
   # Before a batch norm a bias has no gradient but rounding; adam blows it up.
   name, rate = ("adam", 1e-3) if classifier == "plain" else ("sgd", 1e-3)
   optimiser = optimiser or training.make_optimiser(
