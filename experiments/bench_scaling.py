@@ -18,7 +18,7 @@ from typing import Any
 from absl import app, flags, logging
 import numpy as np
 
-from experiments import bench_sampling
+from experiments import peers, timing
 from stnjax import plots
 
 PASSES = ("forward", "both")
@@ -29,16 +29,6 @@ AXES = {
 }
 """Shapes, batch x height x width x channels, along each axis."""
 
-_ROUNDS = flags.DEFINE_integer(
-  "rounds", 11, "How often each is timed.", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string(
-  "output", "runs/bench_scaling", "Folder that the results are written to."
-)
-_OVERWRITE = flags.DEFINE_boolean(
-  "overwrite", False, "Replace results that are there already."
-)
-
 
 def along(axis: str, shape: Sequence[int]) -> int:
   """Where a shape lies on its axis."""
@@ -47,17 +37,18 @@ def along(axis: str, shape: Sequence[int]) -> int:
 
 
 def measure(
-  axis: str, shapes: Sequence[Sequence[int]], peers: Sequence[str], rounds: int
+  axis: str,
+  shapes: Sequence[Sequence[int]],
+  libraries: Sequence[str],
+  rounds: int,
 ) -> list[dict[str, Any]]:
   """Rows, one per shape, library and pass."""
   rows = []
   for shape in shapes:
-    built = {
-      peer: bench_sampling.build(peer, shape, "linear") for peer in peers
-    }
+    built = {peer: peers.build(peer, shape, "linear") for peer in libraries}
     for which in PASSES:
       calls = {peer: passes[which] for peer, passes in built.items()}
-      seconds = bench_sampling.time_in_turns(calls, rounds)
+      seconds = timing.in_turns(calls, rounds)
       for peer, times in seconds.items():
         place = along(axis, shape)
         rows.append(
@@ -89,7 +80,7 @@ def lines(rows: Sequence[dict]) -> dict[str, dict[str, np.ndarray]]:
 
 def slope(line: np.ndarray) -> float:
   """Of the upper half of a line on logarithmic axes."""
-  upper = np.log(line[len(line) // 2 :, [0, 2]])
+  upper = np.log(line[-max(2, len(line) // 2) :, [0, 2]])
   return float(np.polyfit(*upper.T, 1)[0])
 
 
@@ -120,20 +111,27 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(
       f"--output={output} holds results; --overwrite replaces them"
     )
-  peers = ["stnjax", *filter(bench_sampling.installed, ["torch"])]
+  libraries = ["stnjax", *filter(peers.installed, ["torch"])]
   rows = []
   for axis, shapes in AXES.items():
     print(f"{axis} ...", flush=True)
-    rows += measure(axis, shapes, peers, _ROUNDS.value)
+    rows += measure(axis, shapes, libraries, _ROUNDS.value)
   found = lines(rows)
   output.mkdir(parents=True, exist_ok=True)
-  data.write_text(
-    json.dumps({"machine": bench_sampling.machine(), "rows": rows})
-  )
+  data.write_text(json.dumps({"machine": timing.machine(), "rows": rows}))
   text.write_text(table(found) + "\n")
   plots.scaling(found).savefig(picture, dpi=150)
   print(f"{table(found)}\n\nwritten: {data}, {text}, {picture}")
 
 
 if __name__ == "__main__":
+  _ROUNDS = flags.DEFINE_integer(
+    "rounds", 11, "How often each is timed.", lower_bound=1
+  )
+  _OUTPUT = flags.DEFINE_string(
+    "output", "runs/bench_scaling", "Folder that the results are written to."
+  )
+  _OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Replace results that are there already."
+  )
   app.run(main)

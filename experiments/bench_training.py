@@ -15,10 +15,9 @@ Times: of some steps, scaled to an epoch of 10,000 images, without compilation,
 evaluation and checkpoints. Both take turns, as in `bench_sampling`; the ratio
 is the median over the rounds of stnjax's time over torch's in the same round,
 with the quartiles, so that below 1 stnjax is faster. Torch has its fused Adam,
-the memory format channels_last, in which it is faster, and threads that sleep
-while they wait (OMP_WAIT_POLICY=passive, unless it is set): beside other work,
-those that spin take more than ten times as long. The .json has the load of the
-machine, that of the benchmark itself included.
+and the memory format channels_last, in which it is faster. Beside other work
+its threads, which spin while they wait, take many times as long: the machine
+must be quiet. The .json has its load, that of the benchmark itself included.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import bench_sampling, cli
+from experiments import cli, timing
 from stnjax import (
   classifiers,
   datasets,
@@ -48,7 +47,6 @@ from stnjax import (
   runs,
   training,
 )
-from stnjax.kernels import bilinear
 
 if typing.TYPE_CHECKING:
   import torch
@@ -369,7 +367,7 @@ def measure(
       "seconds": seconds,
       "seconds_per_epoch": float(np.median(seconds)) / epochs,
     }
-    for library, seconds in bench_sampling.time_in_turns(calls, rounds).items()
+    for library, seconds in timing.in_turns(calls, rounds).items()
   ]
 
 
@@ -386,7 +384,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   for name, by_library in found.items():
     ours, theirs = (by_library[library] for library in LIBRARIES)
     times = [f"{row['seconds_per_epoch']:.3g}" for row in (ours, theirs)]
-    ratio = bench_sampling._ratio(ours, theirs["seconds"])
+    ratio = timing.ratio(ours["seconds"], theirs["seconds"])
     cells = [name, f"{ours['parameters']:,}", *times, ratio]
     lines.append("| " + " | ".join(cells) + " |")
   return "\n".join(lines)
@@ -409,7 +407,6 @@ def main() -> None:
     raise app.UsageError(
       f"--output={output} holds results; --overwrite replaces them"
     )
-  os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch is not loaded yet
   jax.config.update("jax_platforms", "cpu")
   data = datasets.load(every[0].dataset, "train")
   rows = []
@@ -420,10 +417,7 @@ def main() -> None:
     )
   text = table(rows)
   results = {
-    "machine": {
-      **bench_sampling.machine(),
-      "compiled_sampler": bilinear.is_compiled(),
-    },
+    "machine": timing.machine(),
     "settings": {
       name: value
       for name, value in dataclasses.asdict(every[0]).items()
@@ -431,7 +425,6 @@ def main() -> None:
     },
     "steps": _STEPS.value,
     "channels_last": _CHANNELS_LAST.value,
-    "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
     "rows": rows,
   }
   output.mkdir(parents=True, exist_ok=True)
@@ -441,8 +434,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  for flag in flags.FLAGS.get_flags_for_module(bench_sampling.__name__):
-    delattr(flags.FLAGS, flag.name)  # its own have other defaults
   _NETWORKS = flags.DEFINE_list(
     "networks",
     list(NETWORKS),

@@ -3,11 +3,13 @@
 import re
 
 from absl.testing import absltest
+import pytest
 
 from tests.notebook_test import executed
 
 
 class AlignabilityTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_runs_and_finds_what_the_theorem_says(self):
     text = executed("alignability.ipynb")
     left = {

@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 import numpy as np
 import pytest
 
-from experiments import bench_sampling
+from experiments import bench_sampling, peers, timing
 from tests import scripts
 
 
@@ -18,13 +18,13 @@ def run(*flags):
 class PartsTest(parameterized.TestCase):
   def test_ratio_is_the_median_of_ratios_in_the_same_round(self):
     # A round that is slow for both does not count.
-    ours, theirs = [1.0, 10.0, 2.0], {"seconds": [2.0, 20.0, 8.0]}
-    self.assertEqual(bench_sampling._ratio(theirs, ours), "2.00 (2.00 to 3.00)")
+    ours, theirs = [1.0, 10.0, 2.0], [2.0, 20.0, 8.0]
+    self.assertEqual(timing.ratio(theirs, ours), "2.00 (2.00 to 3.00)")
 
   def test_calls_take_turns(self):
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    seconds = bench_sampling.time_in_turns(calls, 4)
+    seconds = timing.in_turns(calls, 4)
     self.assertEqual(
       {n: len(s) for n, s in seconds.items()}, dict.fromkeys("abc", 4)
     )
@@ -33,12 +33,11 @@ class PartsTest(parameterized.TestCase):
 
   @parameterized.parameters("torch", "map_coordinates", "dm_pix", "kornia")
   def test_another_picture_is_noticed(self, peer):
-    if not bench_sampling.installed(peer):
+    if not peers.installed(peer):
       pytest.skip(f"{peer} is not installed")
     shape = (2, 9, 8, 3)
     built = {
-      name: bench_sampling.build(name, shape, "linear")
-      for name in ("stnjax", peer)
+      name: peers.build(name, shape, "linear") for name in ("stnjax", peer)
     }
     bench_sampling.check_same_picture(built, shape, "linear")
     right = built[peer]["forward"]

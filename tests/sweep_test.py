@@ -102,6 +102,7 @@ JOBS = [
 ]
 
 
+@pytest.mark.slow
 def test_side_by_side_is_as_one_after_the_other(tmp_path, capsys):
   jobs = [
     sweep.Job(dataclasses.replace(job.settings, epochs=1), job.seeds)

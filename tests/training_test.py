@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from stnjax import (
   classifiers,
@@ -138,11 +139,20 @@ class DeviceTest(parameterized.TestCase):
     ("sl", "STN-SL1", {}, 4),
     # Every image drops and is cluttered the same, wherever it is.
     ("dropout", "STN-SL1", {"classifier": "rich"}, 3),
-    ("ucn", "STN-UCN0", {"classifier": "rich"}, 3),
-    ("def", "DEF1", {"classifier": "rich", "batch_norm": True}, 3),
     ("clutter", "STN-C0", {"perturbation": "translation"}, 1),
   )
   def test_pmap_on_four_devices_equals_jit_on_one(self, name, options, steps):
+    self.check_pmap(name, options, steps)
+
+  @parameterized.named_parameters(
+    ("ucn", "STN-UCN0", {"classifier": "rich"}, 3),
+    ("def", "DEF1", {"classifier": "rich", "batch_norm": True}, 3),
+  )
+  @pytest.mark.slow
+  def test_pmap_of_deformed_convolutions(self, name, options, steps):
+    self.check_pmap(name, options, steps)
+
+  def check_pmap(self, name, options, steps):
     data, test = toy_data(64), toy_data(23, 1)
     states, predictions = [], []
     for devices in (1, 4):
@@ -184,9 +194,15 @@ class SeedTest(parameterized.TestCase):
     ("cnn", "CNN", {}),
     ("sl", "STN-SL1", {}),
     ("rich", "STN-SL1", {"classifier": "rich"}),
-    ("def", "DEF1", {"classifier": "rich"}),
   )
   def test_together_each_comes_out_as_alone(self, name, options):
+    self.check_together(name, options)
+
+  @pytest.mark.slow
+  def test_together_deformed_convolutions_come_out_as_alone(self):
+    self.check_together("DEF1", {"classifier": "rich"})
+
+  def check_together(self, name, options):
     data, test = toy_data(64), toy_data(9, 1)
     together, states = make(name, seeds=self.SEEDS[:2], **options)
     states = together.train(states, data, 3)

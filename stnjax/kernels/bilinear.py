@@ -86,7 +86,9 @@ def is_compiled() -> bool:
 def _library() -> ctypes.CDLL | None:
   """What setup.py made of bilinear.cc, known to XLA; None if there is none."""
   try:
-    library = ctypes.CDLL(str(pathlib.Path(__file__).with_name("libbilinear.ffi")))
+    library = ctypes.CDLL(
+      str(pathlib.Path(__file__).with_name("libbilinear.ffi"))
+    )
   except OSError:  # not built, or for another kind of machine
     return None
   for primitive in (_READ, _PULL, _SPREAD):
