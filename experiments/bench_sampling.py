@@ -9,10 +9,11 @@ all make the same picture. It writes a table, bench_sampling.md, and every
 measurement, bench_sampling.json. About 6 minutes on 2 CPU cores.
 
 Times: the implementations take turns, in an order that is drawn anew each
-round, after a pause in which the threads of the one before stop spinning; a
-ratio is the median over the rounds of the peer's time over ours in the same
-round, with the quartiles, so that above 1 stnjax is faster. Memory: the
-peak over what was in use before, in a process of its own.
+round. A turn is a pause, in which the threads of the one before stop spinning,
+a call that wakes its own up, and a call that counts. A ratio is the median over
+the rounds of the peer's time over ours in the same round, with the quartiles,
+so that above 1 stnjax is faster. Memory: the peak over what was in use before,
+in a process of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence

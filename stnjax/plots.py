@@ -346,7 +346,8 @@ def scaling(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     axis.plot(place, proportional, color=_COLOURS[0], lw=0.8, label="slope 1")
     axis.set(xscale="log", yscale="log", xlabel=label)
     axis.grid(alpha=0.3)
-  axes[0].set_ylabel("ms")
+  every = np.concatenate([line for b in lines.values() for line in b.values()])
+  axes[0].set(ylabel="ms", ylim=(every[:, 1].min() / 2, every[:, 3].max() * 2))
   axes[0].legend(frameon=False, fontsize=8)
   return figure
 

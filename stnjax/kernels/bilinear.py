@@ -295,8 +295,11 @@ def _transpose_read(cotangent, image, x, y, **options):
   return _SPREAD.bind(cotangent, x, y, shape=shape, **options), None, None
 
 
-def _transpose_slope(cotangent, image, x, y, *_, **options):
-  return None, None, None, *_PULL.bind(image, x, y, cotangent, **options)
+def _transpose_slope(cotangent, image, x, y, *moves, **options):
+  pulled = _PULL.bind(image, x, y, cotangent, **options)
+  wanted = map(ad.is_undefined_primal, moves)
+  pulled = [to if want else None for to, want in zip(pulled, wanted)]
+  return None, None, None, *pulled
 
 
 def _transpose_spread(cotangent, values, x, y, *, shape, **options):
