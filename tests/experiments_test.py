@@ -121,7 +121,7 @@ def test_two_seeds_killed_and_resumed_end_as_each_alone(
   assert re.search(r"resumed after step \d+$", out, re.M)
   assert_same(metrics(tmp_path), uninterrupted)
   together = metrics(tmp_path, dataclasses.replace(LONG, seed=3))
-  assert together[1]["train_loss"] != uninterrupted[1]["train_loss"]
+  assert together[0] != uninterrupted[0]  # losses, which no chance makes equal
   for folder in folders:
     results = json.loads((folder / "results.json").read_text())
     assert 0 < results["seconds_per_epoch"] < results["seconds"]
