@@ -208,10 +208,7 @@ def main(argv: list[str]) -> None:
   chosen = chosen_peers()
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_sampling.json", output / "bench_sampling.md"
-  if not _OVERWRITE.value and any(file.exists() for file in files):
-    raise app.UsageError(
-      f"--output={output} holds results; --overwrite replaces them"
-    )
+  timing.refuse_to_overwrite(files, _OVERWRITE.value)
   rows = []
   for shape in shapes:
     for method in _METHODS.value:

@@ -107,10 +107,7 @@ def main(argv: list[str]) -> None:
   data, text, picture = (
     output / f"bench_scaling.{ending}" for ending in ("json", "md", "png")
   )
-  if not _OVERWRITE.value and any(f.exists() for f in (data, text, picture)):
-    raise app.UsageError(
-      f"--output={output} holds results; --overwrite replaces them"
-    )
+  timing.refuse_to_overwrite((data, text, picture), _OVERWRITE.value)
   libraries = ["stnjax", *filter(peers.installed, ["torch"])]
   rows = []
   for axis, shapes in AXES.items():

@@ -403,10 +403,7 @@ def main() -> None:
   every = [settings_of(n, _WIDTH.value, _BATCH_SIZE.value) for n in names]
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_training.json", output / "bench_training.md"
-  if not _OVERWRITE.value and any(file.exists() for file in files):
-    raise app.UsageError(
-      f"--output={output} holds results; --overwrite replaces them"
-    )
+  timing.refuse_to_overwrite(files, _OVERWRITE.value)
   jax.config.update("jax_platforms", "cpu")
   data = datasets.load(every[0].dataset, "train")
   rows = []

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import platform
 import time
 from typing import Any
 
+from absl import app
 import jax
 import numpy as np
 
@@ -15,6 +17,14 @@ from stnjax.kernels import bilinear
 
 PAUSE = 0.02
 """Seconds before each turn, until the threads of the last one stop spinning."""
+
+
+def refuse_to_overwrite(files: Sequence[pathlib.Path], allowed: bool) -> None:
+  """Raises where results lie already, unless --overwrite allows it."""
+  if not allowed and any(file.exists() for file in files):
+    raise app.UsageError(
+      f"--output={files[0].parent} holds results; --overwrite replaces them"
+    )
 
 
 def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, list]:
