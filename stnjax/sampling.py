@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, coordinates, kernels, splines
+from stnjax.kernels import bilinear
 
 METHODS = ("nearest", "linear", "cubic", "spline", "linearised")
 """Accepted values of `method`."""
@@ -421,6 +422,14 @@ def _splat(
   )
   dtype = jnp.promote_types(values.dtype, points.dtype)
   values = jnp.broadcast_to(values, (*batch, *values.shape[-num_axes - 1 :]))
+  values = values.astype(dtype)
+  # Of the values, so that it lies and varies over devices as they do: else the
+  # adjoint would be summed over those.
+  image = jnp.zeros_like(
+    values.sum(axis=tuple(range(-num_axes - 1, -1)), keepdims=True)
+  )
+  image = jnp.broadcast_to(image, (*batch, *output_shape, values.shape[-1]))
+  image, values, points = bilinear.alike(image, values, points)
   read = functools.partial(
     _read,
     points=points,
@@ -429,8 +438,7 @@ def _splat(
     align_corners=align_corners,
     implementation="auto",
   )
-  image = jax.ShapeDtypeStruct((*batch, *output_shape, values.shape[-1]), dtype)
-  return jax.linear_transpose(read, image)(values.astype(dtype))[0]
+  return jax.vjp(read, image)[1](values)[0]
 
 
 def _checked_grid(grid: ArrayLike) -> tuple[jax.Array, int]:

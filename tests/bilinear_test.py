@@ -1,7 +1,10 @@
 """The linear kernel: compiled and not, against the gather kernel."""
 
+import _ctypes
 import functools
+import pathlib
 from unittest import mock
+import warnings
 
 from absl.testing import absltest, parameterized
 import chex
@@ -30,6 +33,13 @@ def some_points(rng, shape, dtype):
   lattice = np.stack(np.meshgrid(*(np.arange(-2, s + 2) for s in sizes)), -1)
   edges = np.stack(np.meshgrid(*([-1, -0.5, s - 0.5, s] for s in sizes)), -1)
   odd = [[np.nan, 0], [0, np.nan], [np.inf, 0], [0, -np.inf], [1e30, -1e30]]
+  little = np.finfo(dtype).eps / 8
+  odd += [
+    [-little, 0],
+    [0, -little],
+    [width * (1 - little), -height * (1 + little)],
+    [-1e-30, 0],
+  ]
   parts = [part.reshape(-1, 2) for part in (inside, lattice, edges)]
   return np.concatenate([*parts, odd]).astype(dtype)
 
@@ -68,12 +78,14 @@ def check_against_gather(shape, channels, padding, align_corners, dtype):
 @pytest.mark.usefixtures("x64")
 class AgainstGatherTest(parameterized.TestCase):
   @parameterized.product(shape=((5, 6), (1, 4), (3, 1), (1, 1)), **MODES)
+  @compiled
   def test_compiled(self, shape, padding, align_corners):
     check_against_gather(shape, 3, padding, align_corners, np.float64)
 
   @parameterized.product(
     channels=(1, 2, 3, 4, 7, 8, 21), dtype=(np.float32, np.float64)
   )
+  @compiled
   def test_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 
@@ -214,6 +226,42 @@ class TransformationTest(parameterized.TestCase):
 
     self.check(gradients, self.image[0], self.points)
 
+  @parameterized.product(
+    built=(True, False), axes=(("batch",), ("batch", "rest"))
+  )
+  def test_shard_map_of_a_batch(self, built, axes):
+    """All axes manual, or one; by the compiled code and without."""
+    mesh = jax.make_mesh(
+      (2, 2), ("batch", "rest"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
+    split = jax.P("batch")
+
+    def gradients(image, points, sample):
+      def loss(*operands):
+        return (jax.vmap(sample)(*operands) ** 3).sum()
+
+      def slope(*operands):
+        return sum((g**2).sum() for g in jax.grad(loss, (0, 1))(*operands))
+
+      return [jax.grad(f, (0, 1))(image, points) for f in (loss, slope)]
+
+    mapped = jax.jit(
+      jax.shard_map(
+        functools.partial(gradients, sample=self.sample),
+        mesh=mesh,
+        in_specs=split,
+        out_specs=split,
+        axis_names=set(axes),
+      )
+    )
+    operands = self.image, self.points
+    with mock.patch.object(bilinear, "_COMPILED", built and bilinear._COMPILED):
+      found = mapped(*operands)
+      text = mapped.lower(*operands).compile().as_text()
+    self.assertNotIn("all-reduce", text)
+    expected = jax.jit(functools.partial(gradients, sample=self.expected))
+    chex.assert_trees_all_close(found, expected(*operands), atol=1e-9)
+
   def test_the_same_sums_every_time(self):
     image = jnp.ones((8, 40, 40, 3), jnp.float32)
     points = jax.random.uniform(jax.random.key(0), (8, 9000, 2)) * 39
@@ -256,10 +304,31 @@ class LoweringTest(parameterized.TestCase):
     with without_compiler():
       self.assertNotIn("custom_call @stnjax", self.text())
 
-  def test_a_missing_or_foreign_file_is_no_error(self):
-    find = bilinear._library.__wrapped__
-    with mock.patch.object(bilinear.ctypes, "CDLL", side_effect=OSError):
-      self.assertIsNone(find())
+
+class RegistrationTest(absltest.TestCase):
+  def test_a_missing_file_is_no_error(self):
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      self.assertFalse(bilinear._register(pathlib.Path("/none.ffi")))
+
+  def test_a_file_for_another_machine_is_named(self):
+    path = pathlib.Path(self.create_tempfile(content="not a library").full_path)
+    with self.assertWarnsRegex(RuntimeWarning, "slower on CPU: .*/.*file"):
+      self.assertFalse(bilinear._register(path))
+
+  def test_a_file_of_another_version_is_named(self):
+    with self.assertWarnsRegex(RuntimeWarning, "undefined symbol: stnjax"):
+      self.assertFalse(bilinear._register(pathlib.Path(_ctypes.__file__)))
+
+  @compiled
+  def test_a_file_for_another_jaxlib_is_named(self):
+    path = pathlib.Path(bilinear.__file__).with_name("libbilinear.ffi")
+    refusal = jax.errors.JaxRuntimeError("API version (0.5) is incompatible")
+    with (
+      mock.patch.object(jax.ffi, "register_ffi_target", side_effect=refusal),
+      self.assertWarnsRegex(RuntimeWarning, r"\(0.5\).*no-build-isolation"),
+    ):
+      self.assertFalse(bilinear._register(path))
 
 
 if __name__ == "__main__":

@@ -288,7 +288,7 @@ class IdentityTest(parameterized.TestCase):
     size = 3 if family == "projective" and name != "CNN" else 2
     self.assertEqual(output.pose.shape, (3, size, 3))
 
-  @parameterized.parameters(*(n for n in ALL if n != "CNN"))
+  @parameterized.parameters("STN-C0", "STN-C1", "STN-DL1", "STN-SL1")
   def test_it_can_leave_the_identity(self, name):
     network = create(name)
     graphdef, params = nnx.split(network, nnx.Param)
@@ -459,9 +459,10 @@ class PlacementTest(parameterized.TestCase):
     images = jnp.asarray(rng.uniform(size=(64, side, side, 1)), jnp.float32)
     count = line(images).shape[1]
     frame = networks.input_from_features(layers, (count,) * 2, (side,) * 2)
+    slopes = jax.jit(jax.grad(lambda x, at: line(x)[:, at].sum()))
     # Away from the border, which cuts fields off.
     for place in range(count // 2 - 1, count // 2 + 1):
-      moved = jax.grad(lambda x, at=place: line(x)[:, at].sum())(images)
+      moved = slopes(images, place)
       columns = np.flatnonzero(np.abs(moved).sum(axis=(0, 1, 3)))
       middle = (columns.min() + columns.max() + 1) / side - 1
       at = (2 * place + 1) / count - 1
@@ -507,14 +508,16 @@ class HalvingTest(parameterized.TestCase):
     """By the transformer, or before: it returns 30 x 30 pixels either way."""
     for shrink in (1, 2):
       images = jnp.ones((2, 60 // shrink, 60 // shrink, 1))
-      network = networks.create(
-        "STN-C0",
-        perturbation="translation",
-        width=0.05,
-        shrink=shrink,
-        rngs=nnx.Rngs(0),
+      output = nnx.eval_shape(
+        lambda images=images, shrink=shrink: networks.create(
+          "STN-C0",
+          perturbation="translation",
+          width=0.05,
+          shrink=shrink,
+          rngs=nnx.Rngs(0),
+        )(images)
       )
-      self.assertEqual(network(images).warped.shape, (2, 30, 30, 1))
+      self.assertEqual(output.warped.shape, (2, 30, 30, 1))
 
   @parameterized.parameters("C", "DL", "SL")
   def test_repeated_iterations_halve_at_the_last(self, kind):

@@ -787,6 +787,33 @@ class TransformationsTest(chex.TestCase):
     mapped = jax.shard_map(sample, mesh=mesh, in_specs=spec, out_specs=spec)
     np.testing.assert_allclose(mapped(image, grid), expected, atol=1e-5)
 
+  @parameterized.product(
+    adjoint=(False, True), axis_type=("Auto", "Explicit", "Manual")
+  )
+  def test_gradients_of_a_batch_over_devices(self, adjoint, axis_type):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(4, 5, 6, 2)).astype(np.float32)
+    grid = rng.uniform(-1, 1, (4, 5, 6, 2)).astype(np.float32)
+
+    def loss(image, grid):
+      if adjoint:
+        return (stnjax.splat(image, grid, (3, 4)) ** 3).sum()
+      return (stnjax.grid_sample(image, grid) ** 3).sum()
+
+    gradients = jax.grad(loss, (0, 1))
+    expected = jax.jit(gradients)(image, grid)
+    kind = "Auto" if axis_type == "Manual" else axis_type
+    mesh = jax.make_mesh(
+      (4,), ("batch",), axis_types=(jax.sharding.AxisType[kind],)
+    )
+    spec = jax.P("batch")
+    if axis_type == "Manual":
+      gradients = jax.shard_map(gradients, in_specs=spec, out_specs=spec)
+    with jax.set_mesh(mesh):
+      operands = jax.device_put((image, grid), jax.NamedSharding(mesh, spec))
+      found = jax.jit(gradients)(*operands)
+    chex.assert_trees_all_close(found, expected, atol=1e-4)
+
   def test_vmap_over_keys_and_images(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(3, 5, 6, 1)).astype(np.float32)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import ctypes
 import functools
 import pathlib
+import warnings
 
 import jax
 from jax import lax
@@ -24,12 +25,20 @@ from stnjax.kernels import gather, taps
 
 def serves(image: jax.Array, points: jax.Array, method: str) -> bool:
   """Whether `sample` can read this image: 2-D, floating, linearly."""
+  axes = {*_axis_types(image), *_axis_types(points)}
   return (
     method == "linear"
     and points.shape[-1] == 2
     and jnp.issubdtype(image.dtype, jnp.floating)
     and image.size < 2**31  # what the compiled code counts to
+    and jax.sharding.AxisType.Explicit
+    not in axes  # the rules say nothing of it
   )
+
+
+def _axis_types(array: jax.Array) -> tuple[jax.sharding.AxisType, ...]:
+  """Those of the mesh that an array is known to lie on."""
+  return jax.typeof(array).sharding.mesh.axis_types
 
 
 def sample(
@@ -56,17 +65,17 @@ def sample(
     taps.fold(taps.bound(place), size, padding, align_corners)
     for place, size in zip(jnp.unstack(points, axis=-1), image.shape[1::-1])
   )
-  operands = _alike(*(a.astype(dtype) for a in (image, x.ravel(), y.ravel())))
+  operands = alike(*(a.astype(dtype) for a in (image, x.ravel(), y.ravel())))
   values = _READ.bind(*operands, padding=padding, align_corners=align_corners)
   return values.reshape(*points.shape[:-1], image.shape[-1])
 
 
-def _alike(*operands: jax.Array) -> list[jax.Array]:
+def alike(*operands: jax.Array) -> list[jax.Array]:
   """Under `shard_map`, operands that vary over the same axes of the mesh."""
 
   def varying(operand):
     kind = jax.typeof(operand)
-    kind = getattr(kind, "manual_axis_type", kind)  # its name since JAX 0.10
+    kind = getattr(kind, "manual_axis_type", kind)  # JAX 0.10 has `vma` alone
     return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
 
   every = frozenset().union(*map(varying, operands))
@@ -75,29 +84,6 @@ def _alike(*operands: jax.Array) -> list[jax.Array]:
     lax.pcast(operand, axes, to="varying") if axes else operand
     for operand, axes in zip(operands, missing, strict=True)
   ]
-
-
-def is_compiled() -> bool:
-  """Whether programs for CPU use bilinear.cc."""
-  return _library() is not None
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-  """What setup.py made of bilinear.cc, known to XLA; None if there is none."""
-  try:
-    library = ctypes.CDLL(
-      str(pathlib.Path(__file__).with_name("libbilinear.ffi"))
-    )
-  except OSError:  # not built, or for another kind of machine
-    return None
-  for primitive in (_READ, _PULL, _SPREAD):
-    jax.ffi.register_ffi_target(
-      primitive.name,
-      jax.ffi.pycapsule(getattr(library, primitive.name)),
-      platform="cpu",
-    )
-  return library
 
 
 # The operations. Each takes images [..., H, W, C] and as many sets of folded
@@ -138,25 +124,41 @@ def _pull(image, x, y, cotangent, **options):
 def _spread(values, x, y, *, shape, **options):
   """`[..., *shape, C]`: the adjoint of `_read` in the image."""
   *batch, _, channels = values.shape
-  image = jax.ShapeDtypeStruct((*batch, *shape, channels), values.dtype)
+  # An array, as the shape alone would not tell that the adjoint varies over
+  # devices where the values do, and would be summed over them.
+  image = jnp.zeros((*batch, *shape, channels), values.dtype)
+  image, *_ = alike(image, values, x, y)
   read = functools.partial(_read, x=x, y=y, **options)
-  return jax.linear_transpose(read, image)(values)[0]
+  return jax.vjp(read, image)[1](values)[0]
 
 
-def _operation(name: str, reference: Callable) -> core.Primitive:
-  """An operation of JAX that does what `reference` does."""
+def _operation(
+  name: str, reference: Callable, results: Callable, compiled: bool = True
+) -> core.Primitive:
+  """An operation of JAX that does what `reference` does.
+
+  Args:
+    name: ends that of the operation.
+    reference: the operation by others.
+    results: the shapes of its results, given those of its operands.
+    compiled: whether it is in bilinear.cc.
+  """
   primitive = core.Primitive(f"stnjax_bilinear_{name}")
   primitive.multiple_results = reference is _pull
   primitive.def_impl(reference)
 
   @primitive.def_abstract_eval
-  def _(*operands, **options):
-    traced = jax.make_jaxpr(functools.partial(reference, **options))(*operands)
+  def _(*operands, padding, align_corners, **options):
+    points = operands[1]
+    shapes = results(*(operand.shape for operand in operands), **options)
     outputs = [  # over the axes of a mesh they vary as the operands do
-      operands[1].update(
-        shape=output.shape, dtype=output.dtype, sharding=output.sharding
+      points.update(
+        shape=shape,
+        sharding=jax.NamedSharding(
+          points.sharding.mesh, jax.P(*[None] * len(shape))
+        ),
       )
-      for output in traced.out_avals
+      for shape in shapes
     ]
     return outputs if primitive.multiple_results else outputs[0]
 
@@ -166,7 +168,7 @@ def _operation(name: str, reference: Callable) -> core.Primitive:
 
   by_jax = mlir.lower_fun(reference, primitive.multiple_results)
   mlir.register_lowering(primitive, by_jax)
-  if reference is not _slope:  # which runs in forward mode only
+  if compiled:
     mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
   ad.primitive_jvps[primitive] = functools.partial(_change, reference)
   batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
@@ -255,10 +257,14 @@ def _batch(primitive, operands, dims, **options):
   return apart(results), axis
 
 
-_READ = _operation("read", _read)
-_SLOPE = _operation("slope", _slope)
-_PULL = _operation("pull", _pull)
-_SPREAD = _operation("spread", _spread)
+_READ = _operation("read", _read, lambda image, x, _: [(*x, image[-1])])
+_SLOPE = _operation(  # runs in forward mode only
+  "slope", _slope, lambda image, x, *_: [(*x, image[-1])], compiled=False
+)
+_PULL = _operation("pull", _pull, lambda _, x, *__: [x, x])
+_SPREAD = _operation(
+  "spread", _spread, lambda v, *_, shape: [(*v[:-2], *shape, v[-1])]
+)
 
 # First derivatives are operations again; `_change` does what is beyond.
 
@@ -312,3 +318,39 @@ ad.primitive_jvps[_SPREAD] = _linear_change(_SPREAD, _move_spread)
 ad.primitive_transposes[_READ] = _transpose_read
 ad.primitive_transposes[_SLOPE] = _transpose_slope
 ad.primitive_transposes[_SPREAD] = _transpose_spread
+
+# The compiled code.
+
+
+def is_compiled() -> bool:
+  """Whether programs for CPU use bilinear.cc."""
+  return _COMPILED
+
+
+def _register(path: pathlib.Path) -> bool:
+  """Makes known to XLA what setup.py made of bilinear.cc, where it did.
+
+  At import, as programs that were compiled elsewhere call it, too.
+  """
+  names = [primitive.name for primitive in (_READ, _PULL, _SPREAD)]
+  try:
+    library = ctypes.CDLL(str(path))
+    functions = [getattr(library, name) for name in names]
+    for name, function in zip(names, functions, strict=True):
+      target = jax.ffi.pycapsule(function)
+      jax.ffi.register_ffi_target(name, target, platform="cpu")
+  except (OSError, AttributeError, RuntimeError) as error:
+    # Built for another machine, by another version or for another jaxlib.
+    if path.exists():
+      warnings.warn(
+        f"stnjax samples without its compiled code, slower on CPU: {error}."
+        " Installed with `pip install --no-build-isolation`, it is built for"
+        " the jaxlib that is there.",
+        RuntimeWarning,
+        stacklevel=2,
+      )
+    return False
+  return True
+
+
+_COMPILED = _register(pathlib.Path(__file__).with_name("libbilinear.ffi"))

@@ -107,7 +107,9 @@ def fold(
   if padding == "zeros":
     return position
   if padding == "wrap":
-    return position - size * jnp.floor(position / size)
+    position = position - size * jnp.floor(position / size)
+    # Less than nothing, by rounding: a whole period comes out.
+    return position - jnp.where(position < size, dtype(0), dtype(size))
   if padding == "reflection":
     low, period = (0, size - 1) if align_corners else (-0.5, size)
     if period == 0:
