@@ -31,6 +31,7 @@ import numpy as np
 
 from experiments import peers, timing
 import stnjax
+from stnjax.kernels import bilinear
 
 Case = dict[str, Any]  # shape, method, peer
 
@@ -94,6 +95,11 @@ def _peak(call: Callable, peer: str) -> float:
   return (jax.devices()[0].memory_stats()["peak_bytes_in_use"] - before) / 2**20
 
 
+def without_compiler() -> None:
+  """Warps from now on as where setup.py finds no compiler."""
+  bilinear.is_compiled = lambda: False
+
+
 def memory_elsewhere(case: Case) -> dict[str, float]:
   """`peak_memory` in a fresh process, whose allocator gives all back."""
   environment = {
@@ -105,7 +111,8 @@ def memory_elsewhere(case: Case) -> dict[str, float]:
   os.environ.update(environment)
   try:
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+    start = None if bilinear.is_compiled() else without_compiler
+    with concurrent.futures.ProcessPoolExecutor(1, context, start) as pool:
       return pool.submit(peak_memory, case).result()
   finally:
     for name, value in kept.items():
@@ -185,11 +192,20 @@ def parse_shape(text: str) -> tuple[int, ...]:
   return shape
 
 
+def each_once(flag: str, values: Sequence[str]) -> Sequence[str]:
+  """The values of a flag, which are some and differ."""
+  if not values or len(set(values)) < len(values):
+    raise app.UsageError(
+      f"--{flag} must name at least one, each once, got {','.join(values)!r}"
+    )
+  return values
+
+
 def chosen_peers() -> list[str]:
   """The peers of --peers, or all that are installed."""
   if _PEERS.value is None:
     return [peer for peer in peers.PEERS if peers.installed(peer)]
-  for peer in _PEERS.value:
+  for peer in each_once("peers", _PEERS.value):
     if peer not in peers.PEERS:
       raise app.UsageError(
         f"--peers={peer!r} is unknown; accepted: {', '.join(peers.PEERS)}"
@@ -204,18 +220,20 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unexpected argument {argv[1]!r}")
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # JAX tells of devices it lacks
-  shapes = [parse_shape(text) for text in _SHAPES.value]
+  shapes = [parse_shape(text) for text in each_once("shapes", _SHAPES.value)]
   chosen = chosen_peers()
+  methods = each_once("method", _METHODS.value)
+  if not _COMPILED.value:
+    without_compiler()
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_sampling.json", output / "bench_sampling.md"
-  timing.refuse_to_overwrite(files, _OVERWRITE.value)
+  timing.make_folder(files, _OVERWRITE.value)
   rows = []
   for shape in shapes:
-    for method in _METHODS.value:
+    for method in methods:
       print(f"{'x'.join(map(str, shape))} {method} ...", flush=True)
       rows += measure(shape, method, chosen, _ROUNDS.value, _MEMORY.value)
   text = tables(rows)
-  output.mkdir(parents=True, exist_ok=True)
   files[0].write_text(json.dumps({"machine": timing.machine(), "rows": rows}))
   files[1].write_text(text + "\n")
   print(f"{text}\n\nwritten: {files[0]}, {files[1]}")
@@ -243,6 +261,9 @@ if __name__ == "__main__":
   )
   _MEMORY = flags.DEFINE_boolean(
     "memory", True, "Measure peak memory too, a process per implementation."
+  )
+  _COMPILED = flags.DEFINE_boolean(
+    "compiled", True, "Use the compiled sampler, where there is one."
   )
   _OUTPUT = flags.DEFINE_string(
     "output", "runs/bench_sampling", "Folder that the results are written to."

@@ -107,14 +107,13 @@ def main(argv: list[str]) -> None:
   data, text, picture = (
     output / f"bench_scaling.{ending}" for ending in ("json", "md", "png")
   )
-  timing.refuse_to_overwrite((data, text, picture), _OVERWRITE.value)
+  timing.make_folder((data, text, picture), _OVERWRITE.value)
   libraries = ["stnjax", *filter(peers.installed, ["torch"])]
   rows = []
   for axis, shapes in AXES.items():
     print(f"{axis} ...", flush=True)
     rows += measure(axis, shapes, libraries, _ROUNDS.value)
   found = lines(rows)
-  output.mkdir(parents=True, exist_ok=True)
   data.write_text(json.dumps({"machine": timing.machine(), "rows": rows}))
   text.write_text(table(found) + "\n")
   plots.scaling(found).savefig(picture, dpi=150)

@@ -403,7 +403,7 @@ def main() -> None:
   every = [settings_of(n, _WIDTH.value, _BATCH_SIZE.value) for n in names]
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_training.json", output / "bench_training.md"
-  timing.refuse_to_overwrite(files, _OVERWRITE.value)
+  timing.make_folder(files, _OVERWRITE.value)
   jax.config.update("jax_platforms", "cpu")
   data = datasets.load(every[0].dataset, "train")
   rows = []
@@ -424,7 +424,6 @@ def main() -> None:
     "channels_last": _CHANNELS_LAST.value,
     "rows": rows,
   }
-  output.mkdir(parents=True, exist_ok=True)
   files[0].write_text(json.dumps(results))
   files[1].write_text(text + "\n")
   print(f"{text}\n\nwritten: {files[0]}, {files[1]}")

@@ -19,12 +19,22 @@ PAUSE = 0.02
 """Seconds before each turn, until the threads of the last one stop spinning."""
 
 
-def refuse_to_overwrite(files: Sequence[pathlib.Path], allowed: bool) -> None:
-  """Raises where results lie already, unless --overwrite allows it."""
-  if not allowed and any(file.exists() for file in files):
+def make_folder(files: Sequence[pathlib.Path], overwrite: bool) -> None:
+  """Makes the folder of results, before anything is measured.
+
+  Raises:
+    UsageError: where results lie already, unless --overwrite allows it, or
+      where there can be no folder.
+  """
+  folder = files[0].parent
+  if not overwrite and any(file.exists() for file in files):
     raise app.UsageError(
-      f"--output={files[0].parent} holds results; --overwrite replaces them"
+      f"--output={folder} holds results; --overwrite replaces them"
     )
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise app.UsageError(f"--output={folder} cannot be made: {error}") from None
 
 
 def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, list]:

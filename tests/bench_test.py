@@ -58,12 +58,13 @@ class ScriptTest(parameterized.TestCase):
   def test_small_run_and_no_overwriting(self):
     output = self.create_tempdir().full_path
     flags = ("--shapes=2x8x8x1", "--rounds=3", f"--output={output}")
-    done = run(*flags, "--peers=map_coordinates")
+    done = run(*flags, "--peers=map_coordinates", "--nocompiled")
     self.assertEqual(done.returncode, 0, done.stderr)
     results = json.loads(
       (pathlib.Path(output) / "bench_sampling.json").read_text()
     )
     self.assertEqual(results["machine"]["backend"], "cpu")
+    self.assertFalse(results["machine"]["compiled_sampler"])
     rows = {(row["peer"], row["pass"]): row for row in results["rows"]}
     self.assertLen(rows, 2 * 3)
     for row in rows.values():
@@ -78,13 +79,16 @@ class ScriptTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ("--shapes=2x8x8", "--shapes must be batch x height"),
+    ("--shapes=2x8x8x1,2x8x8x1", "--shapes must name at least one, each once"),
     ("--peers=opencv", "--peers='opencv' is unknown"),
+    ("--peers=", "--peers must name at least one"),
     ("--method=area", "--method"),
     ("--rounds=0", "--rounds"),
+    ("--output=/dev/null/x", "--output=/dev/null/x cannot be made"),
     ("now", "unexpected argument 'now'"),
   )
   def test_wrong_flags_are_named(self, flag, message):
-    done = run(flag, f"--output={self.create_tempdir().full_path}")
+    done = run(f"--output={self.create_tempdir().full_path}", flag)
     self.assertNotEqual(done.returncode, 0)
     self.assertIn(message, done.stderr + done.stdout)
     self.assertNotIn("Traceback", done.stderr)

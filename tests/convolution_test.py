@@ -124,6 +124,14 @@ class PoolTest(parameterized.TestCase):
     cotangent = jnp.arange(value.size * 1.0).reshape(value.shape)
     np.testing.assert_array_equal(vjp(cotangent)[0], expected_vjp(cotangent)[0])
 
+  def test_on_tpu_it_is_xla_s(self):
+    traced = jax.jit(
+      jax.grad(lambda x: convolution.max_pool(x, 2).sum())
+    ).trace(jnp.ones((2, 8, 8, 3)))
+    for platform, count in (("tpu", 1), ("cpu", 0), ("cuda", 0)):
+      text = traced.lower(lowering_platforms=(platform,)).as_text()
+      self.assertEqual(text.count("select_and_scatter"), count, platform)
+
 
 if __name__ == "__main__":
   absltest.main()
