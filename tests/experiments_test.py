@@ -30,9 +30,12 @@ FLAGS = (
 )
 
 
-def start_on_toys(*flags):
+def start_on_toys(*flags, devices=1):
   """Starts `train` on a few made-up images in place of a data set."""
-  return scripts.Script("tests.toy_sets", "train", *flags, env={})
+  count = f"--xla_force_host_platform_device_count={devices}"
+  return scripts.Script(
+    "tests.toy_sets", "train", *flags, env={"XLA_FLAGS": count}
+  )
 
 
 def metrics(workdir, settings=LONG):
@@ -266,11 +269,10 @@ def test_a_mistake_is_one_clear_line(name, flags, message, tmp_path):
 
 
 def test_batch_that_devices_do_not_divide(tmp_path):
-  code, _, err = finish(
-    start("train", "--batch_size=501", f"--workdir={tmp_path}", devices=2)
-  )
+  flags = ["--network=CNN", "--batch_size=25", f"--workdir={tmp_path}"]
+  code, _, err = finish(start_on_toys(*flags, devices=2))
   assert code != 0
-  assert err.strip().splitlines()[-1].startswith("error: batch_size=501")
+  assert err.strip().splitlines()[-1].startswith("error: batch_size=25")
   assert not list(tmp_path.iterdir())
 
 
