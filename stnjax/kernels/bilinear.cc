@@ -429,8 +429,7 @@ ffi::Error read_call(ffi::ThreadPool pool, ffi::AnyBuffer image,
                      ffi::AnyBuffer x, ffi::AnyBuffer y,
                      ffi::Result<ffi::AnyBuffer> values, int64_t beyond_x,
                      int64_t beyond_y) {
-  const Sizes s =
-      sizes_of(image, x, beyond_x, beyond_y);
+  const Sizes s = sizes_of(image, x, beyond_x, beyond_y);
   BY_TYPE(read_all, pool, s, image, x, y, *values)
 }
 
@@ -439,8 +438,7 @@ ffi::Error pull_call(ffi::ThreadPool pool, ffi::AnyBuffer image,
                      ffi::AnyBuffer cotangent, ffi::Result<ffi::AnyBuffer> to_x,
                      ffi::Result<ffi::AnyBuffer> to_y, int64_t beyond_x,
                      int64_t beyond_y) {
-  const Sizes s =
-      sizes_of(image, x, beyond_x, beyond_y);
+  const Sizes s = sizes_of(image, x, beyond_x, beyond_y);
   BY_TYPE(pull_all, pool, s, image, x, y, cotangent, *to_x, *to_y)
 }
 
@@ -448,8 +446,7 @@ ffi::Error spread_call(ffi::ThreadPool pool, ffi::AnyBuffer values,
                        ffi::AnyBuffer x, ffi::AnyBuffer y,
                        ffi::Result<ffi::AnyBuffer> image, int64_t beyond_x,
                        int64_t beyond_y) {
-  const Sizes s =
-      sizes_of(*image, x, beyond_x, beyond_y);
+  const Sizes s = sizes_of(*image, x, beyond_x, beyond_y);
   BY_TYPE(spread_all, pool, s, values, x, y, *image)
 }
 

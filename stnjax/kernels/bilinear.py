@@ -30,7 +30,7 @@ def serves(image: jax.Array, points: jax.Array, method: str) -> bool:
     method == "linear"
     and points.shape[-1] == 2
     and jnp.issubdtype(image.dtype, jnp.floating)
-    and image.size < 2**31  # what the compiled code counts to
+    and image.size < 2**30  # pixels beyond are counted to in 32 bits, too
     and jax.sharding.AxisType.Explicit
     not in axes  # the rules say nothing of it
   )
