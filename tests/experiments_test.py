@@ -19,11 +19,11 @@ from tests import scripts, toy_sets
 from tests.scripts import finish, start
 
 TOY = toy_sets.SETTINGS
-LONG = dataclasses.replace(TOY, epochs=20, eval_passes=2)  # to be stopped
+LONG = dataclasses.replace(TOY, epochs=10, eval_passes=2)  # to be stopped
 FLAGS = (
   "--network=STN-SL1",
   "--width=0.0625",
-  "--epochs=20",
+  "--epochs=10",
   "--batch_size=24",
   "--learning_rate=0.01",
   "--eval_passes=2",
@@ -62,13 +62,13 @@ def uninterrupted(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("whole")
   code, out, err = finish(start_on_toys(*FLAGS, f"--workdir={workdir}"))
   assert code == 0, err
-  assert "epoch 20/20" in out
+  assert "epoch 10/10" in out
   assert re.search(r"^STN-SL1.*: [\d,]+ parameters, [\d,]+ of them", out, re.M)
   results = runs.Run(str(workdir), LONG).results()
   assert results["seeds_together"] == 1
   assert results["peak_memory_mb"] > 100  # JAX alone is more
   assert results["seconds_per_epoch"] == pytest.approx(
-    results["seconds"] / 20, abs=0.1
+    results["seconds"] / 10, abs=0.1
   )
   return metrics(workdir)
 
@@ -81,7 +81,7 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   flags = (*FLAGS, f"--workdir={tmp_path}", "--checkpoint_seconds=0")
   folder = runs.folder(str(tmp_path), LONG)
   process = start_on_toys(*flags)
-  while not list((folder / "checkpoints").glob("[2-9]?")):
+  while not list((folder / "checkpoints").glob("[1-9]?")):
     assert process.poll() is None, process.communicate()
     time.sleep(0.01)
   process.send_signal(number)
@@ -98,7 +98,7 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   code, out, err = finish(start_on_toys(*flags))
   assert code == 0, err
   assert re.search(r"resumed after step \d+$", out, re.M)
-  assert "epoch 1/20" not in out
+  assert "epoch 1/10" not in out
   assert_same(metrics(tmp_path), uninterrupted)
 
 
@@ -113,7 +113,7 @@ def test_two_seeds_killed_and_resumed_end_as_each_alone(
     for seed in (0, 3)
   ]
   process = start_on_toys(*flags)
-  while not list((folders[1] / "checkpoints").glob("[2-9]?")):
+  while not list((folders[1] / "checkpoints").glob("[1-9]?")):
     assert process.poll() is None, process.communicate()
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)

@@ -142,7 +142,7 @@ def test_one_that_is_lost_ends_the_other_and_both_go_on(
   lost, seconds, tmp_path
 ):
   """The first one coordinates: without it the other hears at once."""
-  settings = dataclasses.replace(TOYS, network="CNN", epochs=40)
+  settings = dataclasses.replace(TOYS, network="CNN", epochs=10)
   module = ["tests.toy_sets", "train"]
   flags = flags_of(settings, workdir=tmp_path / "lost", checkpoint_seconds=0.01)
   both = start_together(module, flags, 2)
