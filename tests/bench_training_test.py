@@ -59,6 +59,7 @@ class SameNetworkTest(parameterized.TestCase):
     with self.assertRaisesRegex(RuntimeError, "CNN .* parameters instead of"):
       bench_training.check_same_size("CNN", network, peer)
 
+  @pytest.mark.slow
   def test_torch_learns(self):
     torch.manual_seed(0)
     settings = bench_training.settings_of("CNN", 0.05, 16)

@@ -534,6 +534,7 @@ class NetworkTest(parameterized.TestCase):
 
 class TrainingTest(parameterized.TestCase):
   @parameterized.parameters("STN-UCN1", "DEF1")
+  @pytest.mark.slow
   def test_it_learns_and_moves(self, name):
     program, state = training_test.make(name)
     data = training_test.toy_data(64)

@@ -391,6 +391,7 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("toys")
+@pytest.mark.slow
 def test_a_signal_at_the_last_checkpoint_is_heard(tmp_path, monkeypatch):
   one = dataclasses.replace(TOY, epochs=1)
   save = runs.Run.save

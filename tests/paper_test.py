@@ -4,6 +4,7 @@ import dataclasses
 
 from absl.testing import absltest, parameterized
 from flax import nnx
+import pytest
 
 from experiments import paper
 from stnjax import networks, runs
@@ -12,6 +13,7 @@ AT_HAND = ("mnist_subset", "street_numbers", "street_digits", "drifters")
 
 
 class PresetTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_every_network_can_be_built(self):
     """In the quick size all of them, in the full size one of each preset."""
     built = set()

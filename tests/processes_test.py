@@ -134,9 +134,10 @@ def test_other_devices_and_processes_end_the_same(
   assert_close(found, ended)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "lost, seconds",
-  [(0, 30), pytest.param(1, 150, marks=pytest.mark.slow)],
+  [(0, 30), (1, 150)],
 )
 def test_one_that_is_lost_ends_the_other_and_both_go_on(
   lost, seconds, tmp_path

@@ -14,7 +14,7 @@ from tests.grids_test import determinants, smooth_field
 from tests.transforms_test import recompose
 
 hypothesis.settings.register_profile(
-  "stnjax", max_examples=8, deadline=None, derandomize=True
+  "stnjax", max_examples=6, deadline=None, derandomize=True
 )
 hypothesis.settings.load_profile("stnjax")
 
