@@ -28,7 +28,6 @@ _LONGEST = (
   "properties",
   "warping",
   "deformation",
-  "processes",
   "notebook",
 )
 
