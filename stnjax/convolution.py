@@ -7,9 +7,7 @@ digit but for rounding; on GPU and TPU the convolution is XLA's own, on TPU
 pooling, too.
 """
 
-from collections.abc import Sequence
 import functools
-from typing import Any
 
 import jax
 from jax import lax
@@ -21,96 +19,32 @@ import jax.numpy as jnp
 _TILE = 4
 
 
-def conv_general_dilated(
-  lhs: jax.Array,
-  rhs: jax.Array,
-  window_strides: Sequence[int],
-  padding: str | Sequence[tuple[int, int]],
-  lhs_dilation: Sequence[int] = (1, 1),
-  rhs_dilation: Sequence[int] = (1, 1),
-  **options: Any,
-) -> jax.Array:
-  """Drop-in for `jax.lax.conv_general_dilated`, for `flax.nnx.Conv`.
-
-  Plain 2-D convolutions (stride 1, no dilation, one group) are computed by
-  `banded_conv` where the program is lowered for CPU.
+def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+  """Convolves with stride 1, where lowered for CPU by `banded_conv`.
 
   Args:
-    lhs: `[B, H, W, C]`; any layout where `options` say so.
-    rhs: `[kh, kw, C, F]`, likewise.
-    window_strides: per axis.
-    padding: "SAME", "VALID" or pairs.
-    lhs_dilation: per axis.
-    rhs_dilation: per axis.
-    **options: as for `jax.lax.conv_general_dilated`.
+    images: `[B, H, W, C]`.
+    kernel: `[kh, kw, C, F]`.
+    padding: "SAME" or "VALID".
 
   Returns:
-    What `jax.lax.conv_general_dilated` returns.
+    `[B, h, w, F]`, as `jax.lax.conv_general_dilated`.
   """
-
-  def xla(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(
-      lhs,
-      rhs,
-      window_strides,
-      padding,
-      lhs_dilation,
-      rhs_dilation,
-      **options,
-    )
-
-  pads = _plain_padding(
-    lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, options
+  xla = functools.partial(
+    lax.conv_general_dilated,
+    window_strides=(1, 1),
+    padding=padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
-  if pads is None:
-    return xla(lhs, rhs)
+  sizes, window = images.shape[1:3], kernel.shape[:2]
+  if padding == "VALID" and any(s < w for s, w in zip(sizes, window)):
+    return xla(images, kernel)  # of no pixels
+  pads = lax.padtype_to_pads(sizes, window, (1, 1), padding)
 
-  def banded(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return banded_conv(jnp.pad(lhs, [(0, 0), *pads, (0, 0)]), rhs)
+  def banded(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    return banded_conv(jnp.pad(images, [(0, 0), *pads, (0, 0)]), kernel)
 
-  return lax.platform_dependent(lhs, rhs, cpu=banded, default=xla)
-
-
-def _plain_padding(
-  lhs: jax.Array,
-  rhs: jax.Array,
-  window_strides: Sequence[int],
-  padding: str | Sequence[tuple[int, int]],
-  lhs_dilation: Sequence[int],
-  rhs_dilation: Sequence[int],
-  options: dict[str, Any],
-) -> list[tuple[int, int]] | None:
-  """Pixels to pad where `banded_conv` serves this convolution, else None."""
-  if lhs.ndim != 4:
-    return None
-  layouts = [
-    lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
-    for numbers in (
-      options.get("dimension_numbers"),
-      ("NHWC", "HWIO", "NHWC"),
-    )
-  ]
-  if (
-    layouts[0] != layouts[1]
-    or {*window_strides, *lhs_dilation, *rhs_dilation} != {1}
-    or options.get("feature_group_count", 1) != 1
-    or options.get("batch_group_count", 1) != 1
-    or options.get("precision") is not None
-    or options.get("preferred_element_type") is not None
-  ):
-    return None
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(
-      lhs.shape[1:3], rhs.shape[:2], window_strides, padding
-    )
-  sizes = [
-    size + sum(pad) for size, pad in zip(lhs.shape[1:3], padding, strict=True)
-  ]
-  cropped = min(min(pad) for pad in padding) < 0
-  empty = any(s < k for s, k in zip(sizes, rhs.shape[:2], strict=True))
-  if cropped or empty:
-    return None
-  return list(padding)
+  return lax.platform_dependent(images, kernel, cpu=banded, default=xla)
 
 
 def banded_conv(images: jax.Array, kernel: jax.Array) -> jax.Array:

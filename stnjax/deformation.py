@@ -210,7 +210,6 @@ class PointPredictor(nnx.Module):
       filters,
       (layer.kernel_size, layer.kernel_size),
       padding=layer.padding,
-      conv_general_dilated=convolution.conv_general_dilated,
       rngs=rngs,
     )
     self.head = nnx.Linear(
@@ -231,8 +230,9 @@ class PointPredictor(nnx.Module):
     Returns:
       `[B, h, w, kh, kw, 2]`, for `deformed_conv`.
     """
-    seen = nnx.leaky_relu(self.hidden(features), self.slope)
-    predicted = self.head(seen)
+    kernel, bias = self.hidden.kernel[...], self.hidden.bias[...]
+    seen = convolution.conv(features, kernel, self.layer.padding) + bias
+    predicted = self.head(nnx.leaky_relu(seen, self.slope))
     points = self.regular(features.shape[1:3])
     if self.kind == "UCN":
       thetas = transforms.matrix(predicted, self.family)

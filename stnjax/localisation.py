@@ -62,7 +62,6 @@ class LocalisationNet(nnx.Module):
           filters,
           (kernel_size, kernel_size),
           padding="VALID" if roomy else "SAME",
-          conv_general_dilated=convolution.conv_general_dilated,
           rngs=rngs,
         )
       )
@@ -95,10 +94,10 @@ class LocalisationNet(nnx.Module):
     """
     x = convolution.mean_pool(features, 2) if self.halved else features
     for place, conv in enumerate(self.convs):
-      x = conv(x)
+      x = convolution.conv(x, conv.kernel[...], conv.padding)
       if place < self.pools and min(x.shape[1:3]) > 1:
         x = convolution.max_pool(x, 2)
-      x = nnx.leaky_relu(x, self.slope)
+      x = nnx.leaky_relu(x + conv.bias[...], self.slope)
     x = lax.collapse(x, 1)
     for layer in self.hidden:
       x = nnx.leaky_relu(layer(x), self.slope)

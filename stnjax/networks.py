@@ -101,7 +101,6 @@ class Block(nnx.Module):
       (layer.kernel_size, layer.kernel_size),
       padding=layer.padding,
       kernel_init=getattr(nnx.initializers, init)(),
-      conv_general_dilated=convolution.conv_general_dilated,
       rngs=rngs,
     )
     if layer.batch_norm:
@@ -115,15 +114,17 @@ class Block(nnx.Module):
   ) -> jax.Array:
     """Passes `[B, H, W, C]` on; the convolution is deformed if given points."""
     how = how or _Pass(False, None)
+    kernel, bias = self.conv.kernel[...], self.conv.bias[...]
     if points is None:
-      x = self.conv(x)
+      x = convolution.conv(x, kernel, self.layer.padding)
     else:
-      x = deformation.deformed_conv(x, points, self.conv.kernel[...])
-      x = x + self.conv.bias[...]
+      x = deformation.deformed_conv(x, points, kernel)
     if self.layer.batch_norm:
-      x = self.norm(x, use_running_average=not how.train)
+      x = self.norm(x + bias, use_running_average=not how.train)
     if self.layer.pool:
       x = convolution.max_pool(x, self.layer.pool)
+    if not self.layer.batch_norm:
+      x = x + bias  # last: the maximum is the same, its gradient a shorter sum
     return how.dropout(nnx.leaky_relu(x, self.slope), self.layer.dropout)
 
 
