@@ -1,23 +1,31 @@
-"""Times training against the same networks in plain torch, on the CPU.
+"""Times training against the same networks in plain torch, on CPU or GPU.
 
   python -m experiments.bench_training
+  python -m experiments.bench_training --protocol=paper --seeds=10 --steps=200
 
-trains the networks of the README's sweep (experiments.sweep --family=rotation
---epochs=15) with stnjax as that does, in the loop of `stnjax.programs`, and
-with torch (which the extra `bench` brings): the same rotations of the images,
-drawn afresh, the same normalisation, network, loss, optimiser, schedule, batch
-and running sums, on all cores. It checks first that torch's network is the
-same: as many parameters, and from the same weights the same logits, with
-transforms that are not the identity. It writes a table, bench_training.md, and
-every measurement, bench_training.json. About 3 minutes on 2 CPU cores.
+trains networks with stnjax, in the loop of `stnjax.programs`, and with torch
+(which the extra `bench` brings), where JAX computes: the same perturbation of
+the images, drawn afresh, the same normalisation, network, loss, optimiser,
+schedule, batch and running sums. The protocols: "sweep", what the README's
+first command does (experiments.sweep --family=rotation --epochs=15), on all
+cores about 3 minutes for 2 of them; "paper", the paper's rotated MNIST, 64 + 64
+filters and 640 epochs (experiments.paper --preset=rotation --size=full), which
+is for GPUs. It checks first, on the CPU, that torch's network is the same: as
+many parameters, and from the same weights the same logits, with transforms that
+are not the identity. It writes a table, bench_training.md, and every
+measurement, bench_training.json.
 
-Times: of some steps, scaled to an epoch of 10,000 images, without compilation,
-evaluation and checkpoints. Both take turns, as in `bench_sampling`; the ratio
-is the median over the rounds of stnjax's time over torch's in the same round,
-with the quartiles, so that below 1 stnjax is faster. Torch has its fused Adam,
-and the memory format channels_last, in which it is faster. Beside other work
-its threads, which spin while they wait, take many times as long: the machine
-must be quiet. The .json has its load, that of the benchmark itself included.
+Times: of some steps, scaled to an epoch and to the whole protocol, without
+compilation, evaluation and checkpoints. Images are the embedded digits, as
+often as an epoch of the protocol needs them. The libraries take turns, as in
+`bench_sampling`; the ratio is the median over the rounds of stnjax's time over
+torch's in the same round, with the quartiles, so that below 1 stnjax is faster.
+With --seeds there is a third turn, of stnjax with so many seeds in one program,
+as the sweep trains them. Torch has its fused optimiser, and the memory format
+channels_last, in which it is faster; on GPU both libraries multiply in TF32. On
+CPU, beside other work, torch's threads, which spin while they wait, take many
+times as long: the machine must be quiet. The .json has its load, that of the
+benchmark itself included.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, timing
+from experiments import cli, paper, timing
 from stnjax import (
   classifiers,
   datasets,
@@ -46,38 +54,48 @@ from stnjax import (
   programs,
   runs,
   training,
+  transforms,
 )
 
 if typing.TYPE_CHECKING:
   import torch
 
 NETWORKS = ("CNN", "STN-C0", "STN-C1", "STN-DL1", "STN-SL1")
-LIBRARIES = ("stnjax", "torch")
 
-_EPOCH = 10_000  # images
 _TOLERANCE = 1e-4  # of logits
 
 
-def settings_of(network: str, width: float, batch_size: int) -> runs.Settings:
-  """What the README's sweep trains, but for width and batch size.
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """What is trained, and on how many images.
 
-  Raises:
-    ValueError: for a network that is not built in torch here.
+  Attributes:
+    settings: of each network.
+    images: of an epoch.
   """
-  settings = runs.Settings(
-    network=network,
-    family="rotation",
-    epochs=15,
-    width=width,
-    batch_size=batch_size,
-  )
-  placement = placements.parse(network)
-  if placement.deforms or len(placement.depths) > 1:
-    raise ValueError(
-      f"network={network!r} has no counterpart in torch; accepted: CNN; STN-C,"
-      " STN-DL or STN-SL followed by one depth"
-    )
-  return settings
+
+  settings: runs.Settings
+  images: int
+
+  def of(self, network: str, **changes: Any) -> runs.Settings:
+    """The settings of a network.
+
+    Raises:
+      ValueError: for a network that is not built in torch here.
+    """
+    placement = placements.parse(network)
+    if placement.deforms or len(placement.depths) > 1:
+      raise ValueError(
+        f"network={network!r} has no counterpart in torch; accepted: CNN;"
+        " STN-C, STN-DL or STN-SL followed by one depth"
+      )
+    return dataclasses.replace(self.settings, network=network, **changes)
+
+
+PROTOCOLS = {
+  "sweep": Protocol(runs.Settings(family="rotation", epochs=15), 10_000),
+  "paper": Protocol(paper.PRESETS["rotation"]().settings("full")[0], 60_000),
+}
 
 
 def rotation(angles: "torch.Tensor") -> "torch.Tensor":
@@ -101,8 +119,15 @@ def torch_warp(
   )
 
 
+def affine(parameters: "torch.Tensor") -> "torch.Tensor":
+  """Matrices `[B, 2, 3]` that differ from the identity by `[B, 6]`."""
+  import torch
+
+  return torch.eye(2, 3, device=parameters.device) + parameters.view(-1, 2, 3)
+
+
 def torch_network(settings: runs.Settings) -> "torch.nn.Module":
-  """The network of `settings_of`, from `[B, C, H, W]` to logits.
+  """The network of `Protocol.of`, from `[B, C, H, W]` to logits.
 
   Its parameters have the names of stnjax's. A dense layer on flattened features
   has their shape `(H, W, C)` as `reads`.
@@ -138,7 +163,8 @@ def torch_network(settings: runs.Settings) -> "torch.nn.Module":
     hidden = [reading(shapes[depth], first)]
     for fan_in, fan_out in itertools.pairwise((first, *rest)):
       hidden.append(nn.Linear(fan_in, fan_out))
-    head = nn.Linear(hidden[-1].out_features, 1)
+    outputs = transforms.num_params(settings.family)
+    head = nn.Linear(hidden[-1].out_features, outputs)
     return nn.ModuleDict({"hidden": nn.ModuleList(hidden), "head": head})
 
   class Network(nn.Module):
@@ -175,7 +201,10 @@ def torch_network(settings: runs.Settings) -> "torch.nn.Module":
       x = x.flatten(1)
       for layer in localiser["hidden"]:
         x = layer(x).relu()
-      return rotation(localiser["head"](x)[:, 0])
+      parameters = localiser["head"](x)
+      if settings.family == "affine":
+        return affine(parameters)
+      return rotation(parameters[:, 0])
 
   depths = placement.depths
   return Network()
@@ -266,6 +295,39 @@ def stnjax_training(
   return call
 
 
+def torch_optimiser(
+  settings: runs.Settings, peer: "torch.nn.Module", total_steps: int
+) -> tuple["torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"]:
+  """What `stnjax.training.make_optimiser` makes for the same settings."""
+  import torch
+
+  placement = placements.parse(settings.network)
+  rates = {
+    "localisation": settings.localisation_lr,
+    "before": settings.before_lr,
+    "rest": 1.0,
+  }
+  groups: dict[str, list] = {name: [] for name in rates}
+  for path, parameter in peer.named_parameters():
+    groups[placements.part(path.split("."), placement)].append(parameter)
+  groups = [
+    {"params": groups[name], "lr": settings.learning_rate * rate}
+    for name, rate in rates.items()
+    if groups[name]
+  ]
+  if settings.optimiser == "adam":
+    optimiser = torch.optim.Adam(groups, fused=True)
+  else:
+    optimiser = torch.optim.SGD(groups, momentum=0.9, fused=True)
+  schedules = torch.optim.lr_scheduler
+  if settings.schedule == "cosine":
+    schedule = schedules.CosineAnnealingLR(optimiser, total_steps)
+  else:
+    drops = [total_steps // 2, total_steps * 3 // 4]
+    schedule = schedules.MultiStepLR(optimiser, drops)
+  return optimiser, schedule
+
+
 def torch_training(
   settings: runs.Settings,
   recipe: training.Recipe,
@@ -273,7 +335,7 @@ def torch_training(
   data: datasets.Data,
   steps: int,
 ) -> Callable[[], None]:
-  """The same in torch, in the memory format that the network has.
+  """The same in torch, where the network is and in its memory format.
 
   Args:
     settings: of the run.
@@ -284,30 +346,29 @@ def torch_training(
   """
   import torch
 
-  images = torch.tensor(data.images).permute(0, 3, 1, 2).contiguous()
-  labels = torch.tensor(data.labels).long()
+  device = peer.head.weight.device
+  images = torch.tensor(data.images, device=device)
+  images = images.permute(0, 3, 1, 2).contiguous()
+  labels = torch.tensor(data.labels, device=device).long()
   (mean,), (std,) = recipe.mean, recipe.std
   size = settings.batch_size
   per_epoch = programs.steps_per_epoch(len(labels), size)
-  optimiser = torch.optim.Adam(
-    peer.parameters(), lr=settings.learning_rate, fused=True
-  )
-  schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-    optimiser, per_epoch * settings.epochs
+  optimiser, schedule = torch_optimiser(
+    settings, peer, per_epoch * settings.epochs
   )
 
   def batches():
     while True:
-      order = torch.randperm(len(labels))
+      order = torch.randperm(len(labels), device=device)
       yield from order[: per_epoch * size].split(size)
 
-  drawn, totals = batches(), torch.zeros(2)
+  drawn, totals = batches(), torch.zeros(2, device=device)
   bound = math.pi / 2
   peer.train()
 
   def call() -> None:
     for chosen in itertools.islice(drawn, steps):
-      angles = torch.empty(size).uniform_(-bound, bound)
+      angles = torch.empty(size, device=device).uniform_(-bound, bound)
       perturbed = torch_warp(images[chosen] / 255, rotation(angles), "zeros")
       logits = peer((perturbed - mean) / std)
       losses = torch.nn.functional.cross_entropy(
@@ -320,74 +381,162 @@ def torch_training(
       with torch.no_grad():
         wrong = logits.argmax(dim=-1) != labels[chosen]
         totals.add_(torch.stack([losses.sum(), wrong.sum()]))
+    if device.type == "cuda":
+      torch.cuda.synchronize()
 
   return call
+
+
+def same_network(
+  settings: runs.Settings, prepare: Callable, images: np.ndarray
+) -> tuple["torch.nn.Module", int]:
+  """Torch's network with the weights of stnjax's, and its parameters' count.
+
+  Args:
+    settings: of the network.
+    prepare: what makes the network's input of images, see `training.Recipe`.
+    images: `[B, H, W, C]`, uint8.
+
+  Raises:
+    RuntimeError: where it is another network.
+  """
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    network, peer = runs.build_network(settings), torch_network(settings)
+    parameters = check_same_size(settings.network, network, peer)
+    keys = jax.random.split(jax.random.key(0), len(images))
+    prepared, _ = prepare(keys, images, None)
+    for checked in (turned(network), network):  # the last is what is trained
+      copy_weights(checked, peer)
+      check_same_logits(settings.network, checked, peer, prepared)
+  return peer, parameters
 
 
 def measure(
   settings: runs.Settings,
   data: datasets.Data,
+  *,
+  seeds: int,
   steps: int,
   rounds: int,
   channels_last: bool,
 ) -> list[dict[str, Any]]:
-  """Rows, one per library, of a network that is checked first."""
+  """Rows of a network that is checked first: one for each that takes turns.
+
+  Args:
+    settings: of the network.
+    data: an epoch's.
+    seeds: to train at once with stnjax, beside one; 1 for none beside.
+    steps: that are timed at once.
+    rounds: how often.
+    channels_last: torch's memory format.
+  """
+  import torch
+
+  torch.manual_seed(0)
+  device = jax.devices()[0]
+  counts = dict.fromkeys((1, seeds))
+  built = {
+    count: runs.build_program(
+      [dataclasses.replace(settings, seed=seed) for seed in range(count)],
+      data.images,
+      [device],
+    )
+    for count in counts
+  }
+  program, _ = built[1]
+  some = data.images[: settings.batch_size]
+  peer, parameters = same_network(settings, program.recipe.prepare, some)
+  peer.to("cpu" if device.platform == "cpu" else "cuda")
+  if channels_last:
+    peer.to(memory_format=torch.channels_last)
+  turns = {
+    ("stnjax", count): stnjax_training(*built[count], data, steps)
+    for count in counts
+  }
+  turns["torch", 1] = torch_training(
+    settings, program.recipe, peer, data, steps
+  )
+  for call in turns.values():
+    call()  # compiles
+  load, *_ = os.getloadavg()
+  per_epoch = programs.steps_per_epoch(len(data.labels), settings.batch_size)
+  seconds = timing.in_turns(dict(enumerate(turns.values())), rounds)
+  return [
+    {
+      "network": settings.network,
+      "parameters": parameters,
+      "library": library,
+      "seeds": count,
+      "load": load,
+      "seconds": taken,
+      "seconds_per_epoch": float(np.median(taken)) * per_epoch / steps,
+    }
+    for (library, count), taken in zip(turns, seconds.values(), strict=True)
+  ]
+
+
+def table(rows: Sequence[dict[str, Any]], epochs: int) -> str:
+  """A line for each network, and one of whole protocols, in Markdown."""
+  found: dict[str, dict[tuple[str, int], dict]] = {}
+  for row in rows:
+    turn = row["library"], row["seeds"]
+    found.setdefault(row["network"], {})[turn] = row
+  turns = list(next(iter(found.values())))
+  names = [
+    library if count == 1 else f"{library}, {count} seeds"
+    for library, count in turns
+  ]
+  lines = [
+    "| network | parameters |"
+    + "".join(f" {name} (s/epoch) |" for name in names)
+    + " stnjax / torch |",
+    "|---|" + "--:|" * (len(turns) + 2),
+  ]
+  for name, by_turn in found.items():
+    ours, theirs = by_turn["stnjax", 1], by_turn["torch", 1]
+    cells = [
+      name,
+      f"{ours['parameters']:,}",
+      *(f"{by_turn[turn]['seconds_per_epoch']:.3g}" for turn in turns),
+      timing.ratio(ours["seconds"], theirs["seconds"]),
+    ]
+    lines.append("| " + " | ".join(cells) + " |")
+  minutes = [
+    sum(by_turn[turn]["seconds_per_epoch"] for by_turn in found.values())
+    * epochs
+    / 60
+    for turn in turns
+  ]
+  whole = ", ".join(f"{n} {m:.3g}" for n, m in zip(names, minutes, strict=True))
+  lines += ["", f"All of it, {epochs} epochs of each, in minutes: {whole}."]
+  return "\n".join(lines)
+
+
+def epoch_of(count: int) -> datasets.Data:
+  """The embedded digits, repeated until there are `count`."""
+  digits = datasets.load("mnist_subset", "train")
+  chosen = np.arange(count) % len(digits.labels)
+  return datasets.Data(digits.images[chosen], digits.labels[chosen])
+
+
+def set_up_torch() -> None:
+  """Lets torch compute where and as JAX does.
+
+  Raises:
+    ValueError: where it cannot.
+  """
   import torch
 
   torch.set_num_threads(os.cpu_count() or 1)
-  torch.manual_seed(0)
-  name = settings.network
-  program, states = runs.build_program(
-    [settings], data.images, jax.devices("cpu")[:1]
-  )
-  network, peer = runs.build_network(settings), torch_network(settings)
-  parameters = check_same_size(name, network, peer)
-  keys = jax.random.split(jax.random.key(0), settings.batch_size)
-  some = data.images[: settings.batch_size]
-  prepared, _ = program.recipe.prepare(keys, some, None)
-  for checked in (turned(network), network):  # the last is what is trained
-    copy_weights(checked, peer)
-    check_same_logits(name, checked, peer, prepared)
-  if channels_last:
-    peer.to(memory_format=torch.channels_last)
-  calls = {
-    "stnjax": stnjax_training(program, states, data, steps),
-    "torch": torch_training(settings, program.recipe, peer, data, steps),
-  }
-  for call in calls.values():
-    call()  # compiles
-  load, *_ = os.getloadavg()
-  epochs = steps / programs.steps_per_epoch(_EPOCH, settings.batch_size)
-  return [
-    {
-      "network": name,
-      "parameters": parameters,
-      "library": library,
-      "load": load,
-      "seconds": seconds,
-      "seconds_per_epoch": float(np.median(seconds)) / epochs,
-    }
-    for library, seconds in timing.in_turns(calls, rounds).items()
-  ]
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-  """A line for each network, in Markdown."""
-  lines = [
-    "| network | parameters | stnjax (s/epoch) | torch (s/epoch)"
-    " | stnjax / torch |",
-    "|---|--:|--:|--:|--:|",
-  ]
-  found: dict[str, dict[str, dict]] = {}
-  for row in rows:
-    found.setdefault(row["network"], {})[row["library"]] = row
-  for name, by_library in found.items():
-    ours, theirs = (by_library[library] for library in LIBRARIES)
-    times = [f"{row['seconds_per_epoch']:.3g}" for row in (ours, theirs)]
-    ratio = timing.ratio(ours["seconds"], theirs["seconds"])
-    cells = [name, f"{ours['parameters']:,}", *times, ratio]
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+  platform = jax.default_backend()
+  if platform == "cpu":
+    return
+  if platform != "gpu" or not torch.cuda.is_available():
+    raise ValueError(
+      f"torch finds no GPU, and JAX computes on {jax.devices()[0]}; accepted:"
+      " JAX_PLATFORMS=cpu, or a GPU for both"
+    )
+  torch.set_float32_matmul_precision("high")  # TF32, as XLA by default
 
 
 def main() -> None:
@@ -396,23 +545,32 @@ def main() -> None:
     raise app.UsageError(
       f"--networks must name networks, each once, got {','.join(names)!r}"
     )
-  if _BATCH_SIZE.value > _EPOCH:
+  protocol = PROTOCOLS[_PROTOCOL.value]
+  changes = {"width": _WIDTH.value, "batch_size": _BATCH_SIZE.value}
+  changes = {k: v for k, v in changes.items() if v is not None}
+  every = [protocol.of(name, **changes) for name in names]
+  if every[0].batch_size > protocol.images:
     raise app.UsageError(
-      f"--batch_size must be at most {_EPOCH}, got {_BATCH_SIZE.value}"
+      f"--batch_size must be at most {protocol.images}, got"
+      f" {every[0].batch_size}"
     )
-  every = [settings_of(n, _WIDTH.value, _BATCH_SIZE.value) for n in names]
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_training.json", output / "bench_training.md"
   timing.make_folder(files, _OVERWRITE.value)
-  jax.config.update("jax_platforms", "cpu")
-  data = datasets.load(every[0].dataset, "train")
+  set_up_torch()
+  data = epoch_of(protocol.images)
   rows = []
   for settings in every:
     print(f"{settings.network} ...", flush=True)
     rows += measure(
-      settings, data, _STEPS.value, _ROUNDS.value, _CHANNELS_LAST.value
+      settings,
+      data,
+      seeds=_SEEDS.value,
+      steps=_STEPS.value,
+      rounds=_ROUNDS.value,
+      channels_last=_CHANNELS_LAST.value,
     )
-  text = table(rows)
+  text = table(rows, every[0].epochs)
   results = {
     "machine": timing.machine(),
     "settings": {
@@ -435,13 +593,26 @@ if __name__ == "__main__":
     list(NETWORKS),
     "Networks: CNN, or STN-C, STN-DL, STN-SL followed by one depth.",
   )
+  _PROTOCOL = flags.DEFINE_enum(
+    "protocol", "sweep", list(PROTOCOLS), "What is trained, see above."
+  )
   _WIDTH = flags.DEFINE_float(
     "width",
-    runs.Settings.width,
-    "Multiplies the filters of the classifier; 1 is the paper's.",
+    None,
+    "Multiplies the filters of the classifier; 1 is the paper's. Default: the"
+    " protocol's.",
   )
   _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", runs.Settings.batch_size, "Images of a step.", lower_bound=1
+    "batch_size",
+    None,
+    "Images of a step. Default: the protocol's.",
+    lower_bound=1,
+  )
+  _SEEDS = flags.DEFINE_integer(
+    "seeds",
+    1,
+    "Seeds that stnjax also trains at once, beside one.",
+    lower_bound=1,
   )
   _STEPS = flags.DEFINE_integer(
     "steps", 20, "Steps of training that are timed at once.", lower_bound=1

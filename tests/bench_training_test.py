@@ -4,13 +4,15 @@ import json
 import pathlib
 
 from absl.testing import absltest, parameterized
+from flax import nnx
 import jax
 import numpy as np
+import optax
 import pytest
 import torch
 
 from experiments import bench_training
-from stnjax import datasets, runs
+from stnjax import datasets, placements, runs, training
 from tests import scripts
 
 
@@ -18,9 +20,14 @@ def run(*flags):
   return scripts.run("bench_training", *flags)
 
 
-def pair(name, width=0.05):
-  """A network whose transformer turns, torch's with its weights, images."""
-  settings = bench_training.settings_of(name, width, 4)
+def settings_of(name, protocol="sweep", **changes):
+  changes = {"width": 0.05, "batch_size": 4} | changes
+  return bench_training.PROTOCOLS[protocol].of(name, **changes)
+
+
+def pair(name, **changes):
+  """A network whose transformer warps, torch's with its weights, images."""
+  settings = settings_of(name, **changes)
   network = bench_training.turned(runs.build_network(settings))
   peer = bench_training.torch_network(settings)
   bench_training.copy_weights(network, peer)
@@ -29,9 +36,13 @@ def pair(name, width=0.05):
 
 
 class SameNetworkTest(parameterized.TestCase):
-  @parameterized.parameters(*bench_training.NETWORKS)
-  def test_same_logits_until_a_weight_changes(self, name):
-    network, peer, images = pair(name)
+  @parameterized.parameters(
+    *((name, "sweep") for name in bench_training.NETWORKS),
+    ("STN-C1", "paper"),
+    ("STN-DL1", "paper"),
+  )
+  def test_same_logits_until_a_weight_changes(self, name, protocol):
+    network, peer, images = pair(name, protocol=protocol)
     bench_training.check_same_size(name, network, peer)
     bench_training.check_same_logits(name, network, peer, images)
     for changed in (
@@ -59,10 +70,53 @@ class SameNetworkTest(parameterized.TestCase):
     with self.assertRaisesRegex(RuntimeError, "CNN .* parameters instead of"):
       bench_training.check_same_size("CNN", network, peer)
 
+  @parameterized.parameters(
+    ("STN-SL1", "paper", {}),
+    ("STN-C1", "paper", dict(before_lr=0.5)),
+    ("STN-DL1", "sweep", dict(localisation_lr=0.3)),
+  )
+  def test_same_steps_of_the_optimiser(self, name, protocol, changes):
+    """From the same gradients, through all of the schedule."""
+    settings = settings_of(name, protocol, **changes)
+    network, peer, _ = pair(name, protocol=protocol, **changes)
+    gradients = nnx.clone(network)  # as large as the weights, not the weights
+    slopes = bench_training.torch_network(settings)
+    bench_training.copy_weights(gradients, slopes)
+    for parameter, slope in zip(peer.parameters(), slopes.parameters()):
+      parameter.grad = slope.detach().clone()
+    ours = training.make_optimiser(
+      settings.optimiser,
+      settings.learning_rate,
+      8,
+      placements.parse(name),
+      schedule=settings.schedule,
+      localisation_lr=settings.localisation_lr,
+      before_lr=settings.before_lr,
+    )
+    params, grads = (
+      nnx.state(module, nnx.Param) for module in (network, gradients)
+    )
+    state = ours.init(params)
+    optimiser, schedule = bench_training.torch_optimiser(settings, peer, 8)
+    for _ in range(8):
+      updates, state = ours.update(grads, state, params)
+      params = optax.apply_updates(params, updates)
+      optimiser.step()
+      schedule.step()
+    nnx.update(network, params)
+    expected = bench_training.torch_network(settings)
+    bench_training.copy_weights(network, expected)
+    for (path, ours), theirs in zip(
+      expected.named_parameters(), peer.parameters()
+    ):
+      np.testing.assert_allclose(
+        ours.detach(), theirs.detach(), rtol=1e-4, atol=1e-6, err_msg=path
+      )
+
   @pytest.mark.slow
   def test_torch_learns(self):
     torch.manual_seed(0)
-    settings = bench_training.settings_of("CNN", 0.05, 16)
+    settings = settings_of("CNN", batch_size=16)
     rng = np.random.default_rng(0)
     labels = np.arange(64, dtype=np.int32) % 2
     images = rng.integers(0, 100, (64, 28, 28, 1)).astype(np.uint8)
@@ -93,11 +147,15 @@ class ScriptTest(parameterized.TestCase):
       "--batch_size=4",
       "--steps=1",
       "--rounds=1",
+      "--seeds=2",
       f"--output={output}",
     )
     self.assertEqual(done.returncode, 0, done.stderr)
     text = (pathlib.Path(output) / "bench_training.md").read_text()
-    self.assertIn("| stnjax / torch |", text)
+    self.assertIn(
+      "| stnjax (s/epoch) | stnjax, 2 seeds (s/epoch) | torch (s/epoch) |", text
+    )
+    self.assertIn("All of it, 15 epochs of each, in minutes: stnjax ", text)
     self.assertIn("| STN-SL1 | ", text)
     results = json.loads(
       (pathlib.Path(output) / "bench_training.json").read_text()
@@ -105,7 +163,8 @@ class ScriptTest(parameterized.TestCase):
     self.assertEqual(results["machine"]["backend"], "cpu")
     self.assertEqual(results["settings"]["batch_size"], 4)
     self.assertEqual(
-      [row["library"] for row in results["rows"]], ["stnjax", "torch"]
+      [(row["library"], row["seeds"]) for row in results["rows"]],
+      [("stnjax", 1), ("stnjax", 2), ("torch", 1)],
     )
     for row in results["rows"]:
       (seconds,) = row["seconds"]
@@ -122,6 +181,8 @@ class ScriptTest(parameterized.TestCase):
     ("--width=0", "width must be positive"),
     ("--batch_size=20000", "--batch_size must be at most 10000"),
     ("--steps=0", "--steps"),
+    ("--seeds=0", "--seeds"),
+    ("--protocol=svhn", "--protocol"),
     ("--shapes=2x8x8x1", "shapes"),
     ("now", "unexpected argument 'now'"),
   )
