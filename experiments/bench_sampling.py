@@ -12,12 +12,17 @@ Times: the implementations take turns, in an order that is drawn anew each
 round. A turn is a pause, in which the threads of the one before stop spinning,
 a call that wakes its own up, and a call that counts. A ratio is the median over
 the rounds of the peer's time over ours in the same round, with the quartiles,
-so that above 1 stnjax is faster. Memory: the peak over what was in use before,
+so that above 1 stnjax is faster. Two are no libraries: "copy", the copy of the
+batch, whose ratio is the share of its bandwidth that a warp reaches forward;
+"deterministic", stnjax on GPU where sums must be in one order
+(`jax.jit(..., compiler_options={"xla_gpu_deterministic_ops": True})`), whose
+ratio is what that costs. Memory: the peak over what was in use before,
 in a process of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
+import itertools
 import json
 import multiprocessing
 import os
@@ -33,7 +38,7 @@ from experiments import peers, timing
 import stnjax
 from stnjax.kernels import bilinear
 
-Case = dict[str, Any]  # shape, method, peer
+Case = dict[str, Any]  # shape, method, dtype, peer
 
 
 def check_same_picture(
@@ -46,6 +51,7 @@ def check_same_picture(
   pictures = {
     peer: np.asarray(_to_host(passes["forward"]()))[inside]
     for peer, passes in built.items()
+    if peer != "copy"
   }
   for peer, picture in pictures.items():
     apart = np.abs(picture - pictures["stnjax"])
@@ -64,7 +70,7 @@ def _to_host(result: Any) -> Any:
 
 def peak_memory(case: Case) -> dict[str, float]:
   """MiB that each pass takes at its peak, beyond what was in use before."""
-  passes = peers.build(case["peer"], case["shape"], case["method"])
+  passes = peers.build(**case)
   return {name: _peak(call, case["peer"]) for name, call in passes.items()}
 
 
@@ -124,25 +130,31 @@ def memory_elsewhere(case: Case) -> dict[str, float]:
 def measure(
   shape: tuple[int, ...],
   method: str,
+  dtype: str,
   chosen: Sequence[str],
   rounds: int,
   memory: bool,
 ) -> Iterator[Case]:
   """Rows, one per implementation and pass."""
   names = ["stnjax", *(peer for peer in chosen if peers.supports(peer, method))]
-  built = {name: peers.build(name, shape, method) for name in names}
-  check_same_picture(built, shape, method)
+  case = dict(shape=shape, method=method, dtype=dtype)
+  # In float32, as the coordinates of some are too coarse in less.
+  exact = {name: peers.build(name, shape, method) for name in names}
+  check_same_picture(exact, shape, method)
+  built = exact
+  if dtype != "float32":
+    built = {name: peers.build(name, **case) for name in names}
   peaks = {}
   if memory:
     for name in names:
-      case = dict(peer=name, shape=shape, method=method)
-      peaks[name] = memory_elsewhere(case)
+      peaks[name] = memory_elsewhere(dict(peer=name, **case))
   for which in built["stnjax"]:
-    calls = {name: passes[which] for name, passes in built.items()}
+    calls = {
+      name: passes[which] for name, passes in built.items() if which in passes
+    }
     for name, seconds in timing.in_turns(calls, rounds).items():
       yield {
-        "shape": shape,
-        "method": method,
+        **case,
         "pass": which,
         "peer": name,
         "seconds": seconds,
@@ -155,10 +167,11 @@ def tables(rows: Sequence[Case]) -> str:
   names = list(dict.fromkeys(row["peer"] for row in rows))
   found: dict[tuple, dict[str, Case]] = {}
   for row in rows:
-    key = ("x".join(map(str, row["shape"])), row["method"], row["pass"])
+    batch = "x".join(map(str, row["shape"]))
+    key = batch, row["method"], row["dtype"], row["pass"]
     found.setdefault(key, {})[row["peer"]] = row
-  head = "| batch | method | pass |"
-  rule = "|---|---|---|" + "--:|" * len(names)
+  head = "| batch | method | dtype | pass |"
+  rule = "|---|---|---|---|" + "--:|" * len(names)
   times = [head + " stnjax (ms) |", rule]
   times[0] += "".join(f" {peer} / stnjax |" for peer in names[1:])
   peaks = [head + "".join(f" {peer} (MiB) |" for peer in names), rule]
@@ -211,7 +224,7 @@ def chosen_peers() -> list[str]:
         f"--peers={peer!r} is unknown; accepted: {', '.join(peers.PEERS)}"
       )
     if not peers.installed(peer):
-      raise app.UsageError(f"--peers={peer!r} is not installed for this device")
+      raise app.UsageError(f"--peers={peer!r} is not there for this device")
   return _PEERS.value
 
 
@@ -223,6 +236,7 @@ def main(argv: list[str]) -> None:
   shapes = [parse_shape(text) for text in each_once("shapes", _SHAPES.value)]
   chosen = chosen_peers()
   methods = each_once("method", _METHODS.value)
+  dtypes = each_once("dtype", _DTYPES.value)
   if not _COMPILED.value:
     without_compiler()
   output = pathlib.Path(_OUTPUT.value)
@@ -230,9 +244,11 @@ def main(argv: list[str]) -> None:
   timing.make_folder(files, _OVERWRITE.value)
   rows = []
   for shape in shapes:
-    for method in methods:
-      print(f"{'x'.join(map(str, shape))} {method} ...", flush=True)
-      rows += measure(shape, method, chosen, _ROUNDS.value, _MEMORY.value)
+    for method, dtype in itertools.product(methods, dtypes):
+      print(f"{'x'.join(map(str, shape))} {method} {dtype} ...", flush=True)
+      rows += measure(
+        shape, method, dtype, chosen, _ROUNDS.value, _MEMORY.value
+      )
   text = tables(rows)
   files[0].write_text(json.dumps({"machine": timing.machine(), "rows": rows}))
   files[1].write_text(text + "\n")
@@ -250,6 +266,12 @@ if __name__ == "__main__":
     ["linear"],
     peers.METHODS,
     "Interpolation; may be given several times.",
+  )
+  _DTYPES = flags.DEFINE_multi_enum(
+    "dtype",
+    ["float32"],
+    peers.DTYPES,
+    "Of the images; may be given several times.",
   )
   _PEERS = flags.DEFINE_list(
     "peers",

@@ -507,7 +507,9 @@ def table(rows: Sequence[dict[str, Any]], epochs: int) -> str:
     / 60
     for turn in turns
   ]
-  whole = ", ".join(f"{n} {m:.3g}" for n, m in zip(names, minutes, strict=True))
+  whole = "; ".join(
+    f"{n} {m:,.1f}" for n, m in zip(names, minutes, strict=True)
+  )
   lines += ["", f"All of it, {epochs} epochs of each, in minutes: {whole}."]
   return "\n".join(lines)
 

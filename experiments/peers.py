@@ -1,6 +1,7 @@
 """Warps of this library and of others, compiled and ready to be timed."""
 
 from collections.abc import Callable, Sequence
+import functools
 import importlib.util
 import os
 from typing import Any
@@ -14,7 +15,18 @@ from stnjax import transforms
 
 METHODS = ("nearest", "linear", "cubic", "spline")
 PASSES = ("forward", "theta", "both")
-PEERS = ("torch", "map_coordinates", "dm_pix", "kornia")
+PEERS = (
+  "torch",
+  "map_coordinates",
+  "dm_pix",
+  "kornia",
+  "deterministic",
+  "copy",
+)
+"""Other libraries; stnjax where XLA may add in one order only, on GPU; and the
+copy of a batch, which moves as much as a warp forward."""
+
+DTYPES = ("float32", "bfloat16")
 
 Passes = dict[str, Callable[[], Any]]  # by pass, a call that waits for its end
 
@@ -29,7 +41,9 @@ def inputs(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def installed(peer: str) -> bool:
   """Whether a peer can be timed where JAX computes."""
-  module = {"map_coordinates": "jax"}.get(peer, peer)
+  if peer == "deterministic":
+    return jax.default_backend() == "gpu"  # elsewhere the order is one always
+  module = {"map_coordinates": "jax", "copy": "jax"}.get(peer, peer)
   if importlib.util.find_spec(module) is None:
     return False
   if peer not in ("torch", "kornia") or jax.default_backend() == "cpu":
@@ -43,6 +57,8 @@ def supports(peer: str, method: str) -> bool:
   """Whether a peer has a method."""
   accepted = {
     "stnjax": METHODS,
+    "deterministic": METHODS,
+    "copy": METHODS,
     "torch": ("nearest", "linear", "cubic"),
     "kornia": ("nearest", "linear", "cubic"),
     "map_coordinates": ("nearest", "linear"),
@@ -51,20 +67,32 @@ def supports(peer: str, method: str) -> bool:
   return method in accepted[peer]
 
 
-def build(peer: str, shape: Sequence[int], method: str) -> Passes:
-  """The passes of one implementation, compiled by a first call."""
+def build(
+  peer: str, shape: Sequence[int], method: str, dtype: str = "float32"
+) -> Passes:
+  """The passes of one implementation, compiled by a first call.
+
+  Args:
+    peer: "stnjax" or one of `PEERS`.
+    shape: of the batch.
+    method: one of `METHODS`.
+    dtype: of the images, one of `DTYPES`; theta is float32 but for torch, whose
+      grids have the dtype of the images.
+  """
   if peer in ("torch", "kornia"):
-    passes = _torch_passes(peer, shape, method)
+    passes = _torch_passes(peer, shape, method, dtype)
   else:
-    passes = _jax_passes(peer, shape, method)
+    passes = _jax_passes(peer, shape, method, dtype)
   if method == "nearest":  # has no gradient to theta
-    del passes["theta"]
+    passes.pop("theta", None)
   for call in passes.values():
     call()
   return passes
 
 
-def _jax_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
+def _jax_passes(
+  peer: str, shape: Sequence[int], method: str, dtype: str
+) -> Passes:
   order = METHODS.index(method)
 
   def pixels(theta):
@@ -102,23 +130,33 @@ def _jax_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
 
   warp = {
     "stnjax": stnjax_warp,
+    "deterministic": stnjax_warp,
     "map_coordinates": map_coordinates,
     "dm_pix": dm_pix_warp,
+    "copy": lambda image, theta: -image,  # not the image itself, returned
   }[peer]
   image, theta, cotangent = map(jnp.asarray, inputs(shape))
+  image, cotangent = image.astype(dtype), cotangent.astype(dtype)
 
   def to_theta(image, theta, cotangent):
     result, pull = jax.vjp(lambda theta: warp(image, theta), theta)
-    return result, pull(cotangent)
+    return result, pull(cotangent.astype(result.dtype))
 
   def to_both(image, theta, cotangent):
     result, pull = jax.vjp(warp, image, theta)
-    return result, pull(cotangent)
+    return result, pull(cotangent.astype(result.dtype))
+
+  options = {"xla_gpu_deterministic_ops": True}
+  compile = functools.partial(
+    jax.jit, compiler_options=options if peer == "deterministic" else None
+  )
 
   def calling(function, *operands):
-    compiled = jax.jit(function)
+    compiled = compile(function)
     return lambda: jax.block_until_ready(compiled(*operands))
 
+  if peer == "copy":
+    return {"forward": calling(warp, image, theta)}
   return {
     "forward": calling(warp, image, theta),
     "theta": calling(to_theta, image, theta, cotangent),
@@ -126,7 +164,9 @@ def _jax_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
   }
 
 
-def _torch_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
+def _torch_passes(
+  peer: str, shape: Sequence[int], method: str, dtype: str
+) -> Passes:
   import torch
 
   torch.set_num_threads(os.cpu_count() or 1)
@@ -145,6 +185,9 @@ def _torch_passes(peer: str, shape: Sequence[int], method: str) -> Passes:
       transforms.invert(theta.cpu().numpy()), shape[1:3]
     )
     theta = torch.tensor(np.asarray(pushing), device=device)
+  image, theta, cotangent = (
+    a.to(getattr(torch, dtype)) for a in (image, theta, cotangent)
+  )
 
   def warp(image, theta):
     if peer == "kornia":

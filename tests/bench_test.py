@@ -58,7 +58,8 @@ class ScriptTest(parameterized.TestCase):
   def test_small_run_and_no_overwriting(self):
     output = self.create_tempdir().full_path
     flags = ("--shapes=2x8x8x1", "--rounds=3", f"--output={output}")
-    done = run(*flags, "--peers=map_coordinates", "--nocompiled")
+    chosen = "--peers=map_coordinates,copy", "--dtype=bfloat16"
+    done = run(*flags, *chosen, "--nocompiled")
     self.assertEqual(done.returncode, 0, done.stderr)
     results = json.loads(
       (pathlib.Path(output) / "bench_sampling.json").read_text()
@@ -66,13 +67,13 @@ class ScriptTest(parameterized.TestCase):
     self.assertEqual(results["machine"]["backend"], "cpu")
     self.assertFalse(results["machine"]["compiled_sampler"])
     rows = {(row["peer"], row["pass"]): row for row in results["rows"]}
-    self.assertLen(rows, 2 * 3)
+    self.assertLen(rows, 2 * 3 + 1)  # a copy has no gradient
     for row in rows.values():
       self.assertLen(row["seconds"], 3)
       self.assertGreater(min(row["seconds"]), 0)
       self.assertGreaterEqual(row["peak_mib"], 0)
     text = (pathlib.Path(output) / "bench_sampling.md").read_text()
-    self.assertIn("| 2x8x8x1 | linear | theta |", text)
+    self.assertIn("| 2x8x8x1 | linear | bfloat16 | theta |", text)
     again = run(*flags)
     self.assertEqual(again.returncode, 1)
     self.assertIn("--overwrite replaces them", again.stderr + again.stdout)
@@ -82,6 +83,7 @@ class ScriptTest(parameterized.TestCase):
     ("--shapes=2x8x8x1,2x8x8x1", "--shapes must name at least one, each once"),
     ("--peers=opencv", "--peers='opencv' is unknown"),
     ("--peers=", "--peers must name at least one"),
+    ("--peers=deterministic", "is not there for this device"),
     ("--method=area", "--method"),
     ("--rounds=0", "--rounds"),
     ("--output=/dev/null/x", "--output=/dev/null/x cannot be made"),
