@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from stnjax import sampling
-from stnjax.kernels import bilinear, gather
+from stnjax.kernels import bilinear, gather, taps
 
 compiled = pytest.mark.skipif(
   not bilinear.is_compiled(), reason="bilinear.cc was not compiled here"
@@ -112,6 +112,26 @@ class AgainstGatherTest(parameterized.TestCase):
       )
     )
     chex.assert_trees_all_close(ours, expected, atol=1e-4)
+
+  @parameterized.product(shape=((5, 4), (1, 3)), **MODES)
+  def test_spread_on_gpus(self, shape, padding, align_corners):
+    """By the operations that are meant for GPUs, on the CPU."""
+    rng = np.random.default_rng(0)
+    # Folded, as `sample` hands them on.
+    x, y = (
+      taps.fold(taps.bound(place), size, padding, align_corners)
+      for place, size in zip(some_points(rng, shape, np.float64).T, shape[::-1])
+    )
+    values = rng.normal(size=(2, len(x), 3))
+    values[:, :3] = np.nan, np.inf, 0
+    batch = (jnp.stack([place, place[::-1]]) for place in (x, y))
+    spread = (values, *batch)
+    options = dict(shape=shape, padding=padding, align_corners=align_corners)
+    np.testing.assert_allclose(
+      jax.jit(functools.partial(bilinear._spread_at_once, **options))(*spread),
+      jax.jit(functools.partial(bilinear._spread, **options))(*spread),
+      atol=1e-12,
+    )
 
   def test_pixels_that_are_not_finite_stay_where_they_are_read(self):
     image = jnp.zeros((4, 4, 1)).at[0, 0].set(jnp.nan).at[3, 3].set(jnp.inf)
@@ -304,6 +324,25 @@ class LoweringTest(parameterized.TestCase):
   def test_not_called_without_the_compiled_file(self):
     with without_compiler():
       self.assertNotIn("custom_call @stnjax", self.text())
+
+  def test_one_scatter_on_gpus(self):
+    """Also under `shard_map`, and without sums over devices."""
+    mesh = jax.make_mesh(
+      (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    split = jax.P("batch")
+
+    def gradient(image, points):
+      _, vjp = jax.vjp(sampling.sample_pixels, image, points)
+      return vjp(jnp.ones((len(points), 3, 3, 1)) + 0 * image[:1, :1, :1])
+
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=split, out_specs=split)
+    image, points = jnp.ones((8, 4, 4, 1)), jnp.ones((8, 3, 3, 2))
+    for f in (gradient, mapped):
+      traced = jax.jit(f).trace(image, points)
+      text = traced.lower(lowering_platforms=("cuda",)).as_text()
+      self.assertEqual(text.count('"stablehlo.scatter"'), 1)
+      self.assertNotIn("all_reduce", text)
 
 
 class RegistrationTest(absltest.TestCase):

@@ -1,6 +1,6 @@
 """Sampling by gathering whole pixels: one gather per tap."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import functools
 import itertools
 import math
@@ -64,19 +64,28 @@ def blend(
   Returns:
     `[..., C]`.
   """
-  strides = [math.prod(sizes[:axis]) for axis in range(len(sizes))]
   terms = []
-  for corner in itertools.product(*by_axis):
-    flat = sum(t.index * s for t, s in zip(corner, strides, strict=True))
+  for flat, present, weight in corners(by_axis, sizes):
     value = pixels.at[flat].get(
       mode="promise_in_bounds", wrap_negative_indices=False
     )
-    inside = [tap.inside for tap in corner if tap.inside is not True]
-    if inside:
-      present = functools.reduce(jnp.logical_and, inside)
+    if present is not True:
       value = jnp.where(present[..., None], value, 0)
-    if corner[0].weight is not None:
-      weight = math.prod(tap.weight for tap in corner)
+    if weight is not None:
       value = weight[..., None] * value
     terms.append(value)
   return sum(terms[1:], terms[0])
+
+
+def corners(
+  by_axis: Sequence[Sequence[Tap]], sizes: Sequence[int]
+) -> Iterator[Tap]:
+  """The combinations of taps, as taps of the image with its axes made one."""
+  strides = [math.prod(sizes[:axis]) for axis in range(len(sizes))]
+  for corner in itertools.product(*by_axis):
+    flat = sum(t.index * s for t, s in zip(corner, strides, strict=True))
+    inside = [tap.inside for tap in corner if tap.inside is not True]
+    present = functools.reduce(jnp.logical_and, inside) if inside else True
+    weighted = corner[0].weight is not None
+    weight = math.prod(tap.weight for tap in corner) if weighted else None
+    yield Tap(flat, present, weight)
