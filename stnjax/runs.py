@@ -12,8 +12,9 @@
   FAILED           instead, where the loss was no longer finite: why
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -471,6 +472,34 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
 
 def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
   """Makes the network of a run, with its initial parameters."""
+  make = _initialiser(dataclasses.replace(settings, seed=0))
+  return nnx.merge(*make(training.random_key(settings.seed, "initialise")))
+
+
+def abstract_network(
+  settings: Settings,
+) -> networks.SpatialTransformerNetwork:
+  """The network of a run in shapes alone: to check it, and to count."""
+  return nnx.eval_shape(lambda: _network(settings, jax.random.key(0)))
+
+
+@functools.lru_cache(maxsize=32)
+def _initialiser(settings: Settings) -> Callable:
+  """From a key to the parts of a network; compiled once for all seeds.
+
+  On CPU with no optimisation, which would take ten times as long as it saves:
+  it runs once.
+  """
+  on_cpu = jax.default_backend() == "cpu"
+  return jax.jit(
+    lambda key: nnx.split(_network(settings, key)),
+    compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
+  )
+
+
+def _network(
+  settings: Settings, key: jax.Array
+) -> networks.SpatialTransformerNetwork:
   gradient = settings.localisation_scheme == "gradient"
   return networks.create(
     settings.network,
@@ -485,15 +514,8 @@ def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
     padding=settings.padding,
     batch_norm=settings.batch_norm,
     theta_gradient=settings.localisation_lr if gradient else 1.0,
-    rngs=nnx.Rngs(training.random_key(settings.seed, "initialise")),
+    rngs=nnx.Rngs(key),
   )
-
-
-def abstract_network(
-  settings: Settings,
-) -> networks.SpatialTransformerNetwork:
-  """The network of a run in shapes alone: to check it, and to count."""
-  return nnx.eval_shape(lambda: build_network(settings))
 
 
 def build_program(

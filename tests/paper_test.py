@@ -3,7 +3,6 @@
 import dataclasses
 
 from absl.testing import absltest, parameterized
-from flax import nnx
 import pytest
 
 from experiments import paper
@@ -23,7 +22,7 @@ class PresetTest(parameterized.TestCase):
         # What does not change the network.
         alike = dataclasses.replace(member, epochs=1, more_iterations=())
         if alike not in built:
-          network = nnx.eval_shape(lambda s=member: runs.build_network(s))
+          network = runs.abstract_network(member)
           counts = networks.count_parameters(network)
           self.assertGreater(counts["classifier"], 1000)
           self.assertEqual(counts["localisation"] > 0, member.network != "CNN")
