@@ -91,6 +91,7 @@ def counts(text: str) -> dict[str, int]:
   Args:
     text: the compiled program, as XLA prints it.
   """
+  text = re.sub(r"/\*.*?\*/", "", text)  # "index=5" in large tuples
   operation = re.compile(r" = (?:\([^=]*?\)|\S+) ([a-z-]+)\(")
   names = operation.findall(text)
   free = ("parameter", "constant", "get-tuple-element", "bitcast", "tuple")

@@ -16,13 +16,15 @@ are not the identity. It writes a table, bench_training.md, and every
 measurement, bench_training.json.
 
 Times: of some steps, scaled to an epoch and to the whole protocol, without
-compilation, evaluation and checkpoints. Images are the embedded digits, as
-often as an epoch of the protocol needs them. The libraries take turns, as in
-`bench_sampling`; the ratio is the median over the rounds of stnjax's time over
-torch's in the same round, with the quartiles, so that below 1 stnjax is faster.
-With --seeds there is a third turn, of stnjax with so many seeds in one program,
-as the sweep trains them. Torch has its fused optimiser, and the memory format
-channels_last, in which it is faster; on GPU both libraries multiply in TF32. On
+compilation, evaluation and checkpoints. With few steps stnjax looks slower than
+it is, as it draws the order of the epoch anew in every dispatch, and a run has
+fewer. Images are the embedded digits, as often as an epoch of the protocol
+needs them. The libraries take turns, as in `bench_sampling`; the ratio is the
+median over the rounds of stnjax's time over torch's in the same round, with the
+quartiles, so that below 1 stnjax is faster. With --seeds there is a third turn,
+of stnjax with so many seeds in one program, as the sweep trains them. Torch has
+its fused optimiser, and the memory format channels_last, in which it is faster;
+on GPU it tries convolutions out, as XLA does, and both multiply in TF32. On
 CPU, beside other work, torch's threads, which spin while they wait, take many
 times as long: the machine must be quiet. The .json has its load, that of the
 benchmark itself included.
@@ -538,7 +540,13 @@ def set_up_torch() -> None:
       f"torch finds no GPU, and JAX computes on {jax.devices()[0]}; accepted:"
       " JAX_PLATFORMS=cpu, or a GPU for both"
     )
+  if jax.config.jax_platforms and "cpu" not in jax.config.jax_platforms:
+    raise ValueError(
+      f"JAX_PLATFORMS={jax.config.jax_platforms} leaves out the CPU, on which"
+      " networks are compared; accepted: cuda,cpu"
+    )
   torch.set_float32_matmul_precision("high")  # TF32, as XLA by default
+  torch.backends.cudnn.benchmark = True
 
 
 def main() -> None:
@@ -556,6 +564,8 @@ def main() -> None:
       f"--batch_size must be at most {protocol.images}, got"
       f" {every[0].batch_size}"
     )
+  for settings in every:
+    runs.abstract_network(settings)  # raises where a depth is too large
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_training.json", output / "bench_training.md"
   timing.make_folder(files, _OVERWRITE.value)
@@ -580,6 +590,8 @@ def main() -> None:
       for name, value in dataclasses.asdict(every[0]).items()
       if name != "network"
     },
+    "protocol": _PROTOCOL.value,
+    "images": protocol.images,
     "steps": _STEPS.value,
     "channels_last": _CHANNELS_LAST.value,
     "rows": rows,
@@ -617,13 +629,13 @@ if __name__ == "__main__":
     lower_bound=1,
   )
   _STEPS = flags.DEFINE_integer(
-    "steps", 20, "Steps of training that are timed at once.", lower_bound=1
+    "steps", 50, "Steps of training that are timed at once.", lower_bound=1
   )
   _CHANNELS_LAST = flags.DEFINE_boolean(
     "channels_last", True, "Torch's memory format; else channels first."
   )
   _ROUNDS = flags.DEFINE_integer(
-    "rounds", 11, "How often each is timed.", lower_bound=1
+    "rounds", 9, "How often each is timed.", lower_bound=1
   )
   _OUTPUT = flags.DEFINE_string(
     "output", "runs/bench_training", "Folder that the results are written to."

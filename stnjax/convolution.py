@@ -28,8 +28,11 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
     padding: "SAME" or "VALID".
 
   Returns:
-    `[B, h, w, F]`, as `jax.lax.conv_general_dilated`.
+    `[B, h, w, F]`, as `jax.lax.conv_general_dilated`, in the dtype that images
+    and kernel promote to.
   """
+  dtype = jnp.promote_types(images.dtype, kernel.dtype)
+  images, kernel = images.astype(dtype), kernel.astype(dtype)
   xla = functools.partial(
     lax.conv_general_dilated,
     window_strides=(1, 1),

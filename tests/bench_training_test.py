@@ -162,6 +162,7 @@ class ScriptTest(parameterized.TestCase):
     )
     self.assertEqual(results["machine"]["backend"], "cpu")
     self.assertEqual(results["settings"]["batch_size"], 4)
+    self.assertEqual((results["protocol"], results["images"]), ("sweep", 10000))
     self.assertEqual(
       [(row["library"], row["seeds"]) for row in results["rows"]],
       [("stnjax", 1), ("stnjax", 2), ("torch", 1)],
@@ -177,6 +178,7 @@ class ScriptTest(parameterized.TestCase):
   @parameterized.parameters(
     ("--networks=DEF1", "network='DEF1' has no counterpart in torch"),
     ("--networks=STN-SL1x2", "has no counterpart in torch"),
+    ("--networks=CNN,STN-C5", "depth 5 is deeper than the classifier"),
     ("--networks=CNN,CNN", "--networks must name networks, each once"),
     ("--width=0", "width must be positive"),
     ("--batch_size=20000", "--batch_size must be at most 10000"),

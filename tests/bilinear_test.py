@@ -3,6 +3,7 @@
 import _ctypes
 import contextlib
 import functools
+import itertools
 import pathlib
 from unittest import mock
 import warnings
@@ -113,8 +114,11 @@ class AgainstGatherTest(parameterized.TestCase):
     )
     chex.assert_trees_all_close(ours, expected, atol=1e-4)
 
-  @parameterized.product(shape=((5, 4), (1, 3)), **MODES)
-  def test_spread_on_gpus(self, shape, padding, align_corners):
+  @parameterized.parameters(
+    *itertools.product(((5, 4), (1, 3)), *MODES.values(), (3,)),
+    ((2, 2), "zeros", False, 0),
+  )
+  def test_spread_on_gpus(self, shape, padding, align_corners, channels):
     """By the operations that are meant for GPUs, on the CPU."""
     rng = np.random.default_rng(0)
     # Folded, as `sample` hands them on.
@@ -122,8 +126,8 @@ class AgainstGatherTest(parameterized.TestCase):
       taps.fold(taps.bound(place), size, padding, align_corners)
       for place, size in zip(some_points(rng, shape, np.float64).T, shape[::-1])
     )
-    values = rng.normal(size=(2, len(x), 3))
-    values[:, :3] = np.nan, np.inf, 0
+    values = rng.normal(size=(2, len(x), channels))
+    values[:, 0], values[:, 1] = np.nan, np.inf
     batch = (jnp.stack([place, place[::-1]]) for place in (x, y))
     spread = (values, *batch)
     options = dict(shape=shape, padding=padding, align_corners=align_corners)

@@ -52,6 +52,20 @@ class ConvTest(parameterized.TestCase):
     for a, b in zip(*results, strict=True):
       np.testing.assert_allclose(a, b, atol=1e-12)
 
+  @parameterized.product(
+    dtype=("uint8", "bfloat16", "float32", "float64"), size=(2, 6)
+  )
+  def test_dtypes_are_promoted(self, dtype, size):
+    """Compiled for any platform, and where there is no pixel, too."""
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 1, 2))
+    images = jnp.arange(size**2).reshape(1, size, size, 1).astype(dtype)
+    conv = jax.jit(functools.partial(convolution.conv, padding="VALID"))
+    out = conv(images, kernel.astype(np.float32))
+    wide = "float64" if dtype == "float64" else "float32"
+    self.assertEqual(out.dtype, wide)
+    expected = conv(images.astype(wide), kernel.astype(np.float32).astype(wide))
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+
   @parameterized.parameters("VALID", "SAME")
   def test_on_cpu_it_is_a_product(self, padding):
     conv = jax.jit(functools.partial(convolution.conv, padding=padding))

@@ -161,7 +161,7 @@ def _spread_at_once(values, x, y, *, shape, padding, align_corners):
       parts.append(tap.weight[:, None] * values)
     pixels = image.reshape(height * width, channels)
     pixels = pixels.at[jnp.stack(flat, axis=1).ravel()].add(
-      jnp.stack(parts, axis=1).reshape(-1, channels),
+      lax.collapse(jnp.stack(parts, axis=1), 0, 2),
       mode="drop",
       wrap_negative_indices=False,
     )
