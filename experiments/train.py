@@ -25,7 +25,6 @@ from typing import Any
 from absl import flags
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli, hardware, processes
@@ -210,10 +209,9 @@ class _Job:
     for run in members:
       run.start(data)
     restored = [
-      run.restore(jax.tree.map(lambda x, i=i: x[i], fresh))
-      for i, run in enumerate(members)
+      run.restore(programs.member(fresh, i)) for i, run in enumerate(members)
     ]
-    self._states = jax.tree.map(lambda *x: jnp.stack(x), *restored)
+    self._states = programs.stacked(*restored)
     self._counts = networks.count_parameters(
       runs.abstract_network(self._settings)
     )
@@ -301,7 +299,7 @@ class _Job:
       )
       if due or stop:
         for i, run in enumerate(self._runs):
-          run.save(jax.tree.map(lambda x, i=i: x[i], self._states))
+          run.save(programs.member(self._states, i))
         saved = time.monotonic()
       self._check(stop)
 

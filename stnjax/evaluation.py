@@ -6,6 +6,7 @@ Statistics are NumPy in float64: small arrays, whose results are reported.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from stnjax import checks, transforms
@@ -57,8 +58,8 @@ def applied(poses: np.ndarray, image_shape: Sequence[int]) -> dict:
   poses = np.asarray(poses)
   if poses.shape[-2] == 3:
     poses = _affine_at_centre(poses)
-  inverse = np.asarray(transforms.invert(poses))
-  parts = transforms.decompose(inverse)
+  inverse, parts = _inverse_in_parts(poses)
+  inverse = np.asarray(inverse)
   scale = np.asarray(parts.scale, np.float64)
   height, width = image_shape[:2]
   with np.errstate(divide="ignore"):
@@ -72,6 +73,14 @@ def applied(poses: np.ndarray, image_shape: Sequence[int]) -> dict:
   # A pose that cannot be inverted aligns nothing, rather than by 0.
   fine = np.isfinite(inverse).all(axis=(-2, -1))
   return {axis: np.where(fine, value, np.nan) for axis, value in values.items()}
+
+
+@jax.jit  # one program, not a compilation for each of its operations
+def _inverse_in_parts(
+  poses: jax.Array,
+) -> tuple[jax.Array, transforms.Decomposition]:
+  inverse = transforms.invert(poses)
+  return inverse, transforms.decompose(inverse)
 
 
 def true(truth: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -31,6 +31,21 @@ class _Loop(NamedTuple):
   lower: Callable  # for the same arguments, or their shapes; runs nothing
 
 
+# Compiled as a whole, not for the shape of each parameter.
+
+
+@jax.jit
+def stacked(*states: TrainState) -> TrainState:
+  """The states of several seeds as one, of a new first axis."""
+  return jax.tree.map(lambda *x: jnp.stack(x), *states)
+
+
+@jax.jit
+def member(states: TrainState, index: int) -> TrainState:
+  """The state of one of several seeds."""
+  return jax.tree.map(lambda x: x[index], states)
+
+
 class Program:
   """The compiled loops of runs that differ in their seed alone.
 

@@ -24,7 +24,6 @@ import zlib
 from etils import epath
 from flax import nnx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -575,8 +574,7 @@ def build_program(
     images if cluttered else None,
     devices,
   )
-  states = jax.tree.map(lambda *x: jnp.stack(x), *(s for _, s in initial))
-  return program, states
+  return program, programs.stacked(*(state for _, state in initial))
 
 
 def network_of(
@@ -598,7 +596,7 @@ def network_of(
   program, states = build_program(
     [run.settings], images, jax.local_devices()[:1]
   )
-  state = jax.tree.map(lambda x: x[0], states)
+  state = programs.member(states, 0)
   if trained:
     if not run.saved_step():
       raise RunError(f"{run.path} has no checkpoint to read the network from")

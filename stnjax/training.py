@@ -218,7 +218,11 @@ def init_state(
   """Splits a fresh network into its static part and the state to train."""
   graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
   return graphdef, TrainState(
-    jnp.zeros((), jnp.int32), params, stats, optimiser.init(params), _zeros()
+    jnp.zeros((), jnp.int32),
+    params,
+    stats,
+    jax.jit(optimiser.init)(params),
+    _zeros(),
   )
 
 
