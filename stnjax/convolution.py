@@ -31,7 +31,7 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
     `[B, h, w, F]`, as `jax.lax.conv_general_dilated`, in the dtype that images
     and kernel promote to.
   """
-  dtype = jnp.promote_types(images.dtype, kernel.dtype)
+  dtype = jnp.result_type(images, kernel)  # float32 unless JAX has float64
   images, kernel = images.astype(dtype), kernel.astype(dtype)
   xla = functools.partial(
     lax.conv_general_dilated,
