@@ -16,6 +16,7 @@ not choose here. Times need the GPU: `experiments.bench_sampling`.
 """
 
 from collections.abc import Sequence
+import functools
 import itertools
 import json
 import os
@@ -25,13 +26,12 @@ from typing import Any
 
 from absl import flags
 import jax
-import jax.numpy as jnp
 
-from experiments import bench_tpu_compile, cli, timing
+from experiments import bench_tpu_compile, cli, peers, timing
 from experiments.bench_tpu_compile import Shape
 
 KERNELS = ("stnjax", "map_coordinates")
-SUMS = {"any order": {}, "one order": {"xla_gpu_deterministic_ops": True}}
+SUMS = {"any order": {}, "one order": peers.ONE_ORDER}
 
 _H100 = """
 gpu_device_info {
@@ -60,6 +60,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
+@functools.cache
 def device() -> Any:
   """An H100 to compile for.
 
@@ -107,24 +108,18 @@ def counts(text: str) -> dict[str, int]:
 
 def measure(kernel: str, shape: Shape, name: str, sums: str) -> dict[str, Any]:
   """What XLA makes of one pass of one kernel."""
-  one = jax.sharding.SingleDeviceSharding(device())
-  operands = (
-    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=one)
-    for shape in (shape, (shape[0], 2, 3), shape)
-  )
   f = bench_tpu_compile.program(bench_tpu_compile.warp_fn(kernel), name)
-  lowered = jax.jit(f, out_shardings=one).lower(*operands)
+  lowered = bench_tpu_compile.lowered(
+    device(), f, shape, (shape[0], 2, 3), shape
+  )
   compiled = lowered.compile(compiler_options=SUMS[sums])
-  memory = compiled.memory_analysis()
   return {
     "kernel": kernel,
     "shape": shape,
     "pass": name,
     "sums": sums,
     **counts(compiled.as_text()),
-    "temporary_bytes": memory.temp_size_in_bytes,
-    "in_and_out_bytes": memory.argument_size_in_bytes
-    + memory.output_size_in_bytes,
+    **bench_tpu_compile.memory(compiled),
   }
 
 

@@ -136,13 +136,7 @@ class Compiler:
     self, f: Callable[..., Any], *arguments: Sequence[int]
   ) -> dict[str, Any]:
     """What XLA says of `f` at float32 arguments, of these shapes, on a chip."""
-    one = jax.sharding.SingleDeviceSharding(self._devices[0])
-    shapes = (
-      jax.ShapeDtypeStruct(shape, jnp.float32, sharding=one)
-      for shape in arguments
-    )
-    lowered = jax.jit(f, out_shardings=one).lower(*shapes)
-    return costs(lowered.compile())
+    return costs(lowered(self._devices[0], f, *arguments).compile())
 
   def step_costs(self, settings: runs.Settings) -> dict[str, Any]:
     """What XLA says of a training step of a run, on all chips."""
@@ -163,9 +157,31 @@ class Compiler:
     return len(self._devices)
 
 
+def lowered(
+  device: jax.Device, f: Callable[..., Any], *arguments: Sequence[int]
+) -> jax.stages.Lowered:
+  """`f` at float32 arguments, of these shapes, for a device not there."""
+  one = jax.sharding.SingleDeviceSharding(device)
+  shapes = (
+    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=one)
+    for shape in arguments
+  )
+  return jax.jit(f, out_shardings=one).lower(*shapes)
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes that a program takes, and those of its arguments and results."""
+  found = compiled.memory_analysis()
+  return {
+    "temporary_bytes": found.temp_size_in_bytes,
+    "in_and_out_bytes": found.argument_size_in_bytes
+    + found.output_size_in_bytes,
+  }
+
+
 def costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
   """What XLA says of a program."""
-  cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+  cost = compiled.cost_analysis()
   estimate = cost["optimal_seconds"]
   unknown = max(0, math.ceil(-estimate))
   text = compiled.as_text()
@@ -174,9 +190,7 @@ def costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
     "unknown": unknown,
     "flops": cost["flops"],
     "bytes": cost["bytes accessed"],
-    "temporary_bytes": memory.temp_size_in_bytes,
-    "in_and_out_bytes": memory.argument_size_in_bytes
-    + memory.output_size_in_bytes,
+    **memory(compiled),
     "gathers": len(re.findall(r" = \S+ gather\(", text)),
     "scatters": len(re.findall(r" = \S+ scatter\(", text)),
   }

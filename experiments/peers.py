@@ -28,6 +28,9 @@ copy of a batch, which moves as much as a warp forward."""
 
 DTYPES = ("float32", "bfloat16")
 
+ONE_ORDER = {"xla_gpu_deterministic_ops": True}
+"""What has XLA add in one order on GPU: `compiler_options` of `jax.jit`."""
+
 Passes = dict[str, Callable[[], Any]]  # by pass, a call that waits for its end
 
 
@@ -146,9 +149,8 @@ def _jax_passes(
     result, pull = jax.vjp(warp, image, theta)
     return result, pull(cotangent.astype(result.dtype))
 
-  options = {"xla_gpu_deterministic_ops": True}
   compile = functools.partial(
-    jax.jit, compiler_options=options if peer == "deterministic" else None
+    jax.jit, compiler_options=ONE_ORDER if peer == "deterministic" else None
   )
 
   def calling(function, *operands):
