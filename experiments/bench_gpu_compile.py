@@ -27,7 +27,7 @@ from typing import Any
 from absl import flags
 import jax
 
-from experiments import bench_tpu_compile, cli, peers, timing
+from experiments import bench_tpu_compile, cli, compiled, peers, timing
 from experiments.bench_tpu_compile import Shape
 
 KERNELS = ("stnjax", "map_coordinates")
@@ -109,17 +109,15 @@ def counts(text: str) -> dict[str, int]:
 def measure(kernel: str, shape: Shape, name: str, sums: str) -> dict[str, Any]:
   """What XLA makes of one pass of one kernel."""
   f = bench_tpu_compile.program(bench_tpu_compile.warp_fn(kernel), name)
-  lowered = bench_tpu_compile.lowered(
-    device(), f, shape, (shape[0], 2, 3), shape
-  )
-  compiled = lowered.compile(compiler_options=SUMS[sums])
+  lowered = compiled.lowered(device(), f, shape, (shape[0], 2, 3), shape)
+  program = lowered.compile(compiler_options=SUMS[sums])
   return {
     "kernel": kernel,
     "shape": shape,
     "pass": name,
     "sums": sums,
-    **counts(compiled.as_text()),
-    **bench_tpu_compile.memory(compiled),
+    **counts(program.as_text()),
+    **compiled.memory(program),
   }
 
 

@@ -10,11 +10,16 @@ compiles for a TPU topology, on an x86 machine without one:
 It writes tables, bench_tpu_compile.md, and every number,
 bench_tpu_compile.json. About 20 minutes on a CPU core.
 
-Time is XLA's own estimate, not a measurement. XLA subtracts a second for each
-operation that it cannot estimate, which are counted apart, and counts the body
-of a loop once: for a warp that goes in tiles, the time is that of one tile and,
-for each further one, what a second tile adds; that of a step is too low by all
-further tiles. What the chips tell each other is not in it.
+There are two estimates of XLA's, and no measurement:
+- Time, which is little more than all that is moved, in a core's memory too,
+  over the bandwidth. XLA subtracts a second for each operation that it cannot
+  estimate, which are counted apart, and counts the body of a loop once: for a
+  warp that goes in tiles, the time is that of one tile and, for each further
+  one, what a second tile adds; that of a step is too low by all further tiles.
+- Cycles of each operation as it is compiled, as often as loops turn. Gathers
+  and scatters have none: a warp that has them has no sum, and that of a step
+  leaves out those that read its batch.
+What the chips tell each other is in neither.
 """
 
 import collections
@@ -22,7 +27,6 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import json
-import math
 import os
 import pathlib
 import re
@@ -33,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, paper
+from experiments import cli, compiled, paper
 import stnjax
 from stnjax import datasets, grids, runs
 from stnjax.kernels import matmul
@@ -119,6 +123,8 @@ class Compiler:
   def __init__(self, topology: str):
     # Else libtpu asks Google's metadata server who it is, for minutes.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Compiling needs no chip that another process could hold.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:
@@ -136,7 +142,8 @@ class Compiler:
     self, f: Callable[..., Any], *arguments: Sequence[int]
   ) -> dict[str, Any]:
     """What XLA says of `f` at float32 arguments, of these shapes, on a chip."""
-    return costs(lowered(self._devices[0], f, *arguments).compile())
+    program = compiled.lowered(self._devices[0], f, *arguments)
+    return compiled.costs(program.compile())
 
   def step_costs(self, settings: runs.Settings) -> dict[str, Any]:
     """What XLA says of a training step of a run, on all chips."""
@@ -149,75 +156,13 @@ class Compiler:
       np.zeros((count, *heads), np.int32),
     )
     program, states = runs.build_program([settings], data.images, self._devices)
-    compiled = program.lower(states, data).compile()
-    return costs(compiled) | {"collectives": collectives(compiled.as_text())}
+    step = program.lower(states, data).compile()
+    collectives = compiled.collectives(step.as_text())
+    return compiled.costs(step) | {"collectives": collectives}
 
   @property
   def chips(self) -> int:
     return len(self._devices)
-
-
-def lowered(
-  device: jax.Device, f: Callable[..., Any], *arguments: Sequence[int]
-) -> jax.stages.Lowered:
-  """`f` at float32 arguments, of these shapes, for a device not there."""
-  one = jax.sharding.SingleDeviceSharding(device)
-  shapes = (
-    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=one)
-    for shape in arguments
-  )
-  return jax.jit(f, out_shardings=one).lower(*shapes)
-
-
-def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-  """Bytes that a program takes, and those of its arguments and results."""
-  found = compiled.memory_analysis()
-  return {
-    "temporary_bytes": found.temp_size_in_bytes,
-    "in_and_out_bytes": found.argument_size_in_bytes
-    + found.output_size_in_bytes,
-  }
-
-
-def costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
-  """What XLA says of a program."""
-  cost = compiled.cost_analysis()
-  estimate = cost["optimal_seconds"]
-  unknown = max(0, math.ceil(-estimate))
-  text = compiled.as_text()
-  return {
-    "seconds": estimate + unknown,
-    "unknown": unknown,
-    "flops": cost["flops"],
-    "bytes": cost["bytes accessed"],
-    **memory(compiled),
-    "gathers": len(re.findall(r" = \S+ gather\(", text)),
-    "scatters": len(re.findall(r" = \S+ scatter\(", text)),
-  }
-
-
-def collectives(text: str) -> list[tuple[str, int]]:
-  """What a program's chips tell each other: each operation, and its bytes.
-
-  Args:
-    text: the compiled program, as XLA prints it.
-  """
-  found = re.findall(
-    r"^.* = (.+?) (all-reduce|all-gather|all-to-all|reduce-scatter|"
-    r"collective-permute|collective-broadcast)(?:-start)?\(",
-    text,
-    re.MULTILINE,
-  )
-  return [
-    (
-      name,
-      sum(
-        int(bits) // 8 * math.prod(map(int, filter(None, sizes.split(","))))
-        for bits, sizes in re.findall(r"[fsu](\d+)\[([\d,]*)\]", result)
-      ),
-    )
-    for result, name in found
-  ]
 
 
 def measure(
@@ -228,8 +173,9 @@ def measure(
   result = compiler.costs(
     program(warp_fn(kernel), name), shape, (batch, 2, 3), shape
   )
-  tile = min(height * width, matmul.tile_size(shape[1:]))
-  count = -(-height * width // tile)
+  points = height * width
+  tile = min(points, matmul.tile_size(shape[1:], points))
+  count = -(-points // tile)
   if kernel == "stnjax" and count > 1:
     one, two = (
       compiler.costs(
@@ -273,18 +219,24 @@ def step_table(rows: Sequence[dict[str, Any]]) -> str:
   """A Markdown table of training steps."""
   lines = [
     "| experiment | network | chips | images of each | estimate (us) |"
-    " not estimated | GFLOP | MB moved | temporaries (MB) | collectives |"
-    " MB in them |",
-    "|---|---|" + "--:|" * 9,
+    " not estimated | thousand cycles | in convolutions | in sampling | GFLOP |"
+    " MB moved | temporaries (MB) | collectives | MB in them |",
+    "|---|---|" + "--:|" * 12,
   ]
   for row in rows:
     kinds = collections.Counter(name for name, _ in row["collectives"])
+    cycles = sum(row["cycles"].values())
     cells = [
       *row["step"].split(":"),
       str(row["chips"]),
       str(row["batch_size"] // row["chips"]),
       f"{1e6 * row['seconds']:.0f}",
       str(row["unknown"]),
+      f"{cycles / 1e3:.0f}",
+      *(
+        f"{row['cycles'][work] / cycles:.0%}"
+        for work in ("convolutions", "sampling")
+      ),
       f"{row['flops'] / 1e9:.2f}",
       f"{row['bytes'] / 1e6:.0f}",
       f"{row['temporary_bytes'] / 1e6:.1f}",
@@ -304,12 +256,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   }
   lines = [
     "| batch | pass | kernel | estimate (us) | map_coordinates / it |"
-    " not estimated | tiles | GFLOP | MB moved | temporaries (MB) |"
-    " of in + out | gathers | scatters |",
-    "|---|---|---|" + "--:|" * 10,
+    " not estimated | thousand cycles | tiles | GFLOP | MB moved |"
+    " temporaries (MB) | of in + out | gathers | scatters |",
+    "|---|---|---|" + "--:|" * 11,
   ]
   for row in rows:
     peer = times.get((row["shape"], row["pass"]))
+    whole = not row["gathers"] and not row["scatters"]
     cells = [
       "x".join(map(str, row["shape"])),
       row["pass"],
@@ -317,6 +270,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
       f"{1e6 * row['seconds']:.0f}",
       f"{peer / row['seconds']:.1f}" if peer else "–",
       str(row["unknown"]),
+      f"{sum(row['cycles'].values()) / 1e3:.0f}" if whole else "–",
       str(row.get("tiles", 1)),
       f"{row['flops'] / 1e9:.2f}",
       f"{row['bytes'] / 1e6:.0f}",

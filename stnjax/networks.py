@@ -100,6 +100,7 @@ class Block(nnx.Module):
       layer.filters,
       (layer.kernel_size, layer.kernel_size),
       padding=layer.padding,
+      use_bias=not layer.batch_norm,  # which has one
       kernel_init=getattr(nnx.initializers, init)(),
       rngs=rngs,
     )
@@ -114,17 +115,17 @@ class Block(nnx.Module):
   ) -> jax.Array:
     """Passes `[B, H, W, C]` on; the convolution is deformed if given points."""
     how = how or _Pass(False, None)
-    kernel, bias = self.conv.kernel[...], self.conv.bias[...]
+    kernel = self.conv.kernel[...]
     if points is None:
       x = convolution.conv(x, kernel, self.layer.padding)
     else:
       x = deformation.deformed_conv(x, points, kernel)
     if self.layer.batch_norm:
-      x = self.norm(x + bias, use_running_average=not how.train)
+      x = self.norm(x, use_running_average=not how.train)
     if self.layer.pool:
       x = convolution.max_pool(x, self.layer.pool)
-    if not self.layer.batch_norm:
-      x = x + bias  # last: the maximum is the same, its gradient a shorter sum
+    if not self.layer.batch_norm:  # here: the gradient is a shorter sum
+      x = x + self.conv.bias[...]
     return how.dropout(nnx.leaky_relu(x, self.slope), self.layer.dropout)
 
 

@@ -2,9 +2,9 @@
 
 Along each axis the taps become a row of weights per sample, zero but for a few
 entries (for "linear" a hat), and two products with them read an image. That is
-size times the arithmetic of a gather, on units made for it. Samples are taken
-in tiles, each computed anew in the backward pass, so that no temporary grows
-with the number of samples times the size of the image.
+size times the arithmetic of a gather, on units made for it. Samples of large
+images are taken in tiles, each computed anew in the backward pass, so that no
+temporary grows with the number of samples times the size of the image.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from stnjax.kernels import taps
 
 _LANES = 128  # a tile is a multiple: what a TPU's vector registers hold abreast
+_SMALL = 2**18  # numbers of a tile that are never too many for one image
 
 
 def serves(image: jax.Array, points: jax.Array) -> bool:
@@ -59,30 +60,35 @@ def sample(
       _read, method=method, padding=padding, align_corners=align_corners
     )
   )
-  count, tile = len(points), tile_size(image.shape)
+  count = len(points)
+  tile = tile_size(image.shape, count)
   if count <= tile:
     result = read(image, points)
   else:
-    filled = -count % tile
-    tiles = jnp.pad(points, ((0, filled), (0, 0)))
+    tiles = jnp.pad(points, ((0, -count % tile), (0, 0)))
     tiles = tiles.reshape(-1, tile, points.shape[-1])
     result = lax.map(functools.partial(read, image), tiles)
     result = result.reshape(-1, image.shape[-1])[:count]
   return jnp.where(defined, result, 0).reshape(*shape, image.shape[-1])
 
 
-def tile_size(image_shape: Sequence[int]) -> int:
-  """Samples of a tile: it takes up to 16 times what the image takes.
+def tile_size(image_shape: Sequence[int], count: int) -> int:
+  """Samples of each tile, of as few as take 16 times what the image takes.
 
-  Each tile reads the whole image: the larger, the better.
+  Each tile reads the whole image and is a turn of a loop: the larger, the
+  better, while it stays in the memory of a core.
 
   Args:
     image_shape: `(H, W, C)` or `(W, C)`.
+    count: of all samples.
   """
   *sizes, channels = image_shape
   # The weights of a sample, or the row that they read; not both at once.
   one = max(sum(sizes), sizes[-1] * channels)
-  return _LANES * max(1, 16 * math.prod(image_shape) // one // _LANES)
+  numbers = max(16 * math.prod(image_shape), _SMALL)
+  most = _LANES * max(1, numbers // one // _LANES)
+  tiles = max(1, -(-count // most))
+  return _LANES * max(1, -(-count // tiles // _LANES))
 
 
 def _read(
