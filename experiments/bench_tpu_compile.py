@@ -16,9 +16,9 @@ There are two estimates of XLA's, and no measurement:
   estimate, which are counted apart, and counts the body of a loop once: for a
   warp that goes in tiles, the time is that of one tile and, for each further
   one, what a second tile adds; that of a step is too low by all further tiles.
-- Cycles of each operation as it is compiled, as often as loops turn. Gathers
-  and scatters have none: a warp that has them has no sum, and that of a step
-  leaves out those that read its batch.
+- Cycles of each operation as it is compiled, as often as loops turn. Gathers,
+  scatters and gradients of max pooling have none, and are counted apart: a warp
+  with such an operation has no sum, and that of a step leaves them out.
 What the chips tell each other is in neither.
 """
 
@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, compiled, paper
+from experiments import cli, compiled, paper, timing
 import stnjax
 from stnjax import datasets, grids, runs
 from stnjax.kernels import matmul
@@ -142,8 +142,8 @@ class Compiler:
     self, f: Callable[..., Any], *arguments: Sequence[int]
   ) -> dict[str, Any]:
     """What XLA says of `f` at float32 arguments, of these shapes, on a chip."""
-    program = compiled.lowered(self._devices[0], f, *arguments)
-    return compiled.costs(program.compile())
+    lowered = compiled.lowered(self._devices[0], f, *arguments)
+    return compiled.costs(lowered.compile())
 
   def step_costs(self, settings: runs.Settings) -> dict[str, Any]:
     """What XLA says of a training step of a run, on all chips."""
@@ -155,8 +155,10 @@ class Compiler:
       rng.integers(0, 256, (count, *known.image_shape)).astype(np.uint8),
       np.zeros((count, *heads), np.int32),
     )
-    program, states = runs.build_program([settings], data.images, self._devices)
-    step = program.lower(states, data).compile()
+    training, states = runs.build_program(
+      [settings], data.images, self._devices
+    )
+    step = training.lower(states, data).compile()
     collectives = compiled.collectives(step.as_text())
     return compiled.costs(step) | {"collectives": collectives}
 
@@ -174,7 +176,7 @@ def measure(
     program(warp_fn(kernel), name), shape, (batch, 2, 3), shape
   )
   points = height * width
-  tile = min(points, matmul.tile_size(shape[1:], points))
+  tile = min(points, matmul.tile_size(shape[1:], points, batch))
   count = -(-points // tile)
   if kernel == "stnjax" and count > 1:
     one, two = (
@@ -219,13 +221,14 @@ def step_table(rows: Sequence[dict[str, Any]]) -> str:
   """A Markdown table of training steps."""
   lines = [
     "| experiment | network | chips | images of each | estimate (us) |"
-    " not estimated | thousand cycles | in convolutions | in sampling | GFLOP |"
-    " MB moved | temporaries (MB) | collectives | MB in them |",
-    "|---|---|" + "--:|" * 12,
+    " not estimated | thousand cycles | in convolutions | in sampling |"
+    " without cycles | GFLOP | MB moved | temporaries (MB) | collectives |"
+    " MB in them |",
+    "|---|---|" + "--:|" * 13,
   ]
   for row in rows:
     kinds = collections.Counter(name for name, _ in row["collectives"])
-    cycles = sum(row["cycles"].values())
+    cycles = sum(row["cycles"][work] for work in compiled.WORK)
     cells = [
       *row["step"].split(":"),
       str(row["chips"]),
@@ -237,6 +240,7 @@ def step_table(rows: Sequence[dict[str, Any]]) -> str:
         f"{row['cycles'][work] / cycles:.0%}"
         for work in ("convolutions", "sampling")
       ),
+      str(row["cycles"]["unknown"]),
       f"{row['flops'] / 1e9:.2f}",
       f"{row['bytes'] / 1e6:.0f}",
       f"{row['temporary_bytes'] / 1e6:.1f}",
@@ -262,7 +266,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   ]
   for row in rows:
     peer = times.get((row["shape"], row["pass"]))
-    whole = not row["gathers"] and not row["scatters"]
+    cycles = sum(row["cycles"][work] for work in compiled.WORK)
     cells = [
       "x".join(map(str, row["shape"])),
       row["pass"],
@@ -270,7 +274,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
       f"{1e6 * row['seconds']:.0f}",
       f"{peer / row['seconds']:.1f}" if peer else "–",
       str(row["unknown"]),
-      f"{sum(row['cycles'].values()) / 1e3:.0f}" if whole else "–",
+      "–" if row["cycles"]["unknown"] else f"{cycles / 1e3:.0f}",
       str(row.get("tiles", 1)),
       f"{row['flops'] / 1e9:.2f}",
       f"{row['bytes'] / 1e6:.0f}",
@@ -284,13 +288,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  output = pathlib.Path(_OUTPUT.value)
-  if (output / "bench_tpu_compile.json").exists() and not _OVERWRITE.value:
-    raise ValueError(f"{output} holds results already; see --overwrite")
   wanted = shapes(_SHAPES.value)
   compiler = Compiler(_TOPOLOGY.value)
   batch_size = _BATCH_PER_CHIP.value * compiler.chips
   settings = [step_settings(text, batch_size) for text in _STEPS.value]
+  output = pathlib.Path(_OUTPUT.value)
+  files = output / "bench_tpu_compile.json", output / "bench_tpu_compile.md"
+  timing.make_folder(files, _OVERWRITE.value)
   warps, steps = [], []
   for shape in wanted:
     for name in _PASSES.value:
@@ -301,7 +305,6 @@ def main() -> None:
     here = {"step": text, "chips": compiler.chips, "batch_size": batch_size}
     steps.append(here | compiler.step_costs(one))
     print(step_table(steps).splitlines()[-1], flush=True)
-  output.mkdir(parents=True, exist_ok=True)
   values = {
     "topology": _TOPOLOGY.value,
     "jax": jax.__version__,
@@ -316,11 +319,9 @@ def main() -> None:
     parts.append(
       f"Training steps, all chips of {where}:\n\n{step_table(steps)}"
     )
-  (output / "bench_tpu_compile.md").write_text("\n".join(parts))
-  (output / "bench_tpu_compile.json").write_text(
-    json.dumps(values, indent=1) + "\n"
-  )
-  print(f"written: {output}/bench_tpu_compile.md and .json")
+  files[0].write_text(json.dumps(values, indent=1) + "\n")
+  files[1].write_text("\n".join(parts))
+  print(f"written: {files[0]}, {files[1]}")
 
 
 if __name__ == "__main__":

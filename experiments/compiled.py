@@ -80,16 +80,22 @@ def cycles(text: str) -> dict[str, int]:
 
   A loop counts once per turn. Of a program around a loop whose turns are not
   known when it is compiled, as that of training, the figures are one turn's.
-  Gathers, scatters and collectives have no estimate.
 
   Args:
     text: the compiled program, as XLA prints it.
 
   Returns:
     Cycles of each of `WORK`: fusions with a convolution, or a product, as of
-    dense layers; what reads images at points, its products too; the rest.
+    dense layers; what reads images at points, its products too; the rest. And
+    "unknown": how many fusions, gathers, scatters, sorts and gradients of max
+    pooling have no estimate. What moves data beside other work has none either,
+    and no collective.
+
+  Raises:
+    ValueError: for a program with a loop inside of it whose turns are unknown.
   """
   by_name = _computations(text)
+  entry = re.search(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)[1]
 
   def multiplies(line: str) -> bool:
     inner = re.findall(r"calls=%?([\w.-]+)", line)
@@ -103,18 +109,26 @@ def cycles(text: str) -> dict[str, int]:
     return "convolutions" if multiplies(line) else "rest"
 
   def total(name: str) -> dict[str, int]:
-    found = dict.fromkeys(WORK, 0)
+    found = dict.fromkeys((*WORK, "unknown"), 0)
     for line in by_name[name]:
-      for estimate in re.findall(r'"estimated_cycles":"(\d+)"', line):
-        found[work(line)] += int(estimate)
-      for condition, body in _loops(line):
+      if estimate := re.search(r'"estimated_cycles":"(\d+)"', line):
+        found[work(line)] += int(estimate[1])
+      elif re.search(_COUNTED, line):
+        found["unknown"] += 1
+      for condition, body in re.findall(_LOOP, line):
         turns, one = _turns(by_name[condition]), total(body)
-        if turns is None:
+        if turns is None and name == entry:
           return one
-        found = {key: found[key] + turns * one[key] for key in WORK}
+        if turns is None:
+          raise ValueError(f"the turns of {condition} are not known")
+        found = {key: found[key] + turns * one[key] for key in found}
     return found
 
-  return total(re.search(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)[1])
+  return total(entry)
+
+
+_COUNTED = r"[\]})] (?:fusion|select-and-scatter|gather|scatter|sort)\("
+_LOOP = r" while\(.*\bcondition=%?([\w.-]+), body=%?([\w.-]+)"
 
 
 def _computations(text: str) -> dict[str, list[str]]:
@@ -130,18 +144,9 @@ def _computations(text: str) -> dict[str, list[str]]:
   return found
 
 
-def _loops(line: str) -> list[tuple[str, str]]:
-  """Condition and body, where the operation is a loop."""
-  return re.findall(
-    r" while\(.*\bcondition=%?([\w.-]+), body=%?([\w.-]+)", line
-  )
-
-
 def _turns(condition: Sequence[str]) -> int | None:
-  """How often a loop turns that ends at a constant; None for another."""
-  ends = [
-    int(end)
-    for line in condition
-    for end in re.findall(r" = s32\[\]\S* constant\((\d+)\)", line)
-  ]
-  return ends[0] if len(ends) == 1 else None
+  """Where a loop ends that counts from 0, as JAX's do; None for another."""
+  text = "\n".join(condition)
+  ends = re.findall(r" = s32\[\]\S* constant\((\d+)\)", text)
+  below = re.search(r"ROOT \S+ = pred\[\]\S* compare\(.*direction=LT", text)
+  return int(ends[0]) if below and len(ends) == 1 else None

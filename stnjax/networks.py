@@ -100,7 +100,7 @@ class Block(nnx.Module):
       layer.filters,
       (layer.kernel_size, layer.kernel_size),
       padding=layer.padding,
-      use_bias=not layer.batch_norm,  # which has one
+      use_bias=not layer.batch_norm,  # the norm has its own
       kernel_init=getattr(nnx.initializers, init)(),
       rngs=rngs,
     )
@@ -124,7 +124,8 @@ class Block(nnx.Module):
       x = self.norm(x, use_running_average=not how.train)
     if self.layer.pool:
       x = convolution.max_pool(x, self.layer.pool)
-    if not self.layer.batch_norm:  # here: the gradient is a shorter sum
+    if not self.layer.batch_norm:
+      # Last: the maximum is the same, the bias's gradient a shorter sum.
       x = x + self.conv.bias[...]
     return how.dropout(nnx.leaky_relu(x, self.slope), self.layer.dropout)
 

@@ -331,7 +331,8 @@ class Run:
         reason = str(error).strip().splitlines()[0] if str(error) else ""
         raise RunError(
           f"checkpoint {self.path / 'checkpoints' / str(step)} cannot be read"
-          f" ({type(error).__name__}: {reason[:200]}); delete that folder to"
+          f" ({type(error).__name__}: {reason[:200]}); where another version of"
+          " stnjax wrote it, take another workdir, else delete that folder to"
           " resume from the one before it, or from the start"
         ) from error
     values = [leaves[name] for name in _leaves(fresh)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -307,15 +308,21 @@ def _read(
   implementation: str,
 ) -> jax.Array:
   """The kernel over batches."""
+  num_axes = points.shape[-1]
+  batch = jnp.broadcast_shapes(
+    image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
+  )
+  known = [n for n in batch if isinstance(n, int)]  # others when exported
   sample = functools.partial(
     kernels.sample,
     implementation=implementation,
+    batch=math.prod(known),
     method=method,
     padding=padding,
     align_corners=align_corners,
   )
-  inside = ",".join("dhw"[-points.shape[-1] :])
-  outside = ",".join("xyz"[: points.shape[-1]])
+  inside = ",".join("dhw"[-num_axes:])
+  outside = ",".join("xyz"[:num_axes])
   signature = f"({inside},c),({outside},n)->({outside},c)"
   return jnp.vectorize(sample, signature=signature)(image, points)
 

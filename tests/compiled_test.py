@@ -1,6 +1,6 @@
 """What is read out of compiled programs."""
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from experiments import compiled
 
@@ -41,6 +41,7 @@ op_name="jit(f)/while/body/add"}, backend_config={"estimated_cycles":"10"}
 metadata={op_name="jit(f)/conv"}, backend_config={"estimated_cycles":"2000"}
   %f.3 = f32[4]{0} fusion(%z), kind=kLoop, calls=%fused_3, metadata={\
 op_name="jit(f)/neg"}, backend_config={"estimated_cycles":"3"}
+  %pool = f32[4]{0:T(128)} select-and-scatter(%z, %s, %c), window={size=2}
 }
 
 %steps_left (t: (s32[], s32[], f32[4])) -> pred[] {
@@ -53,16 +54,17 @@ LOOP
 }
 """
 
+STEPS = """  ROOT %w.2 = (s32[], s32[], f32[4]{0}) while(%t.2), \
+condition=%steps_left, body=%step
+"""
 
-class CompiledTest(absltest.TestCase):
+
+class CompiledTest(parameterized.TestCase):
   def test_cycles_of_one_turn_of_the_loop_over_steps(self):
-    loop = (
-      "  ROOT %w.2 = (s32[], s32[], f32[4]{0}) while(%t.2),"
-      " condition=%steps_left, body=%step"
-    )
-    found = compiled.cycles(PROGRAM.replace("LOOP", loop))
+    found = compiled.cycles(PROGRAM.replace("LOOP", STEPS))
     self.assertEqual(
-      found, {"convolutions": 2000, "sampling": 700, "rest": 7 * 10 + 3}
+      found,
+      {"convolutions": 2000, "sampling": 700, "rest": 73, "unknown": 1},
     )
 
   def test_cycles_of_a_program_that_is_no_such_loop(self):
@@ -72,8 +74,19 @@ class CompiledTest(absltest.TestCase):
     )
     found = compiled.cycles(PROGRAM.replace("LOOP", loop))
     self.assertEqual(
-      found, {"convolutions": 0, "sampling": 700, "rest": 5000 + 7 * 10}
+      found,
+      {"convolutions": 0, "sampling": 700, "rest": 5070, "unknown": 0},
     )
+
+  @parameterized.parameters(
+    ("direction=LT", "direction=LE"),
+    ("constant(7)", "constant(-7)"),
+    ("ROOT %less = ", "ROOT %less = pred[] and(%l, %m)\n  %less = "),
+  )
+  def test_a_loop_inside_that_ends_otherwise_is_refused(self, old, new):
+    text = PROGRAM.replace("LOOP", STEPS).replace(old, new, 1)
+    with self.assertRaisesRegex(ValueError, "turns of tiles_left"):
+      compiled.cycles(text)
 
   def test_collectives(self):
     text = """

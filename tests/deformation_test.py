@@ -441,11 +441,12 @@ class NetworkTest(parameterized.TestCase):
     if batch_norm:  # that of the running averages: 0 and 1
       read = read / np.sqrt(1 + 1e-5)
     kernel = np.asarray(layer.conv.kernel[...])
-    x = convolve(np.asarray(read), points, kernel) + layer.conv.bias[...]
-    if depth:
+    x = convolve(np.asarray(read), points, kernel)
+    if depth:  # a batch norm, and no bias
       x = x / np.sqrt(1 + 1e-5)
       x = np.where(x > 0, x, 0.1 * x)
     else:
+      x = x + layer.conv.bias[...]
       x = x.reshape(2, 4, 2, 5, 2, 3).max(axis=(2, 4))
       x = network.blocks[1](jnp.where(x > 0, x, 0.1 * x).astype(jnp.float32))
     logits = network.head(jnp.asarray(x, jnp.float32).reshape(2, -1))

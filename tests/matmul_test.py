@@ -1,5 +1,7 @@
 """The kernel for TPUs against the gathering one, and what it compiles to."""
 
+from unittest import mock
+
 from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import stnjax
-from stnjax.kernels import matmul
+from stnjax.kernels import gather, matmul
 
 KEY = jax.random.key(0)
 
@@ -116,7 +118,8 @@ class EqualityTest(parameterized.TestCase):
 
       return along
 
-    assert_close(*both(image, grid, curvature), atol=1e-10)
+    # The image is 700 wide: changes of the grid are 350 times those of pixels.
+    assert_close(*both(image, grid, curvature), atol=1e-10 * 350**2)
 
   def test_adjoint(self):
     """`splat` is the transpose of either kernel."""
@@ -212,6 +215,7 @@ class TilesTest(parameterized.TestCase):
     ((64, 64, 3), 4096, 4),
     ((224, 224, 3), 50176, 14),
     ((2, 700, 3), 129, 2),
+    ((4000, 2, 1), 300, 3),
     ((5, 5, 0), 30, 1),
     ((5, 5, 1), 0, 1),
   )
@@ -223,8 +227,30 @@ class TilesTest(parameterized.TestCase):
     self.assertEqual(max(1, -(-count // tile)), tiles)
     self.assertLessEqual(tile * tiles - count, 128 * tiles)  # filled up
     numbers = tile * max(sum(shape[:2]), shape[1] * shape[2])
-    at_most = max(2**18, 16 * np.prod(shape), 128 * shape[1] * shape[2])
-    self.assertLessEqual(numbers, at_most)
+    one = numbers // tile
+    self.assertLessEqual(numbers, max(2**18, 16 * np.prod(shape), 128 * one))
+
+  def test_tiles_of_large_batches_are_smaller(self):
+    tiles = [
+      matmul.tile_size((28, 28, 1), 784, 2**power) for power in range(8, 20)
+    ]
+    self.assertEqual(tiles, sorted(tiles, reverse=True))
+    self.assertEqual((tiles[0], tiles[2], tiles[-1]), (896, 896, 128))
+    # 16 times the image is not too much for any batch.
+    self.assertEqual(matmul.tile_size((64, 64, 3), 4096, 2**20), 1024)
+
+  @parameterized.parameters(((), 1), ((3,), 3), ((2, 3), 6))
+  def test_the_kernel_knows_the_batch(self, batch, expected):
+    seen = []
+
+    def sample(image, points, *, batch, **options):
+      seen.append(batch)
+      return gather.sample(image, points, **options)
+
+    image, grid = random((4, 5), (7, 3), batch)
+    with mock.patch.object(matmul, "sample", sample), jax.disable_jit():
+      stnjax.grid_sample(image[..., :2], grid, implementation="matmul")
+    self.assertEqual(set(seen), {expected})
 
 
 def sizes(jaxpr):

@@ -87,10 +87,8 @@ def make_afresh(
     # sampling, and rounding decides between two slopes.
     for net in network.localisers.values():
       net.head.bias[...] = jnp.sin(jnp.arange(net.head.bias.size) + 1.0) / 40
-  # Before a batch norm a bias has no gradient but rounding; adam blows it up.
-  name, rate = ("adam", 1e-3) if classifier == "plain" else ("sgd", 1e-3)
   optimiser = optimiser or training.make_optimiser(
-    name, rate, 100, network.placement
+    "adam", 1e-3, 100, network.placement
   )
   graphdef, state = training.init_state(network, optimiser)
   recipe = training.Recipe(

@@ -17,7 +17,12 @@ IMPLEMENTATIONS = ("auto", "gather", "matmul")
 
 
 def sample(
-  image: jax.Array, points: jax.Array, *, implementation: str, **options: Any
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  implementation: str,
+  batch: int = 1,
+  **options: Any,
 ) -> jax.Array:
   """Samples with the kernel that is named, or that suits the platform.
 
@@ -27,13 +32,14 @@ def sample(
     implementation: one of `IMPLEMENTATIONS`. "auto" is "matmul" where the
       program is lowered for TPU and `matmul.serves` the image; elsewhere
       `bilinear` where that serves it, else "gather".
+    batch: how many images are read at once, under `vmap`.
     **options: method, padding and align_corners, see `gather.sample`.
 
   Raises:
     ValueError: where "matmul" is named and does not serve the image.
   """
   by_gather = functools.partial(gather.sample, **options)
-  by_matmul = functools.partial(matmul.sample, **options)
+  by_matmul = functools.partial(matmul.sample, batch=batch, **options)
   serves = matmul.serves(image, points)
   elsewhere = by_gather
   if bilinear.serves(image, points, options["method"]):

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from stnjax.kernels import taps
 
 _LANES = 128  # a tile is a multiple: what a TPU's vector registers hold abreast
-_SMALL = 2**18  # numbers of a tile that are never too many for one image
+# Numbers of the tiles of a whole batch, and of one, that a TPU's core holds.
+_BATCH, _ONE = 2**26, 2**18
 
 
 def serves(image: jax.Array, points: jax.Array) -> bool:
@@ -33,6 +34,7 @@ def sample(
   method: str,
   padding: str,
   align_corners: bool,
+  batch: int = 1,
 ) -> jax.Array:
   """Samples one image as `gather.sample` does; batches are made by `vmap`.
 
@@ -45,6 +47,7 @@ def sample(
     method: see `gather.sample`.
     padding: likewise.
     align_corners: likewise.
+    batch: how many images are read at once, under `vmap`.
 
   Returns:
     `[..., C]`, 0 where a coordinate is NaN; float32 or wider.
@@ -61,7 +64,7 @@ def sample(
     )
   )
   count = len(points)
-  tile = tile_size(image.shape, count)
+  tile = tile_size(image.shape, count, batch)
   if count <= tile:
     result = read(image, points)
   else:
@@ -72,23 +75,25 @@ def sample(
   return jnp.where(defined, result, 0).reshape(*shape, image.shape[-1])
 
 
-def tile_size(image_shape: Sequence[int], count: int) -> int:
-  """Samples of each tile, of as few as take 16 times what the image takes.
+def tile_size(image_shape: Sequence[int], count: int, batch: int = 1) -> int:
+  """Samples of each of the fewest tiles that are not too large, evenly.
 
   Each tile reads the whole image and is a turn of a loop: the larger, the
-  better, while it stays in the memory of a core.
+  better. It may take 16 times what the image takes, and that of a small image
+  more, as long as those of the batch stay in the memory of a core.
 
   Args:
     image_shape: `(H, W, C)` or `(W, C)`.
-    count: of all samples.
+    count: of all samples of the image.
+    batch: see `sample`.
   """
   *sizes, channels = image_shape
   # The weights of a sample, or the row that they read; not both at once.
   one = max(sum(sizes), sizes[-1] * channels)
-  numbers = max(16 * math.prod(image_shape), _SMALL)
-  most = _LANES * max(1, numbers // one // _LANES)
-  tiles = max(1, -(-count // most))
-  return _LANES * max(1, -(-count // tiles // _LANES))
+  small = min(_ONE, _BATCH // max(1, batch))
+  most = max(16 * math.prod(image_shape), small) // one // _LANES
+  tiles = -(-count // (_LANES * max(1, most)))
+  return _LANES * max(1, -(-count // (_LANES * max(1, tiles))))
 
 
 def _read(
