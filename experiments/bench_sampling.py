@@ -29,12 +29,12 @@ import os
 import pathlib
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import peers, timing
+from experiments import cli, peers, timing
 import stnjax
 from stnjax.kernels import bilinear
 
@@ -228,11 +228,7 @@ def chosen_peers() -> list[str]:
   return _PEERS.value
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}")
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # JAX tells of devices it lacks
+def main() -> None:
   shapes = [parse_shape(text) for text in each_once("shapes", _SHAPES.value)]
   chosen = chosen_peers()
   methods = each_once("method", _METHODS.value)
@@ -293,4 +289,4 @@ if __name__ == "__main__":
   _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replace results that are there already."
   )
-  app.run(main)
+  cli.run(main)

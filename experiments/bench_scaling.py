@@ -15,10 +15,10 @@ import json
 import pathlib
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 import numpy as np
 
-from experiments import peers, timing
+from experiments import cli, peers, timing
 from stnjax import plots
 
 PASSES = ("forward", "both")
@@ -98,11 +98,7 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> str:
   return "\n".join(rows)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}")
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # JAX tells of devices it lacks
+def main() -> None:
   output = pathlib.Path(_OUTPUT.value)
   data, text, picture = (
     output / f"bench_scaling.{ending}" for ending in ("json", "md", "png")
@@ -130,4 +126,4 @@ if __name__ == "__main__":
   _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replace results that are there already."
   )
-  app.run(main)
+  cli.run(main)

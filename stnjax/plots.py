@@ -348,7 +348,15 @@ def scaling(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     axis.grid(alpha=0.3)
   every = np.concatenate([line for b in lines.values() for line in b.values()])
   axes[0].set(ylabel="ms", ylim=(every[:, 1].min() / 2, every[:, 3].max() * 2))
-  axes[0].legend(frameon=False, fontsize=8)
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(
+    handles,
+    labels,
+    loc="outside upper center",
+    ncols=len(labels),
+    frameon=False,
+    fontsize=8,
+  )
   return figure
 
 
