@@ -134,11 +134,10 @@ _LOOP = r" while\(.*\bcondition=%?([\w.-]+), body=%?([\w.-]+)"
 def _computations(text: str) -> dict[str, list[str]]:
   """The operations of each computation of a program, a line each."""
   found: dict[str, list[str]] = {}
+  lines: list[str] = []
   for line in text.splitlines():
-    if line.endswith("{") and not line.startswith(" "):
-      head = line.removeprefix("ENTRY ").removeprefix("%")
-      name = re.match(r"[\w.-]+", head)
-      lines = found.setdefault(name[0] if name else head, [])
+    if head := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+      lines = found.setdefault(head[1], [])
     elif line.startswith(" "):
       lines.append(line)
   return found
