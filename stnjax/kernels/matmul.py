@@ -19,7 +19,7 @@ from stnjax.kernels import taps
 
 _LANES = 128  # a tile is a multiple: what a TPU's vector registers hold abreast
 # Numbers of the tiles of a whole batch, and of one, that a TPU's core holds.
-_BATCH, _ONE = 2**26, 2**18
+_BATCH, _ONE = 2**24, 2**18
 
 
 def serves(image: jax.Array, points: jax.Array) -> bool:
