@@ -228,7 +228,8 @@ def step_table(rows: Sequence[dict[str, Any]]) -> str:
   ]
   for row in rows:
     kinds = collections.Counter(name for name, _ in row["collectives"])
-    cycles = sum(row["cycles"][work] for work in compiled.WORK)
+    # Another version of XLA may say nothing of cycles.
+    cycles = max(1, sum(row["cycles"][work] for work in compiled.WORK))
     cells = [
       *row["step"].split(":"),
       str(row["chips"]),

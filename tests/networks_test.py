@@ -88,7 +88,7 @@ COUNTS = (
   ("plankton", "none", "STN-SL4", {"localisation": "large"}, 5_511_385, 21_830),
   # 32-16-8-4: 16 x 128. Localisation 32-28-14-10-5: 25 x 40.
   ("cifar10", "none", "STN-C0", {}, 307_946, 102_126),
-  # 16-12-6-2-1: 40; two copied blocks with their batch norms are 10,272.
+  # 16-12-6-2-1: 40; two copied blocks with their batch norms are 10,208.
   ("svhn_cropped", "none", "STN-SL2", {}, 307_946, 39_826),
   ("cifar10", "none", "STN-DL2", {}, 307_946, 39_826 + 10_208),
 )

@@ -1,7 +1,8 @@
 """Ways to sample one image, one per file, all with one signature.
 
 `sample(image, points, *, method, padding, align_corners)` reads an image
-`[*shape, C]` at pixel coordinates `[..., N]` and returns `[..., C]`.
+`[*shape, C]` at pixel coordinates `[..., N]` and returns `[..., C]`. That of
+`matmul` may also be told how many images are read at once.
 """
 
 import functools

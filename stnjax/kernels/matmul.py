@@ -91,9 +91,10 @@ def tile_size(image_shape: Sequence[int], count: int, batch: int = 1) -> int:
   # The weights of a sample, or the row that they read; not both at once.
   one = max(sum(sizes), sizes[-1] * channels)
   small = min(_ONE, _BATCH // max(1, batch))
-  most = max(16 * math.prod(image_shape), small) // one // _LANES
-  tiles = -(-count // (_LANES * max(1, most)))
-  return _LANES * max(1, -(-count // (_LANES * max(1, tiles))))
+  most = max(1, max(16 * math.prod(image_shape), small) // one // _LANES)
+  rows = max(1, -(-count // _LANES))  # of as many samples as there are lanes
+  tiles = -(-rows // most)
+  return _LANES * -(-rows // tiles)
 
 
 def _read(
