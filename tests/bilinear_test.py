@@ -123,7 +123,7 @@ class AgainstGatherTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     # Folded, as `sample` hands them on.
     x, y = (
-      taps.fold(taps.bound(place), size, padding, align_corners)
+      taps.fold(taps.bound(place, size, padding), size, padding, align_corners)
       for place, size in zip(some_points(rng, shape, np.float64).T, shape[::-1])
     )
     values = rng.normal(size=(2, len(x), channels))

@@ -62,7 +62,7 @@ def sample(
     jnp.promote_types, (image.dtype, points.dtype), jnp.float32
   )
   x, y = (
-    taps.fold(taps.bound(place), size, padding, align_corners)
+    taps.fold(taps.bound(place, size, padding), size, padding, align_corners)
     for place, size in zip(jnp.unstack(points, axis=-1), image.shape[1::-1])
   )
   operands = alike(*(a.astype(dtype) for a in (image, x.ravel(), y.ravel())))
@@ -94,10 +94,8 @@ def _read(image, x, y, *, padding, align_corners):
   """`[..., P, C]`: the images at the points."""
 
   def read(image, x, y):
-    height, width, channels = image.shape
-    by_axis, defined = _taps(x, y, (height, width), padding, align_corners)
-    pixels = image.reshape(height * width, channels)
-    values = gather.blend(pixels, by_axis, (width, height))
+    by_axis, defined = _taps(x, y, image.shape[:-1], padding, align_corners)
+    values = gather.blend(image, by_axis)
     return jnp.where(defined[:, None], values, 0)
 
   for _ in x.shape[:-1]:
@@ -155,9 +153,10 @@ def _spread_at_once(values, x, y, *, shape, padding, align_corners):
     height, width, channels = image.shape
     by_axis, defined = _taps(x, y, shape, padding, align_corners)
     flat, parts = [], []
-    for tap in gather.corners(by_axis, (width, height)):
+    for tap in gather.corners(by_axis):
       present = defined & tap.inside
-      flat.append(jnp.where(present, tap.index, height * width))
+      place = gather.flat_index(tap.index, shape)
+      flat.append(jnp.where(present, place, height * width))
       parts.append(tap.weight[:, None] * values)
     pixels = image.reshape(height * width, channels)
     pixels = pixels.at[jnp.stack(flat, axis=1).ravel()].add(

@@ -42,33 +42,27 @@ def sample(
   if jnp.issubdtype(image.dtype, jnp.floating):
     # So that the gradient of a pixel that is read often is summed in it.
     image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
-  pixels = image.reshape(math.prod(sizes), image.shape[-1])
   points, defined = taps.settle(points)
   by_axis = [
     taps.taps(points[..., axis], size, method, padding, align_corners)
     for axis, size in enumerate(sizes)
   ]
-  return jnp.where(defined, blend(pixels, by_axis, sizes), 0)
+  return jnp.where(defined, blend(image, by_axis), 0)
 
 
-def blend(
-  pixels: jax.Array, by_axis: Sequence[Sequence[Tap]], sizes: Sequence[int]
-) -> jax.Array:
+def blend(image: jax.Array, by_axis: Sequence[Sequence[Tap]]) -> jax.Array:
   """The weighted sum over all combinations of taps.
 
   Args:
-    pixels: `[P, C]`, the image with its axes made one.
-    by_axis: the taps along x, y(, z).
-    sizes: of the image, likewise.
+    image: `[*shape, C]`.
+    by_axis: The taps along x, y(, z).
 
   Returns:
     `[..., C]`.
   """
   terms = []
-  for flat, present, weight in corners(by_axis, sizes):
-    value = pixels.at[flat].get(
-      mode="promise_in_bounds", wrap_negative_indices=False
-    )
+  for index, present, weight in corners(by_axis):
+    value = _pixels(image, index)
     if present is not True:
       value = jnp.where(present[..., None], value, 0)
     if weight is not None:
@@ -77,15 +71,38 @@ def blend(
   return sum(terms[1:], terms[0])
 
 
-def corners(
-  by_axis: Sequence[Sequence[Tap]], sizes: Sequence[int]
-) -> Iterator[Tap]:
-  """The combinations of taps, as taps of the image with its axes made one."""
-  strides = [math.prod(sizes[:axis]) for axis in range(len(sizes))]
+def corners(by_axis: Sequence[Sequence[Tap]]) -> Iterator[Tap]:
+  """The combinations of taps along x, y(, z).
+
+  Args:
+    by_axis: The taps along each.
+
+  Yields:
+    Taps of the image, whose index is one `[...]` per axis, in array order.
+  """
   for corner in itertools.product(*by_axis):
-    flat = sum(t.index * s for t, s in zip(corner, strides, strict=True))
+    index = tuple(tap.index for tap in reversed(corner))
     inside = [tap.inside for tap in corner if tap.inside is not True]
     present = functools.reduce(jnp.logical_and, inside) if inside else True
     weighted = corner[0].weight is not None
     weight = math.prod(tap.weight for tap in corner) if weighted else None
-    yield Tap(flat, present, weight)
+    yield Tap(index, present, weight)
+
+
+def flat_index(index: Sequence[jax.Array], shape: Sequence[int]) -> jax.Array:
+  """The index into the pixels of an image in one row."""
+  result = index[0]
+  for along, size in zip(index[1:], shape[1:], strict=True):
+    result = result * size + along
+  return result
+
+
+def _pixels(image: jax.Array, index: Sequence[jax.Array]) -> jax.Array:
+  """The pixels `[..., C]` at an index per axis, each within the image."""
+  shape = image.shape[:-1]
+  if math.prod(shape) < 2**31:  # else the index exceeds 32 bits
+    image = image.reshape(math.prod(shape), image.shape[-1])
+    index = (flat_index(index, shape),)
+  return image.at[tuple(index)].get(
+    mode="promise_in_bounds", wrap_negative_indices=False
+  )

@@ -6,6 +6,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from stnjax import checks
+
 
 class Tap(NamedTuple):
   """A pixel that takes part in a sample, along one axis."""
@@ -16,25 +18,39 @@ class Tap(NamedTuple):
 
 
 def settle(points: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Makes coordinates safe to be cast to integers.
+  """Replaces coordinates that are not numbers.
 
   Args:
     points: `[..., N]` pixel coordinates.
 
   Returns:
-    The points, finite and within the range of integers, and `[..., 1]`,
-    whether all of a point's coordinates were numbers.
+    The points, all 0 where one of their coordinates is NaN, and `[..., 1]`,
+    whether all of a point's coordinates are numbers.
   """
   defined = ~jnp.isnan(points).any(axis=-1, keepdims=True)
-  return bound(jnp.where(defined, points, 0)), defined
+  return jnp.where(defined, points, 0), defined
 
 
-def bound(position: jax.Array) -> jax.Array:
-  """Coordinates within the range of integers; NaN stays."""
-  # In float, before the cast to integers, whose range huge coordinates exceed.
-  # Beyond 1 / eps floats are whole numbers, and there is nothing to blend.
-  # `lax.clamp` has no gradient at or beyond its bounds.
-  limit = position.dtype.type(min(1 / jnp.finfo(position.dtype).eps, 2**30))
+def bound(position: jax.Array, size: int, padding: str) -> jax.Array:
+  """Clamps coordinates to finite ones that read the same; NaN stays.
+
+  Args:
+    position: `[...]` pixel coordinates.
+    size: Pixels of the axis, at most `checks.MAX_SIZE`.
+    padding: See `taps`.
+
+  Returns:
+    `[...]`. For "zeros" and "border", where all places far outside are alike,
+    within the range of int32. Zero gradient where clamped: `lax.clamp` has
+    none at or beyond its bounds.
+  """
+  if padding in ("wrap", "reflection"):
+    limit = float(jnp.finfo(position.dtype).max) / 8
+  else:
+    # Beyond 1 / eps floats are whole numbers: nothing is blended there.
+    limit = max(1 / float(jnp.finfo(position.dtype).eps), size + 8)
+    limit = min(limit, checks.MAX_SIZE)
+  limit = position.dtype.type(limit)
   return lax.clamp(-limit, position, limit)
 
 
@@ -48,7 +64,7 @@ def taps(
   """The taps along one axis.
 
   Args:
-    position: `[...]` pixel coordinates, settled.
+    position: `[...]` pixel coordinates, none NaN.
     size: pixels of the axis.
     method: "nearest", "linear", "cubic" or "spline".
     padding: "zeros", "border", "reflection" or "wrap".
@@ -59,6 +75,7 @@ def taps(
     One, two or four taps.
   """
   options = size, padding, align_corners
+  position = bound(position, size, padding)
   if method in ("nearest", "linear"):
     # The position is folded and not only its taps, so that gradients on the
     # lattice are those of torch: none where "border" clamps.
@@ -107,19 +124,29 @@ def fold(
   if padding == "zeros":
     return position
   if padding == "wrap":
-    position = position - size * jnp.floor(position / size)
-    # Less than nothing, by rounding: a whole period comes out.
-    return position - jnp.where(position < size, dtype(0), dtype(size))
+    rest = _remainder(position, size)
+    rest = jnp.where(rest < 0, rest + dtype(size), rest)
+    # The sum rounds up to a whole period just below 0.
+    return jnp.where(rest < size, rest, rest - dtype(size))
   if padding == "reflection":
-    low, period = (0, size - 1) if align_corners else (-0.5, size)
-    if period == 0:
+    low, high = (0, size - 1) if align_corners else (-0.5, size - 0.5)
+    if low == high:
       return jnp.where(jnp.isnan(position), position, 0)
-    # Not `abs`, whose gradient vanishes at the mirror.
-    distance = jnp.where(position < low, low - position, position - low)
-    rest = jnp.fmod(distance, dtype(period))
-    there = jnp.floor(distance / period) % 2 == 0
-    position = jnp.where(there, rest, period - rest) + low
+    rest = _remainder(position, 2 * (high - low))
+    # Mirrored by the sign of the position, as in torch, whose gradient at the
+    # mirrors this gives.
+    rest = jnp.where(position < low, dtype(2 * low) - rest, rest)
+    position = jnp.where(rest < high, rest, dtype(2 * high) - rest)
   return lax.clamp(dtype(0), position, dtype(size - 1))
+
+
+def _remainder(position: jax.Array, period: float) -> jax.Array:
+  """What whole periods leave, exactly, with the sign of the position.
+
+  Not by the floor of a quotient: XLA multiplies by the rounded reciprocal of a
+  constant, so that whole multiples of some periods come out one period off.
+  """
+  return lax.rem(position, lax.full_like(position, period))
 
 
 def _keys(t: jax.Array) -> list[jax.Array]:
