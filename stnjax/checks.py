@@ -4,11 +4,23 @@ They run while a function is traced, so they cost nothing in a compiled step.
 """
 
 from collections.abc import Sequence
+import inspect
+import re
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+MAX_SIZE = 2**30
+"""Pixels of the longest axis of an image, whose indices are 32-bit."""
+
+# An image with so few rows, and so many columns and channels, is rather one
+# whose channels come first.
+_FEW, _MANY = 4, 16
+
+_LIBRARY = re.compile(r"(stnjax|jax)\.")
 
 _BYTES = (jnp.bool_, jnp.int8, jnp.uint8)
 
@@ -117,7 +129,34 @@ def image(name: str, array: Any, num_axes: int) -> jax.Array:
       f"{name} must be {layout} with spatial sizes of at least 1,"
       f" got shape {array.shape}"
     )
+  if max(array.shape[-num_axes - 1 : -1]) > MAX_SIZE:
+    raise ValueError(
+      f"{name} must have at most {MAX_SIZE} pixels along an axis, got shape"
+      f" {array.shape}"
+    )
   return array
+
+
+def channels_last(name: str, shape: Sequence[int], num_axes: int) -> None:
+  """Warns where the shape of an image looks as if its channels came first."""
+  first, *rest = shape[-num_axes - 1 :]
+  if first <= _FEW < _MANY <= min(rest):
+    layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
+    # Python shows it once for each line that calls the library.
+    warnings.warn(
+      f"{name} of shape {tuple(shape)} is read as {layout}, with {rest[-1]}"
+      f" channels; if its channels come first, use jnp.moveaxis({name},"
+      f" {-num_axes - 1}, -1)",
+      stacklevel=_outside_the_library(),
+    )
+
+
+def _outside_the_library() -> int:
+  """How far up the stack the line that called the library is."""
+  frame, level = inspect.currentframe(), 0
+  while frame and _LIBRARY.match(frame.f_globals.get("__name__", "")):
+    frame, level = frame.f_back, level + 1
+  return level
 
 
 def batch(

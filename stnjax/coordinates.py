@@ -1,7 +1,8 @@
 """Pixel and normalised coordinates: the conventions of the whole library.
 
-Images are channels-last, `[..., H, W, C]`; volumes `[..., D, H, W, C]`. Shapes
-are always given in array order, `(H, W)` or `(D, H, W)`.
+Images are channels-last, `[..., H, W, C]`; volumes `[..., D, H, W, C]`
+(`jnp.moveaxis(image, -3, -1)` moves channels that come first). Shapes are
+always given in array order, `(H, W)` or `(D, H, W)`.
 
 Coordinates have a last axis `(x, y)` or `(x, y, z)`: the reverse of the array
 order. x grows to the right, y downwards, z into the volume.
@@ -21,8 +22,14 @@ Jaderberg et al. 2015, eq. 1: `[..., 2, 3]` affine, `[..., 3, 3]` projective;
 Angles are radians, positive from +x towards +y; as y points down, this is
 clockwise on the screen. Zero parameters are the identity in every family.
 
-Coordinates are float32 or wider, whatever the dtype of the image. A NaN
-coordinate reads as fill, with zero gradient.
+Coordinates are float32 or wider, whatever the dtype of the image; float32 tells
+the pixels of an axis apart up to 2^24 of them. A NaN coordinate reads as fill,
+with zero gradient.
+
+Pixels are finite. A NaN or infinite one spoils every sample that its taps
+reach, even where its weight is 0, as in torch and scipy (with "matmul" every
+sample of the image). Where pixels are missing, set them to 0, warp the image
+and a mask of the others alike, and divide.
 """
 
 from collections.abc import Sequence

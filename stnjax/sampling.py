@@ -5,6 +5,7 @@ import functools
 import math
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
@@ -48,7 +49,7 @@ def grid_sample(
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` where the grid's last axis
-      is 3. Floating or integer; boolean for "nearest".
+      is 3. Floating, with finite pixels, or integer; boolean for "nearest".
     grid: `[..., *shape, N]` with N spatial axes in `shape`, N = 2 or 3. Batch
       axes broadcast against the image's.
     method: how to read between pixels. "nearest" (ties to the even pixel);
@@ -80,14 +81,16 @@ def grid_sample(
 
   Raises:
     ValueError: for an unknown option, a wrong shape, batch axes that do not
-      broadcast, an option that the method or padding does not take.
+      broadcast, an option that the method or padding does not take, an axis of
+      more than 2^30 pixels.
     TypeError: for complex values, flags that are not True or False, or a
       boolean image with another method than "nearest".
 
-  Gradient: with respect to image, grid and fill, finite everywhere. At a pixel
-    centre the derivative of "linear" with respect to the grid is the
-    right-hand one; it is zero where "border" clamps (the edge pixels' centres
-    included), at NaN and at infinity. "cubic" has one continuous derivative,
+  Gradient: with respect to image, grid and fill, finite for finite pixels,
+    whatever the grid and the fill. At a pixel centre the derivative of "linear"
+    with respect to the grid is the right-hand one; it is zero where "border"
+    clamps (the edge pixels' centres included), at NaN and at infinity; a fill
+    that is not finite has none. "cubic" has one continuous derivative,
     "spline" two, "nearest" none. "linearised" gives the image the gradient of
     "linear" and the grid the slope of a plane fitted to 8 samples, of which 7
     are displaced at random by about a pixel (more where the grid is coarser
@@ -102,6 +105,7 @@ def grid_sample(
   """
   grid, num_axes = _checked_grid(grid)
   image = checks.image("image", image, num_axes)
+  checks.channels_last("image", image.shape, num_axes)
   shape = image.shape[-num_axes - 1 : -1]
   checks.flag("align_corners", align_corners)
   points = coordinates.to_pixels(grid, shape, align_corners=align_corners)
@@ -183,7 +187,7 @@ def splat(
   Convention: `stnjax.coordinates`.
 
   Args:
-    values: `[..., *shape, C]`, real.
+    values: `[..., *shape, C]`, real and finite.
     grid: `[..., *shape, N]`, where in the result each value goes, normalised.
       Batch axes broadcast against those of `values`.
     output_shape: `(H, W)` or `(D, H, W)`.
@@ -217,6 +221,7 @@ def splat(
       "values must have the spatial shape of grid,"
       f" {grid.shape[-num_axes - 1 : -1]}, got shape {values.shape}"
     )
+  checks.channels_last("values", values.shape, num_axes)
   checks.flag("align_corners", align_corners)
   checks.batch(
     "values", values.shape[: -num_axes - 1], "grid", grid.shape[: -num_axes - 1]
@@ -244,6 +249,23 @@ def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
   return result.astype(dtype)
 
 
+def outside(mask: jax.Array, fill: jax.Array) -> jax.Array:
+  """The part of a sample that is fill.
+
+  Args:
+    mask: `[...]`, the weight of the sample that came from inside.
+    fill: `[]` or `[C]`.
+
+  Returns:
+    `[..., C]`, or `[..., 1]`. A fill that is not finite stays outside, and has
+    no slope.
+  """
+  share = 1 - mask[..., None]
+  finite = jnp.isfinite(fill)
+  bad = jnp.where(share != 0, jnp.sign(lax.stop_gradient(share)) * fill, 0)
+  return jnp.where(finite, share * jnp.where(finite, fill, 0), bad)
+
+
 # Compiled as a whole, so that a call outside `jit` is one dispatch.
 @functools.partial(
   jax.jit,
@@ -269,17 +291,15 @@ def _sample(
   prefilter: bool,
   implementation: str,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-  outside = "zeros" if padding == "constant" else padding
+  beyond = "zeros" if padding == "constant" else padding
   read = functools.partial(
     _read,
-    padding=outside,
+    padding=beyond,
     align_corners=align_corners,
     implementation=implementation,
   )
   if method == "spline":
-    result = _read_spline(
-      image, points, read, outside, align_corners, prefilter
-    )
+    result = _read_spline(image, points, read, beyond, align_corners, prefilter)
   elif method == "linearised":
     result = _read_linearised(image, points, key, read)
   else:
@@ -288,12 +308,11 @@ def _sample(
     return cast(result, image.dtype)
   mask = _coverage(points, image.shape, method, implementation)
   if padding == "constant":
-    weight = mask[..., None]
     if method == "nearest":  # keeps integers that floats cannot hold
-      result = jnp.where(weight > 0, result, cast(fill, image.dtype))
-    else:  # a fill that is not finite stays outside
-      beyond = weight != 1
-      result = result + (1 - weight) * jnp.where(beyond, fill, 0)
+      inside = mask[..., None] > 0
+      result = jnp.where(inside, result, cast(fill, image.dtype))
+    else:
+      result = result + outside(mask, fill)
   result = cast(result, image.dtype)
   return (result, mask) if return_mask else result
 
@@ -343,17 +362,20 @@ def _read_linearised(image, points, key, read):
   num_axes = points.shape[-1]
   into = np.array(image.shape[-num_axes - 1 : -1][::-1])
   out = np.array(points.shape[-num_axes - 1 : -1][::-1])
+  # The axis of samples stands before all axes of the batch, the image's too.
+  missing = max(0, image.ndim - points.ndim)
+  points = points.reshape(*[1] * missing, *points.shape)
   # In the paper the displacements are a sum of two: half a pixel of the grid,
   # in units in which image and grid are 2 wide, and one pixel of the image.
   spread = np.hypot(0.25 * into / out, 1).astype(points.dtype)
-  centre = jax.lax.stop_gradient(points)
+  centre = lax.stop_gradient(points)
   noise = jax.random.normal(key, (_AUXILIARY, *points.shape), points.dtype)
   offsets = jnp.concatenate([jnp.zeros_like(noise[:1]), noise * spread])
-  values = read(jax.lax.stop_gradient(image), centre + offsets, method="linear")
+  values = read(lax.stop_gradient(image), centre + offsets, method="linear")
   slope = _plane_slope(offsets, values)
   moved = jnp.where(jnp.isfinite(points), points - centre, 0)
   return read(image, centre, method="linear") + jnp.einsum(
-    "...nc,...n->...c", jax.lax.stop_gradient(slope), moved
+    "...nc,...n->...c", lax.stop_gradient(slope), moved
   )
 
 
@@ -361,7 +383,7 @@ def _plane_slope(offsets: jax.Array, values: jax.Array) -> jax.Array:
   """Least-squares slopes `[..., N, C]` of `[K, ..., C]` at `[K, ..., N]`."""
   offsets = offsets - offsets.mean(axis=0)
   values = values - values.mean(axis=0)
-  precise = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  precise = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
   moments = precise("k...n,k...m->...nm", offsets, offsets)
   products = precise("k...n,k...c->...nc", offsets, values)
   if moments.shape[-1] == 2:

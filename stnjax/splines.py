@@ -36,7 +36,8 @@ def spline_coefficients(
   Convention: `stnjax.coordinates`.
 
   Args:
-    image: `[..., H, W, C]`, or `[..., D, H, W, C]` with `num_axes=3`.
+    image: `[..., H, W, C]`, or `[..., D, H, W, C]` with `num_axes=3`, with
+      finite pixels: one that is not reaches all others.
     num_axes: how many axes before the channels are spatial, 2 or 3.
     padding: how the image goes on outside; see `grid_sample`. For "constant"
       the coefficients are those of "zeros".
@@ -62,6 +63,7 @@ def spline_coefficients(
   checks.option("padding", padding, tuple(_EXTENSIONS))
   checks.flag("align_corners", align_corners)
   image = checks.floating("image", checks.image("image", image, num_axes))
+  checks.channels_last("image", image.shape, num_axes)
   return solve(image, num_axes, padding, align_corners)
 
 

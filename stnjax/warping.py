@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from stnjax import antialiasing, checks, grids, sampling
@@ -38,7 +39,7 @@ def warp(
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for a 3-D transform.
-      Floating or integer; boolean for "nearest".
+      Floating, with finite pixels, or integer; boolean for "nearest".
     transform: `[..., 2, 3]` affine or `[..., 3, 3]` projective; for volumes
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
     output_shape: spatial shape of the result; that of `image` by default.
@@ -84,6 +85,7 @@ def warp(
   theta = checks.matrix("transform", transform)
   num_axes = theta.shape[-1] - 1
   image = checks.image("image", image, num_axes)
+  checks.channels_last("image", image.shape, num_axes)
   batch, shape = image.shape[: -num_axes - 1], image.shape[-num_axes - 1 : -1]
   if output_shape is None:
     output_shape = shape
@@ -103,22 +105,27 @@ def warp(
       theta, shape, output_shape, align_corners=align_corners
     ),
     method=method,
-    padding=padding,
-    fill_value=fill_value,
     align_corners=align_corners,
     prefilter=prefilter,
     key=key,
     implementation=implementation,
   )
+  fill = {"padding": padding, "fill_value": fill_value}
   if not antialias:
-    return sample(image, return_mask=return_mask)
+    return sample(image, return_mask=return_mask, **fill)
+  filled = padding == "constant"
   result = antialiasing.filtered_sample(
     checks.floating("image", image),
     theta,
     output_shape,
-    sample,
+    functools.partial(sample, **({"padding": "zeros"} if filled else fill)),
     cyclic=padding == "wrap",
     align_corners=align_corners,
   )
+  mask = None
+  if filled or return_mask:
+    mask = sample(image, return_mask=True, **fill)[1]
+  if filled:
+    result = result + sampling.outside(mask, jnp.asarray(fill_value))
   result = sampling.cast(result, image.dtype)
-  return (result, sample(image, return_mask=True)[1]) if return_mask else result
+  return (result, mask) if return_mask else result

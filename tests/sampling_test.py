@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 
 from absl.testing import absltest, parameterized
 import chex
@@ -410,6 +411,29 @@ class FillTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(np.isfinite(out).ravel(), [False, True, True])
 
+  @parameterized.product(
+    method=("linear", "cubic", "spline", "linearised"),
+    fill=(np.nan, np.inf, -np.inf),
+  )
+  def test_gradients_of_a_fill_that_is_not_finite(self, method, fill):
+    """They are those of another fill, where the pictures agree."""
+    image = np.random.default_rng(0).normal(size=(7, 8, 2)).astype(np.float32)
+    theta = jnp.array([[1.3, 0.2, 0.1], [-0.2, 1.1, 0.0]])
+    options = dict(method=method, padding="constant")
+    if method == "linearised":
+      options["key"] = KEY
+    bad = stnjax.warp(image, theta, fill_value=fill, **options)
+    self.assertFalse(np.isfinite(bad).all())
+
+    def loss(image, theta, fill):
+      picture = stnjax.warp(image, theta, fill_value=fill, **options)
+      return jnp.where(np.isfinite(bad), picture, 0).sum()
+
+    gradients = jax.grad(loss, (0, 1))
+    chex.assert_trees_all_close(
+      gradients(image, theta, fill), gradients(image, theta, 0.0), atol=1e-4
+    )
+
   def test_fill_of_masks_and_of_large_integers(self):
     outside = jnp.full((1, 1, 2), 5.0)
     call = dict(method="nearest", padding="constant")
@@ -436,6 +460,100 @@ class FillTest(parameterized.TestCase):
       ).sum()
     )(0.5)
     np.testing.assert_allclose(grad, 1.5)
+
+
+class RangeTest(parameterized.TestCase):
+  """Axes and coordinates at the ends of what floats and indices hold."""
+
+  @parameterized.product(
+    method=("nearest", "linear", "cubic"), padding=("zeros", "border")
+  )
+  def test_outside_of_a_long_axis(self, method, padding):
+    image = jnp.ones((1, 2**23 + 64, 1), jnp.bfloat16).at[:, -8:].set(2)
+    grid = jnp.array([[[1.5, 0.0], [-1.5, 0.0], [1e30, 0.0], [1 - 1e-6, 0.0]]])
+    out = stnjax.grid_sample(image, grid, method=method, padding=padding)
+    expected = [0, 0, 0, 2] if padding == "zeros" else [2, 1, 2, 2]
+    np.testing.assert_array_equal(out.ravel(), expected)
+
+  @parameterized.product(
+    method=("nearest", "linear", "cubic"),
+    mode=(("wrap", False), ("reflection", False), ("reflection", True)),
+    size=(5, 41, 42, 1000),
+  )
+  def test_periods_of_huge_coordinates(self, method, mode, size):
+    places = [2.0**23 + 1, 2.0**24 + 2, -(2.0**25) - 4, 1e9, -1e12, 1e30]
+    padding, align_corners = mode
+    period = size if padding == "wrap" else 2 * (size - align_corners)
+    image = jnp.arange(float(size)).reshape(1, size, 1)
+    points = np.stack([places, np.zeros(6)], -1).astype(np.float32)
+    out = sampling.sample_pixels(
+      image,
+      jnp.asarray(points[None]),
+      method=method,
+      padding=padding,
+      align_corners=align_corners,
+    )
+    rests = [int(place) % period for place in points[:, 0]]  # of exact integers
+    expected = [
+      reference.source(rest, size, padding, align_corners) for rest in rests
+    ]
+    np.testing.assert_array_equal(out.ravel(), expected)
+
+  @pytest.mark.slow
+  @parameterized.parameters("nearest", "linear")
+  def test_more_pixels_than_an_index_of_32_bits_counts(self, method):
+    image = np.zeros((32769, 65536, 1), np.uint8)
+    image[:: image.shape[0] - 1, :: image.shape[1] - 1, 0] = [
+      [11, 22],
+      [33, 44],
+    ]
+    corners = np.stack(np.meshgrid([-1.0, 1.0], [-1.0, 1.0]), -1)
+    out = stnjax.grid_sample(
+      image, corners, method=method, padding="border", align_corners=True
+    )
+    np.testing.assert_array_equal(out[..., 0], [[11, 22], [33, 44]])
+
+  def test_an_axis_that_is_too_long(self):
+    image = jax.ShapeDtypeStruct((1, 2**30 + 1, 1), jnp.uint8)
+    grid = jnp.zeros((1, 1, 2))
+    with self.assertRaisesRegex(ValueError, "image .*1073741824 pixels"):
+      jax.eval_shape(lambda image: stnjax.grid_sample(image, grid), image)
+
+
+class ChannelsFirstTest(parameterized.TestCase):
+  CALLS = {
+    "warp": lambda image: stnjax.warp(image, jnp.eye(2, 3)),
+    "warp_volumes": lambda image: stnjax.warp(image, jnp.eye(3, 4)),
+    "grid_sample": lambda image: stnjax.grid_sample(
+      image, jnp.zeros((2, 2, 2))
+    ),
+    "coefficients": stnjax.spline_coefficients,
+  }
+
+  @parameterized.parameters(*CALLS)
+  def test_warns_once_and_where_it_was_called(self, name):
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter("always")
+      volume = (32,) * (name == "warp_volumes")
+      shape = (4, 3, 32, 32, *volume)
+      image = jax.ShapeDtypeStruct(shape, jnp.float32)
+      jax.eval_shape(self.CALLS[name], image)
+    (warning,) = caught
+    self.assertIn("moveaxis", str(warning.message))
+    self.assertEqual(warning.filename, __file__)
+
+  @parameterized.parameters(
+    ((4, 4, 256),),
+    ((1, 28, 1),),
+    ((3, 200, 3),),
+    ((28, 28, 64),),
+    ((1, 1, 512),),
+  )
+  def test_does_not_warn_of_feature_maps(self, shape):
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      image = jax.ShapeDtypeStruct(shape, jnp.float32)
+      jax.eval_shape(self.CALLS["warp"], image)
 
 
 class SplineTest(parameterized.TestCase):
@@ -585,6 +703,52 @@ class LinearisedTest(parameterized.TestCase):
     np.testing.assert_allclose(
       grad, np.broadcast_to(expected, grad.shape), rtol=1e-3
     )
+
+  @parameterized.parameters(
+    ((8,), ()),
+    ((3,), ()),
+    ((1,), ()),
+    ((2, 3), (3,)),
+    ((3,), (2, 1)),
+    ((), (2,)),
+  )
+  def test_slopes_where_batches_broadcast(self, image_batch, grid_batch):
+    """Ramps i * x, whose slope is i, with as many grids as may be."""
+    factors = np.arange(1.0, 1 + np.prod(image_batch, dtype=int))
+    factors = factors.reshape(*image_batch, 1, 1, 1)
+    image = jnp.asarray(factors * np.arange(64.0)[:, None], jnp.float32)
+    image = jnp.broadcast_to(image, (*image_batch, 64, 64, 1))
+    batch = np.broadcast_shapes(image_batch, grid_batch)
+
+    def sample(displacement):  # one for each result, to tell their slopes apart
+      grid = jnp.zeros((*grid_batch, 5, 5, 2)) + displacement
+      return stnjax.grid_sample(image, grid, method="linearised", key=KEY)
+
+    grid = jnp.zeros((*grid_batch, 5, 5, 2))
+    jacobian = jax.jacobian(sample)(jnp.zeros(2))
+    self.assertEqual(jacobian.shape, (*batch, 5, 5, 1, 2))
+    slope = np.stack([32 * factors, 0 * factors], -1)
+    np.testing.assert_allclose(
+      jacobian, np.broadcast_to(slope, jacobian.shape), atol=1e-2
+    )
+    np.testing.assert_allclose(
+      stnjax.grid_sample(image, grid, method="linearised", key=KEY),
+      stnjax.grid_sample(image, grid),
+    )
+
+  def test_warp_of_several_images_by_one_transform(self):
+    factors = jnp.arange(1.0, 5.0).reshape(4, 1, 1, 1)
+    image = jnp.broadcast_to(
+      factors * jnp.arange(32.0)[:, None], (4, 32, 32, 1)
+    )
+    slopes = jax.jacobian(
+      lambda theta: stnjax.warp(image, theta, method="linearised", key=KEY)
+    )(jnp.eye(2, 3))
+    inner = slopes[
+      :, 8:-8, 8:-8, 0, 0, 2
+    ]  # how each pixel moves with the shift
+    expected = np.broadcast_to(16 * factors[..., 0], inner.shape)
+    np.testing.assert_allclose(inner, expected, rtol=1e-3)
 
   def test_gradient_reaches_further_than_linear(self):
     # A bright pixel two pixels away: linear sees nothing of it.

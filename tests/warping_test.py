@@ -372,6 +372,28 @@ class AntialiasTest(parameterized.TestCase):
       modes=("rev",),
     )
 
+  @parameterized.parameters(False, True)
+  def test_gradients_of_a_fill_that_is_not_finite(self, projective):
+    """They are those of another fill, where the pictures agree."""
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(9, 8, 1)), jnp.float32)
+    theta = jnp.asarray(random_theta(rng, 2, projective), jnp.float32) * 1.5
+
+    def loss(theta, fill, keep):
+      call = dict(antialias=True, padding="constant", fill_value=fill)
+      picture = stnjax.warp(image, theta, output_shape=(5, 5), **call)
+      return jnp.where(keep, picture, 0).sum(), picture
+
+    _, picture = loss(theta, jnp.nan, True)
+    keep = np.isfinite(picture)
+    self.assertTrue(keep.any() and not keep.all())
+    gradients = [
+      jax.grad(loss, has_aux=True)(theta, fill, keep)[0]
+      for fill in (jnp.nan, jnp.inf, 0.0)
+    ]
+    np.testing.assert_allclose(gradients[0], gradients[2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], gradients[2], rtol=1e-4, atol=1e-5)
+
   @parameterized.parameters("bfloat16", "uint8")
   def test_dtype_and_fill(self, dtype):
     image = jnp.full((8, 8, 1), 100, dtype)
