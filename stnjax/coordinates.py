@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import checks
+from stnjax import checks, promotion
 
 
 def half_extent(size: int, align_corners: bool) -> float:
@@ -46,6 +46,7 @@ def half_extent(size: int, align_corners: bool) -> float:
   return (size - 1) / 2 if align_corners else size / 2
 
 
+@promotion.usual
 def to_pixels(
   coordinates: jax.Array, shape: Sequence[int], *, align_corners: bool = False
 ) -> jax.Array:
@@ -74,6 +75,7 @@ def to_pixels(
   return coordinates * scale.astype(dtype) + middle.astype(dtype)
 
 
+@promotion.usual
 def to_normalised(
   pixels: jax.Array, shape: Sequence[int], *, align_corners: bool = False
 ) -> jax.Array:
@@ -102,6 +104,7 @@ def to_normalised(
   return (pixels - middle.astype(dtype)) * scale.astype(dtype)
 
 
+@promotion.usual
 def lattice(
   output_shape: Sequence[int],
   *,

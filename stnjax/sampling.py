@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks, coordinates, kernels, splines
+from stnjax import checks, coordinates, kernels, promotion, splines
 from stnjax.kernels import bilinear
 
 METHODS = ("nearest", "linear", "cubic", "spline", "linearised")
@@ -25,6 +25,7 @@ UNFILLED = ("zeros", "border", "reflection", "wrap")
 _AUXILIARY = 7  # displaced samples of "linearised", as in the paper
 
 
+@promotion.usual
 def grid_sample(
   image: ArrayLike,
   grid: ArrayLike,
@@ -123,6 +124,7 @@ def grid_sample(
   )
 
 
+@promotion.usual
 def sample_pixels(
   image: jax.Array,
   points: jax.Array,
@@ -168,6 +170,7 @@ def sample_pixels(
   )
 
 
+@promotion.usual
 def splat(
   values: ArrayLike,
   grid: ArrayLike,

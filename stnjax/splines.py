@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks
+from stnjax import checks, promotion
 
 _POLE = np.sqrt(3) - 2  # of the filter [1, 4, 1] / 6
 
@@ -19,6 +19,7 @@ _EXTENSIONS = {  # padding -> mode of jnp.pad
 }
 
 
+@promotion.usual
 def spline_coefficients(
   image: ArrayLike,
   *,

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from stnjax import antialiasing, checks, grids, sampling
+from stnjax import antialiasing, checks, grids, promotion, sampling
 
 
+@promotion.usual
 def warp(
   image: ArrayLike,
   transform: ArrayLike,

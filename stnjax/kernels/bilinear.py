@@ -20,6 +20,7 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 import numpy as np
 
+from stnjax import promotion
 from stnjax.kernels import gather, taps
 
 
@@ -87,9 +88,11 @@ def alike(*operands: jax.Array) -> list[jax.Array]:
 
 
 # The operations. Each takes images [..., H, W, C] and as many sets of folded
-# points x, y [..., P], NaN for a point that reads nothing.
+# points x, y [..., P], NaN for a point that reads nothing, and is traced while a
+# program is lowered, too.
 
 
+@promotion.usual
 def _read(image, x, y, *, padding, align_corners):
   """`[..., P, C]`: the images at the points."""
 
@@ -113,18 +116,21 @@ def _taps(x, y, shape, padding, align_corners):
   return by_axis, defined
 
 
+@promotion.usual
 def _slope(image, x, y, change_x, change_y, **options):
   """`[..., P, C]`: how the values change where the points move."""
   read = functools.partial(_read, image, **options)
   return jax.jvp(read, (x, y), (change_x, change_y))[1]
 
 
+@promotion.usual
 def _pull(image, x, y, cotangent, **options):
   """Twice `[..., P]`: the adjoint of `_slope`."""
   read = functools.partial(_read, image, **options)
   return jax.vjp(read, x, y)[1](cotangent)
 
 
+@promotion.usual
 def _spread(values, x, y, *, shape, **options):
   """`[..., *shape, C]`: the adjoint of `_read` in the image."""
   read = functools.partial(_read, x=x, y=y, **options)
@@ -142,6 +148,7 @@ def _blank(values, x, y, shape):
   return alike(image, values, x, y)[0]
 
 
+@promotion.usual
 def _spread_at_once(values, x, y, *, shape, padding, align_corners):
   """`_spread` as one scatter of all taps instead of one of each.
 

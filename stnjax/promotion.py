@@ -1,0 +1,37 @@
+"""JAX's default promotion of arrays, whatever mode the caller is in."""
+
+from collections.abc import Callable
+import functools
+from typing import ParamSpec, TypeVar
+
+import jax
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def usual(
+  function: Callable[_Arguments, _Result],
+) -> Callable[_Arguments, _Result]:
+  """Makes a function work under JAX's strict modes as it does without.
+
+  What shapes and dtypes are accepted, and what comes out, is documented and
+  checked by each function; inside, `jax_numpy_rank_promotion="raise"` and
+  `jax_numpy_dtype_promotion="strict"` would refuse what is meant.
+
+  Args:
+    function: Traced while it is called, with neither mode on.
+
+  Returns:
+    The function.
+  """
+
+  @functools.wraps(function)
+  def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+    with (
+      jax.numpy_rank_promotion("allow"),
+      jax.numpy_dtype_promotion("standard"),
+    ):
+      return function(*args, **kwargs)
+
+  return call
