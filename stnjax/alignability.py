@@ -41,7 +41,7 @@ from jax.typing import ArrayLike
 import numpy as np
 import optax
 
-from stnjax import checks, transforms
+from stnjax import checks, promotion, transforms
 from stnjax.warping import warp
 
 Features = Callable[[jax.Array], Any]
@@ -197,6 +197,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
   return np.ma.masked_invalid(values).mean(axis=-1).filled(np.nan)
 
 
+@promotion.usual
 def audit(
   features: Features,
   images: ArrayLike,
@@ -284,6 +285,7 @@ def audit(
   return Audit(families, geometry, found)
 
 
+@promotion.usual
 def residual(
   features: Features,
   images: ArrayLike,
@@ -339,6 +341,7 @@ def extended(images: jax.Array, margin: int) -> jax.Array:
   return jnp.pad(images, pads, mode="edge")
 
 
+@promotion.usual
 def transformed(
   images: jax.Array, matrix: jax.Array, method: str = "linear"
 ) -> jax.Array:
@@ -346,6 +349,7 @@ def transformed(
   return warp(images, _about_middle(matrix, images.shape[1:3]), method=method)
 
 
+@promotion.usual
 def probe(features: Features, images: ArrayLike) -> dict[str, Geometry]:
   """Finds out where features lie in the image, and what they see of it.
 

@@ -13,12 +13,15 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from stnjax import promotion
+
 # Output pixels that one band serves. With more, a band is mostly zeros; with
 # fewer, the product is narrow. 4 was the fastest, or close, for every layer of
 # the paper's networks.
 _TILE = 4
 
 
+@promotion.usual
 def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
   """Convolves with stride 1, where lowered for CPU by `banded_conv`.
 
@@ -50,6 +53,7 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
   return lax.platform_dependent(images, kernel, cpu=banded, default=xla)
 
 
+@promotion.usual
 def banded_conv(images: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolves without padding, as one matrix product.
 
@@ -94,6 +98,7 @@ def banded_conv(images: jax.Array, kernel: jax.Array) -> jax.Array:
   return product[:, :, :out_width]
 
 
+@promotion.usual
 def max_pool(images: jax.Array, size: int, stride: int = 2) -> jax.Array:
   """The maximum over `size` x `size` windows, without padding.
 
@@ -133,6 +138,7 @@ def _max_of_slices(images: jax.Array, size: int, stride: int) -> jax.Array:
   return functools.reduce(jnp.maximum, windows)
 
 
+@promotion.usual
 def mean_pool(images: jax.Array, size: int) -> jax.Array:
   """The mean over `size` x `size` windows that do not overlap.
 

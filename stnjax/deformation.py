@@ -17,12 +17,21 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import checks, classifiers, convolution, grids, sampling, transforms
+from stnjax import (
+  checks,
+  classifiers,
+  convolution,
+  grids,
+  promotion,
+  sampling,
+  transforms,
+)
 
 # A predictor on large images would match its parameters at any price.
 _MOST_FILTERS = 512
 
 
+@promotion.usual
 def regular_points(
   shape: Sequence[int], kernel_shape: Sequence[int], padding: str
 ) -> jax.Array:
@@ -58,6 +67,7 @@ def regular_points(
   return jnp.asarray(np.stack([x, y], axis=-1), jnp.float32)
 
 
+@promotion.usual
 def patch_points(points: jax.Array, thetas: jax.Array) -> jax.Array:
   """Transforms the taps of each place about their middle, as UCN does.
 
@@ -86,6 +96,7 @@ def patch_points(points: jax.Array, thetas: jax.Array) -> jax.Array:
   return points[:, :, :1, :1] + patch
 
 
+@promotion.usual
 def deformed_conv(
   features: jax.Array, points: jax.Array, kernel: jax.Array
 ) -> jax.Array:
@@ -132,6 +143,7 @@ def deformed_conv(
   return product.reshape(batch, height, width, filters)
 
 
+@promotion.usual
 def mean_transform(
   points: jax.Array, regular: jax.Array, shape: Sequence[int]
 ) -> jax.Array:
@@ -216,11 +228,13 @@ class PointPredictor(nnx.Module):
       filters, outputs, kernel_init=nnx.initializers.zeros_init(), rngs=rngs
     )
 
+  @promotion.usual
   def regular(self, shape: Sequence[int]) -> jax.Array:
     """The points of features of `shape` `(H, W)` before training."""
     size = self.layer.kernel_size
     return regular_points(shape, (size, size), self.layer.padding)
 
+  @promotion.usual
   def __call__(self, features: jax.Array) -> jax.Array:
     """Predicts the points for each image.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from stnjax import checks, transforms
+from stnjax import checks, promotion, transforms
 
 AXES = {
   "rotation": ("rotation",),
@@ -39,6 +39,7 @@ def error_rate(predicted: np.ndarray, labels: np.ndarray) -> float:
   return float(np.mean(wrong.reshape(len(wrong), -1).any(axis=1)))
 
 
+@promotion.usual
 def applied(poses: np.ndarray, image_shape: Sequence[int]) -> dict:
   """What poses do to the *object*, by axis, in the units of `UNITS`.
 
@@ -83,6 +84,7 @@ def _inverse_in_parts(
   return inverse, transforms.decompose(inverse)
 
 
+@promotion.usual
 def true(truth: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """What a perturbation did to the object, by axis, in the units of `UNITS`.
 
@@ -99,6 +101,7 @@ def true(truth: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return values
 
 
+@promotion.usual
 def residual(
   axis: str, true: np.ndarray, applied: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
@@ -140,6 +143,7 @@ class Alignment(NamedTuple):
   none: float  # what the std would be if nothing were undone
 
 
+@promotion.usual
 def alignment(
   axis: str, true: np.ndarray, applied: np.ndarray, labels: np.ndarray
 ) -> Alignment:

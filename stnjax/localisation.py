@@ -8,7 +8,7 @@ from flax import nnx
 import jax
 from jax import lax
 
-from stnjax import classifiers, convolution, transforms
+from stnjax import classifiers, convolution, promotion, transforms
 
 
 class LocalisationNet(nnx.Module):
@@ -83,6 +83,7 @@ class LocalisationNet(nnx.Module):
       rngs=rngs,
     )
 
+  @promotion.usual
   def __call__(self, features: jax.Array) -> jax.Array:
     """Predicts a transform for each image.
 

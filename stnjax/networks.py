@@ -29,6 +29,7 @@ from stnjax import (
   grids,
   perturbations,
   placements,
+  promotion,
   sampling,
   transforms,
 )
@@ -107,6 +108,7 @@ class Block(nnx.Module):
     if layer.batch_norm:
       self.norm = nnx.BatchNorm(layer.filters, rngs=rngs)
 
+  @promotion.usual
   def __call__(
     self,
     x: jax.Array,
@@ -258,6 +260,7 @@ class SpatialTransformerNetwork(nnx.Module):
           warped[-1], use_bias=False, use_scale=False, rngs=rngs
         )
 
+  @promotion.usual
   def __call__(
     self,
     images: jax.Array,
@@ -298,6 +301,7 @@ class SpatialTransformerNetwork(nnx.Module):
     warped = warp(images, pose, output_shape=shape, padding=self.padding)
     return Output(logits, tuple(thetas), pose, warped)
 
+  @promotion.usual
   def features(self, images: jax.Array) -> dict[str, jax.Array]:
     """What each block makes of images that no transformer touches.
 
@@ -421,6 +425,7 @@ class SpatialTransformerNetwork(nnx.Module):
     return _shapes(self.blocks[depth:], start)[-1]
 
 
+@promotion.usual
 def create(
   name: str,
   dataset: str = "mnist",
@@ -516,6 +521,7 @@ def _num_parameters(make: Callable[..., nnx.Module]) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+@promotion.usual
 def input_from_features(
   layers: Sequence[classifiers.Conv],
   shape: Sequence[int],

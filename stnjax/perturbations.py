@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from stnjax import checks, transforms
+from stnjax import checks, promotion, transforms
 from stnjax.warping import warp
 
 Truth = dict[str, jax.Array]
@@ -26,6 +26,7 @@ _CROPS = 6  # pieces of clutter in an image
 _CROP = 6  # pixels of a side of one, where it is cut
 
 
+@promotion.usual
 def perturb(
   keys: jax.Array,
   images: jax.Array,
@@ -68,6 +69,7 @@ def output_shape(name: str, image_shape: Sequence[int]) -> tuple[int, int, int]:
   return height + added, width + added, channels
 
 
+@promotion.usual
 def rotate(
   key: jax.Array, image: jax.Array, *, max_degrees: float = 90.0
 ) -> tuple[jax.Array, Truth]:
@@ -89,6 +91,7 @@ def rotate(
   return warp(image, transforms.rotation(-angle)), {"rotation": angle}
 
 
+@promotion.usual
 def translate(
   key: jax.Array, image: jax.Array, sources: jax.Array, *, margin: int = 16
 ) -> tuple[jax.Array, Truth]:
@@ -118,6 +121,7 @@ def translate(
   return canvas, {"translation": shift.astype(jnp.float32)}
 
 
+@promotion.usual
 def scale(
   key: jax.Array, image: jax.Array, sources: jax.Array, *, margin: int = 42
 ) -> tuple[jax.Array, Truth]:
@@ -149,6 +153,7 @@ def scale(
   return canvas, {"scale": octaves}
 
 
+@promotion.usual
 def deform(
   key: jax.Array,
   image: jax.Array,

@@ -17,7 +17,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import training
+from stnjax import promotion, training
 from stnjax.datasets import Data
 from stnjax.training import Prediction, Recipe, TrainState, random_key
 
@@ -105,6 +105,7 @@ class Program:
     shared = "seeds" if self._spread else "each batch"
     return f"{shared} spread over {len(self._devices)} devices"
 
+  @promotion.usual
   def train(self, states: TrainState, data: Data, num_steps: int) -> TrainState:
     """Takes `num_steps` steps, within one epoch, in one dispatch.
 
@@ -131,6 +132,7 @@ class Program:
     train, *_ = self._phase(step)
     return train.run(states, data, self._sources, np.int32(num_steps))
 
+  @promotion.usual
   def lower(self, states: TrainState, data: Data) -> jax.stages.Lowered:
     """Lowers the loop of `train` for the devices, which need not be there.
 
@@ -141,6 +143,7 @@ class Program:
     train, *_ = self._phase(0)
     return train.lower(states, data, self._sources, np.int32(1))
 
+  @promotion.usual
   def evaluate(
     self, states: TrainState, data: Data, pass_index: int
   ) -> list[Prediction]:
@@ -163,6 +166,7 @@ class Program:
       for i in range(len(self._seeds))
     ]
 
+  @promotion.usual
   def examples(
     self, states: TrainState, images: jax.Array, draw: int
   ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -237,6 +241,7 @@ class Program:
         result = spread(split(self._seeds), split(states), *args)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
+      @promotion.usual
       def lower(states, *args):
         states = jax.eval_shape(split, states)
         return spread.lower(split(self._seeds), states, *args)

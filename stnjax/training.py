@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from stnjax import checks, convolution, networks, perturbations, placements
+from stnjax import (
+  checks,
+  convolution,
+  networks,
+  perturbations,
+  placements,
+  promotion,
+)
 from stnjax.datasets import Data
 from stnjax.perturbations import Truth
 
@@ -103,6 +110,7 @@ def random_key(seed: int | jax.Array, purpose: str) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), purposes.index(purpose))
 
 
+@promotion.usual
 def normalisation(
   dataset: str, perturbation: str, images: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -212,6 +220,7 @@ def grown(network: networks.SpatialTransformerNetwork, more: int, **changes):
   return nnx.graphdef(larger)
 
 
+@promotion.usual
 def init_state(
   network: nnx.Module, optimiser: optax.GradientTransformation
 ) -> tuple[nnx.GraphDef, TrainState]:
@@ -226,6 +235,7 @@ def init_state(
   )
 
 
+@promotion.usual
 def train_step(
   recipe: Recipe,
   state: TrainState,
@@ -282,6 +292,7 @@ def train_step(
   )
 
 
+@promotion.usual
 def eval_step(
   recipe: Recipe,
   state: TrainState,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import stnjax
-from stnjax import coordinates, sampling, transforms
+from stnjax import coordinates, datasets, runs, sampling, transforms
 
 KEY = jax.random.key(0)
 DTYPES = ("float32", "bfloat16", "float16", "uint8", "int32")
@@ -137,6 +137,20 @@ class StrictModesTest(parameterized.TestCase):
       )
 
     chex.assert_trees_all_close(strictly(gradients), gradients(), rtol=1e-6)
+
+
+class NetworksTest(parameterized.TestCase):
+  @parameterized.parameters("STN-C1", "STN-SL0,1", "STN-UCN1", "DEF1")
+  def test_a_training_step(self, name):
+    def step():
+      settings = runs.Settings(network=name, width=0.1, batch_size=4)
+      images = np.arange(8 * 28 * 28).reshape(8, 28, 28, 1).astype(np.uint8)
+      program, states = runs.build_program([settings], images)
+      data = datasets.Data(images, np.arange(8, dtype=np.int32))
+      states = program.train(states, data, 1)
+      return states.params, program.evaluate(states, data, 0)
+
+    chex.assert_trees_all_close(strictly(step), step(), rtol=1e-5)
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def alike(*operands: jax.Array) -> list[jax.Array]:
 
 
 # The operations. Each takes images [..., H, W, C] and as many sets of folded
-# points x, y [..., P], NaN for a point that reads nothing, and is traced while a
-# program is lowered, too.
+# points x, y [..., P], NaN for a point that reads nothing. They are also traced
+# while a program is lowered.
 
 
 @promotion.usual
