@@ -1,15 +1,26 @@
 """What preparing sets has in common."""
 
 import collections
+from collections.abc import Iterator
 import contextlib
 import io
+import pathlib
 import sys
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 import tensorflow_datasets as tfds
 
+MAX_PIXELS = 2**26
+"""Larger images are not decoded: none of the sets has any near that size."""
+
 _NAMES = 100  # of files in one line
+# Not `Image.open`, which prints a warning of its own where images are large.
+_OPENERS = {
+  "PNG": PngImagePlugin.PngImageFile,
+  "JPEG": JpegImagePlugin.JpegImageFile,
+}
 
 
 def prepare(
@@ -35,6 +46,40 @@ def png(image: np.ndarray) -> bytes:
   pixels = image[..., 0] if image.shape[-1] == 1 else image
   Image.fromarray(pixels).save(encoded, "PNG")
   return encoded.getvalue()
+
+
+class ImageError(ValueError):
+  """An image cannot be used; the message says why, without its name."""
+
+
+@contextlib.contextmanager
+def open_image(
+  file: BinaryIO | pathlib.Path, kind: str
+) -> Iterator[Image.Image]:
+  """Opens an image, whose pixels are read in the body.
+
+  Args:
+    file: File to read.
+    kind: "PNG" or "JPEG".
+
+  Yields:
+    The image, of which only the header was read.
+
+  Raises:
+    ImageError: If it has more than `MAX_PIXELS`, or cannot be opened or, in the
+      body, decoded.
+  """
+  try:
+    with _OPENERS[kind](file) as image:
+      if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"of more than {MAX_PIXELS:,} pixels")
+      yield image
+  except ImageError:
+    raise
+  except Exception as error:  # decoders raise many kinds
+    if isinstance(error, OSError) and error.errno:
+      raise ImageError(f"cannot be read ({error.strerror})") from error
+    raise ImageError(f"broken {kind}") from error
 
 
 class Notes:
