@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -157,13 +158,11 @@ def restore(name: str, folder: epath.Path) -> tfds.core.DatasetBuilder:
       what = "cannot be read" if path.exists() else "is missing"
       why = records.reason(error)
       raise records.DamagedError(f"{path} {what} ({why})") from error
-  try:
+  with _restoring(features):
+    tfds.features.FeatureConnector.from_config(os.fspath(folder))
+  with _restoring(info):
     builder = tfds.builder_from_directory(folder)
     file_format = builder.info.file_format
-  except Exception as error:  # TFDS documents no kinds
-    raise records.DamagedError(
-      f"{info} or features.json beside it is damaged ({records.reason(error)})"
-    ) from error
   if builder.name != name:
     raise records.DamagedError(f"{info} is of dataset {builder.name!r}")
   if file_format not in records.ACCEPTED:
@@ -177,6 +176,18 @@ def restore(name: str, folder: epath.Path) -> tfds.core.DatasetBuilder:
   except ValueError as error:
     raise records.DamagedError(f"{features}: {error}") from error
   return builder
+
+
+@contextlib.contextmanager
+def _restoring(path: epath.Path) -> Iterator[None]:
+  """Names the file in errors of TFDS, which documents no kinds."""
+  try:
+    # Stdout is told of damage that TensorFlow would be needed to read.
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  except Exception as error:
+    why = records.reason(error)
+    raise records.DamagedError(f"{path} is damaged ({why})") from error
 
 
 def shards(
