@@ -234,7 +234,7 @@ class OtherContentTest(parameterized.TestCase):
       png(GREY.repeat(3).reshape(28, 28, 3)),
       r"\(28, 28, 3\)",
     ),
-    (IMAGE(shape=(28, 28, 1)), png(GREY.astype(np.uint16) * 9), "mode I;16"),
+    (IMAGE(shape=(28, 28, 1)), png(GREY.astype(np.uint16) * 9), "8 bits"),
     (IMAGE(shape=(28, 28, 1)), png(np.zeros((9000, 9000), bool)), "pixels"),
     (
       TENSOR(shape=(28, 28, 1), dtype=np.float32),

@@ -81,11 +81,11 @@ class Plankton(tfds.core.GeneratorBasedBuilder):
     for path in paths:
       name = f"{path.parent.name}/{path.name}"
       try:
-        with Image.open(path, formats=["JPEG"]) as image:
+        with preparing.open_image(path, "JPEG") as image:
           colour = image.mode != "L"
           pixels = np.asarray(image.convert("L"))[..., None]
-      except (OSError, SyntaxError, ValueError):
-        found.add("left out, broken JPEG", name)
+      except preparing.ImageError as error:
+        found.add(f"left out, {error}", name)
         continue
       if colour:
         found.add("in colour, converted to grey", name)

@@ -16,6 +16,8 @@ MAX_PIXELS = 2**26
 """Larger images are not decoded: none of the sets has any near that size."""
 
 _NAMES = 100  # of files in one line
+# Of 8 bits a channel or fewer; Pillow would clip others.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # Not `Image.open`, which prints a warning of its own where images are large.
 _OPENERS = {
   "PNG": PngImagePlugin.PngImageFile,
@@ -66,13 +68,15 @@ def open_image(
     The image, of which only the header was read.
 
   Raises:
-    ImageError: If it has more than `MAX_PIXELS`, or cannot be opened or, in the
-      body, decoded.
+    ImageError: If it has more than `MAX_PIXELS` or 8 bits a channel, or cannot
+      be opened or, in the body, decoded.
   """
   try:
     with _OPENERS[kind](file) as image:
       if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"of more than {MAX_PIXELS:,} pixels")
+      if image.mode not in _MODES:
+        raise ImageError("of more than 8 bits a channel")
       yield image
   except ImageError:
     raise
