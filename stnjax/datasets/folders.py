@@ -133,6 +133,8 @@ def _generated(name: str, place: epath.Path) -> epath.Path:
   except OSError as error:
     # Another process may have been faster.
     if not (folder / _INFO).exists():
+      if isinstance(error, preparing.UnwritableError):
+        raise
       raise OSError(
         f"the dataset {name} cannot be written to {place} ({error});"
         " point data_dir at a folder that can be written to"

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Iterator
 import contextlib
+import errno
 import io
 import pathlib
 import sys
@@ -15,6 +16,7 @@ import tensorflow_datasets as tfds
 MAX_PIXELS = 2**26
 """Larger images are not decoded: none of the sets has any near that size."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NAMES = 100  # of files in one line
 # Of 8 bits a channel or fewer; Pillow would clip others.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -25,6 +27,10 @@ _OPENERS = {
 }
 
 
+class UnwritableError(OSError):
+  """A set cannot be written; the message names its folder."""
+
+
 def prepare(
   builder: tfds.core.DatasetBuilder, manual_dir: str | None = None
 ) -> None:
@@ -33,13 +39,34 @@ def prepare(
   Args:
     builder: of the set.
     manual_dir: folder of the files that it is made from, where it needs any.
+
+  Raises:
+    UnwritableError: where the disk is full, or cannot be written to.
   """
+  folder = builder.data_path
+  # TFDS removes its folder unless it is killed.
+  for rest in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
+    print(
+      f"{rest} is left from a preparation that was killed; unless one is"
+      " running now, remove it",
+      file=sys.stderr,
+    )
   config = tfds.download.DownloadConfig(
     manual_dir=manual_dir, try_download_gcs=False
   )
-  # TFDS tells stdout of a download.
-  with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare(download_config=config)
+  try:
+    # TFDS tells stdout of a download.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(download_config=config)
+  except (OSError, RuntimeError) as error:
+    # The writer of array_record raises RuntimeError.
+    if isinstance(error, OSError) and error.errno not in _FULL:
+      raise
+    why = " ".join(str(error).split())
+    raise UnwritableError(
+      f"{folder} cannot be written ({why}); make room there, or choose another"
+      " data_dir"
+    ) from error
 
 
 def png(image: np.ndarray) -> bytes:
@@ -107,8 +134,10 @@ class Notes:
     for what, names in self._names.items():
       rest = len(names) - _NAMES
       more = f" and {rest} more" if rest > 0 else ""
+      listed = ", ".join(
+        name if name.isprintable() else repr(name) for name in names[:_NAMES]
+      )
       print(
-        f"{self._source}: {len(names)} {what}: {', '.join(names[:_NAMES])}"
-        + more,
+        f"{self._source}: {len(names)} {what}: {listed}{more}",
         file=sys.stderr,
       )
