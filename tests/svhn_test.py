@@ -350,6 +350,14 @@ class HarmfulTest(absltest.TestCase):
     self.write(sparse_member("digitStruct.mat", 2**31) + self.unpacked())
     self.refuses("digitStruct.mat of .* is no plain file")
 
+  def test_map_of_holes_that_breaks_off(self):
+    header = bytearray(sparse_member("2.png", 2**31))
+    header[482] = 1  # the map goes on
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    self.write(self.unpacked() + bytes(header))
+    self.refuses("damaged or incomplete")
+
   def test_what_follows_a_broken_header_is_not_dropped(self):
     whole = bytearray(self.unpacked() + tar_header("2.png", 0) + bytes(1024))
     whole[-1024 - 300] ^= 1

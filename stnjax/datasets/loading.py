@@ -25,7 +25,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Data:
 def _parts(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
   """The splits that `split` names, such as "train+extra"."""
   accepted = builder.info.splits
-  parts = split.split("+") if isinstance(split, str) else [split]
+  parts = str(split).split("+")
   if not set(parts) <= set(accepted):
     raise ValueError(
       f"split={split!r} is unknown for dataset {builder.name!r} in"

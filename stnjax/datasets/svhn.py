@@ -192,7 +192,7 @@ def _members(
           raise tarfile.ReadError("it holds something after a broken header")
   except (
     *(tarfile.TarError, EOFError, zlib.error, OSError, ValueError),
-    *(OverflowError, RecursionError),
+    *(OverflowError, RecursionError, LookupError),
   ) as error:
     raise ValueError(
       f"{path} is damaged or incomplete ({error}); get it again from {HOMEPAGE}"
