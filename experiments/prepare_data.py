@@ -15,12 +15,14 @@ Needs no TensorFlow and downloads nothing; what `--manual_dir` is:
 """
 
 import pathlib
+import signal
 
 from absl import flags
 
 from experiments import cli
 from stnjax.datasets import (
   drifters,
+  folders,
   mnist_subset,
   plankton,
   preparing,
@@ -53,19 +55,39 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main() -> None:
-  builder_class = _BUILDERS[_DATASET.value]
+  name, builder_class = _DATASET.value, _BUILDERS[_DATASET.value]
   manual_dir = None
   if builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS:
     manual_dir = _manual_dir(builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS)
-  builder = builder_class(data_dir=_DATA_DIR.value, file_format="array_record")
-  kept = builder.is_prepared()
-  preparing.prepare(builder, manual_dir)
+  root = folders.root(_DATA_DIR.value)
+  folder = root / name / str(builder_class.VERSION)
+  kept = folder.is_dir() and any(folder.iterdir())
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, _interrupt)
+  try:
+    if not kept:
+      builder = builder_class(data_dir=root, file_format="array_record")
+      preparing.prepare(builder, manual_dir)
+  except KeyboardInterrupt as stop:
+    raise cli.Interrupted(
+      f"interrupted; {folder} was not prepared, rerun the command", stop.args[0]
+    ) from None
+  with folders.advice(name, str(root)):
+    builder = folders.restore(name, folder)
+    for split in builder.info.splits:
+      folders.shards(builder, split)
   splits = ", ".join(
-    f"{info.num_examples:,} {name}"
-    for name, info in builder.info.splits.items()
+    f"{info.num_examples:,} {split}"
+    for split, info in builder.info.splits.items()
   )
   was = "was there already" if kept else "prepared"
-  print(f"{_DATASET.value} {was} in {builder.data_dir}: {splits}")
+  print(f"{name} {was} in {folder}: {splits}")
+
+
+def _interrupt(number: int, frame: object) -> None:
+  """Lets TFDS remove what it has written so far."""
+  del frame
+  raise KeyboardInterrupt(signal.Signals(number))
 
 
 def _manual_dir(instructions: str) -> str:

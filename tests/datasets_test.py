@@ -2,10 +2,15 @@
 
 import contextlib
 import io
+import os
 import pathlib
+import re
+import resource
+import signal
 import struct
 import subprocess
 import sys
+import time
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -15,9 +20,10 @@ import tensorflow_datasets as tfds
 
 from stnjax import datasets
 from stnjax.datasets import (
-  loading,
+  folders,
   mnist_subset,
   preparing,
+  records,
   street_numbers,
 )
 from tests import scripts
@@ -110,15 +116,32 @@ def prepare(folder, builder_class=Stock):
   return pathlib.Path(builder.data_dir)
 
 
+def masked_crc32c(content):
+  """The checksum of TFRECORD, bit by bit."""
+  register = 0xFFFFFFFF
+  for byte in content:
+    register ^= byte
+    for _ in range(8):
+      register = (register >> 1) ^ (0x82F63B78 if register & 1 else 0)
+  crc = register ^ 0xFFFFFFFF
+  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framed(record):
+  """A record of a TFRECORD file."""
+  length = struct.pack("<Q", len(record))
+  return b"".join(
+    part + struct.pack("<I", masked_crc32c(part)) for part in (length, record)
+  )
+
+
 def to_tfrecord(folder):
   """Rewrites a prepared directory as TFRECORD, the format that GCS has."""
   builder = tfds.builder_from_directory(folder)
   features = builder.info.features
-  records = [
-    features.serialize_example(example) for _, example in examples(features)
-  ]
   content = b"".join(
-    struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in records
+    framed(features.serialize_example(example))
+    for _, example in examples(features)
   )
   for path in folder.glob("*.array_record*"):
     name = path.name.replace("array_record", "tfrecord")
@@ -136,7 +159,7 @@ class EmbeddedTest(absltest.TestCase):
       self.assertEqual(data.images.dtype, np.uint8)
       self.assertEqual(np.bincount(data.labels).tolist(), [count] * 10)
     size = sum(
-      p.stat().st_size for p in loading.EMBEDDED.rglob("*") if p.is_file()
+      p.stat().st_size for p in folders.EMBEDDED.rglob("*") if p.is_file()
     )
     self.assertLess(size, 5_000_000)
 
@@ -173,7 +196,7 @@ class LoadTest(parameterized.TestCase):
   def test_more_than_one_chunk(self):
     root = self.create_tempdir().full_path
     prepare(root)
-    with mock.patch.object(loading, "_CHUNK", 5):
+    with mock.patch.object(records, "CHUNK", 5):
       data = datasets.load("mnist", "train", root)
     self.assertEqual(found(data), expected("mnist"))
 
@@ -199,8 +222,8 @@ class LoadTest(parameterized.TestCase):
     prepare(root)
     for change, message in (
       ({"image_shape": (28, 28, 3)}, r"\(28, 28, 1\).*accepted: \(28, 28, 3\)"),
-      ({"heads": 5}, r"a label \(\); accepted.*\(5,\)"),
-      ({"num_classes": 9}, "3.0.1 has labels from 0 to 9; .* has 9 classes"),
+      ({"heads": 5}, r"features.json: label is .*; accepted.*\(5,\)"),
+      ({"num_classes": 9}, r"train.array_record.*label.*\[9\].*0 to 8"),
     ):
       other = datasets.SETS["mnist"]._replace(**change)
       with (
@@ -293,6 +316,28 @@ class GeneratedTest(absltest.TestCase):
       data, _ = self.load(self.root)
     np.testing.assert_array_equal(data.images, first[0].images)
 
+  def test_full_disk(self):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    try:
+      with self.assertRaisesRegex(
+        OSError, f"{self.root}/street_numbers/1.0.0 cannot be written.*room"
+      ):
+        self.load(self.root)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    self.assertEmpty(list(pathlib.Path(self.root, "street_numbers").iterdir()))
+    data, printed = self.load(self.root)  # at the second attempt
+    self.assertLen(data.images, 12)
+    self.assertNotIn("incomplete", printed.splitlines()[0])
+
+  def test_what_a_killed_preparation_left_is_named(self):
+    left = pathlib.Path(self.root, "street_numbers/incomplete.ABCDEF_1.0.0")
+    left.mkdir(parents=True)
+    data, printed = self.load(self.root)
+    self.assertIn(f"{left} is left from a preparation", printed)
+    self.assertLen(data.images, 12)
+
   def test_folder_that_cannot_be_written(self):
     file = pathlib.Path(self.root, "file")
     file.touch()
@@ -344,6 +389,46 @@ class PrepareDataTest(absltest.TestCase):
     )
     self.assertLen(datasets.load("plankton", "train", data_dir).images, 3)
 
+  def test_data_dir_that_is_none(self):
+    root = self.create_tempdir()
+    file = root.create_file("manual/x").full_path
+    damaged = root.create_file("tfds/svhn/1.0.0/svhn-train").full_path
+    for data_dir, message in (
+      ("http://a/b", "data_dir='http://a/b' is not supported; accepted"),
+      (file, f"data_dir='{file}' is a file"),
+      (
+        f"{root.full_path}/tfds",
+        f"{damaged.removesuffix('svhn-train')}dataset_info.json is missing",
+      ),
+    ):
+      code, _, err = self.prepare(
+        "--dataset=svhn",
+        f"--manual_dir={root.full_path}/manual",
+        f"--data_dir={data_dir}",
+      )
+      self.assertEqual(code, 1)
+      self.assertRegex(err, f"^error: {re.escape(message)}.*\n$")
+
+  def test_interrupted(self):
+    root = pathlib.Path(self.create_tempdir().full_path)
+    for split in ("train", "test", "extra"):
+      os.mkfifo(root / f"{split}.tar.gz")  # opening one waits for a writer
+    process = scripts.start(
+      "prepare_data",
+      "--dataset=svhn",
+      f"--manual_dir={root}",
+      f"--data_dir={root}/tfds",
+    )
+    deadline = time.monotonic() + 60
+    while not list(root.glob("tfds/svhn/incomplete.*")):
+      self.assertLess(time.monotonic(), deadline)
+      time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = scripts.finish(process)
+    self.assertEqual(code, 128 + signal.SIGTERM)
+    self.assertRegex(err, "\ninterrupted; .*svhn/1.0.0 was not prepared.*\n$")
+    self.assertEmpty(list(root.glob("tfds/svhn/*")))
+
   def test_mistakes_are_one_line(self):
     code, _, err = self.prepare("--dataset=svhn")
     self.assertEqual(code, 1)
@@ -363,14 +448,18 @@ class ImportTest(absltest.TestCase):
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
-  def test_loading_needs_no_tensorflow(self):
+  def test_loading_needs_neither_tensorflow_nor_opencv(self):
     code = (
       "import sys\n"
+      "sys.modules['cv2'] = None\n"
       "from stnjax import datasets\n"
       "datasets.load('mnist_subset', 'test')\n"
       "assert 'tensorflow' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run(
+      [sys.executable, "-c", code], check=True, capture_output=True
+    )
+    self.assertEqual((done.stdout, done.stderr), (b"", b""))
 
 
 if __name__ == "__main__":

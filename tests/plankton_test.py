@@ -2,8 +2,12 @@
 
 import contextlib
 import io
+import os
 import pathlib
+import re
+import struct
 import sys
+import warnings
 
 from absl.testing import absltest, parameterized
 import numpy as np
@@ -140,6 +144,60 @@ class PlanktonTest(parameterized.TestCase):
     ]
     self.assertLen(images, 4)
     self.assertIn(plankton.fit(coloured[..., None]).tobytes(), images)
+
+  def test_files_that_are_not_decoded(self):
+    folder = self.root / "in"
+    for index in range(3):
+      write_jpeg(folder / "a" / f"{index}.jpg", index)
+      write_jpeg(folder / "b" / f"b{index}.jpg", 3 + index)
+    bomb = bytearray((folder / "a" / "0.jpg").read_bytes())
+    start = bomb.index(b"\xff\xc0") + 5  # height and width of the frame
+    bomb[start : start + 4] = struct.pack(">HH", 20_000, 20_000)
+    (folder / "a" / "bomb.jpg").write_bytes(bomb)
+    (folder / "a" / "empty.jpg").write_bytes(b"")
+    Image.new("L", (9, 9)).save(folder / "a" / "png.jpg", "PNG")
+    Image.new("L", (9, 9)).save(folder / "a" / "jpg.png", "JPEG")
+    Image.new("CMYK", (9, 9)).save(folder / "a" / "print.jpg", "JPEG")
+    (folder / "a" / ".DS_Store").write_bytes(b"x")
+    (folder / "a" / "._0.jpg").write_bytes(b"x")
+    (folder / "a" / "new\nline.jpg").write_bytes(b"x")
+    (folder / "a" / "folder.jpg").mkdir()
+    (folder / "a" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "a" / "loop.jpg").symlink_to(folder / "a" / "loop.jpg")
+    (folder / "a" / "up").symlink_to(folder)
+    os.mkfifo(folder / "a" / "pipe.jpg")
+    (folder / "again").symlink_to(folder / "b")
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / ".DS_Store").write_bytes(b"x")
+    write_jpeg(folder / ".copies" / "0.jpg", 0)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      builder, printed = prepare(folder, self.data_dir)
+    for text in (
+      "2 left out, in no folder of a class: .DS_Store, loop\n",
+      "1 left out, a folder of a hidden name: .copies\n",
+      "1 left out, a link to another class: b\n",
+      "7 left out, no JPEG: a/.DS_Store, a/folder.jpg, a/gone.jpg, a/jpg.png,"
+      " a/loop.jpg, a/pipe.jpg, a/up\n",
+      "1 left out, a file of a hidden name: a/._0.jpg\n",
+      "1 left out, a file of an unprintable name: 'a/new\\nline.jpg'\n",
+      "1 left out, of more than 67,108,864 pixels: a/bomb.jpg\n",
+      "1 in colour, converted to grey: a/print.jpg\n",
+      "2 classes in",
+    ):
+      self.assertIn(text, printed)
+    broken = ", ".join(re.findall("left out, broken JPEG: (.*)", printed))
+    self.assertCountEqual(broken.split(", "), ["a/empty.jpg", "a/png.jpg"])
+    # The folder comes first by its name.
+    self.assertEqual(builder.info.features["label"].names, ["a", "again"])
+    counts = [split.num_examples for split in builder.info.splits.values()]
+    self.assertEqual(sum(counts), 3 + 3 + 1)
+
+  def test_more_classes_than_known(self):
+    for index in range(122):
+      write_jpeg(self.root / "in" / f"class{index}" / "0.jpg", 0)
+    with self.assertRaisesRegex(ValueError, "122 folders.*at most 121"):
+      prepare(self.root / "in", self.data_dir)
 
   def test_refused(self):
     folder = self.root / "in"

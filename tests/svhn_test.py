@@ -1,13 +1,17 @@
 """SVHN, from tiny archives of the original format made here."""
 
 import contextlib
+import gzip
 import io
 import pathlib
+import struct
 import sys
 import tarfile
 from unittest import mock
+import warnings
+import zlib
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import h5py
 import numpy as np
 from PIL import Image
@@ -258,6 +262,235 @@ class RefusedTest(absltest.TestCase):
       self.assertRaisesRegex(ImportError, "svhn needs h5py: pip install h5py"),
     ):
       svhn.read_digit_struct(b"", "train.tar.gz")
+
+
+def tar_header(name, size, kind=tarfile.REGTYPE):
+  member = tarfile.TarInfo(f"train/{name}")
+  member.size, member.type = size, kind
+  return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse_member(name, size):
+  """A member of GNU tar that is one hole."""
+  member = tarfile.TarInfo(f"train/{name}")
+  member.type = tarfile.GNUTYPE_SPARSE
+  header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+  header[483:495] = b"%011o\0" % size
+  header[148:156] = b" " * 8
+  header[148:156] = b"%06o\0 " % sum(header)
+  return bytes(header)
+
+
+class HarmfulTest(absltest.TestCase):
+  """Archives that would hang, fill the memory or end in a traceback."""
+
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.create_tempdir().full_path)
+    write_small(self.root, *svhn.SPLITS)
+
+  def write(self, content):
+    with gzip.open(self.root / "train.tar.gz", "wb") as file:
+      file.write(content)
+
+  def unpacked(self):
+    """Of the training archive, without the blocks that end it."""
+    with tarfile.open(self.root / "train.tar.gz") as archive:
+      last = archive.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    return gzip.decompress((self.root / "train.tar.gz").read_bytes())[:end]
+
+  def refuses(self, message):
+    with self.assertRaisesRegex(ValueError, message) as caught:
+      prepare(self.root, self.root / "tfds")
+    self.assertIn(str(self.root / "train.tar.gz"), str(caught.exception))
+    self.assertNotIn("\n", str(caught.exception))
+
+  def test_claims_of_a_terabyte(self):
+    whole = self.unpacked()
+    # An unknown type, the name of another member, a file to be skipped.
+    for name, kind in (("2.png", b"0"), ("x", b"Z"), ("notes", b"0")):
+      self.write(whole + tar_header(name, 2**40, kind) + bytes(2**14))
+      self.refuses("damaged or incomplete.*claims 1,099,511,627,776 bytes")
+    self.write(tar_header("digitStruct.mat", 2**40) + bytes(2**14))
+    self.refuses("damaged or incomplete.*claims")
+
+  def test_more_than_an_archive_can_hold(self):
+    with mock.patch.object(svhn, "_ROOM", 2**20):
+      self.write(
+        tar_header("name", 2**23, tarfile.GNUTYPE_LONGNAME) + bytes(2**24)
+      )
+      self.refuses("unpacks to more than 1,048,576 bytes")
+
+  def test_large_and_sparse_members_are_left_out(self):
+    photograph = png(photo(1))
+    mat = digit_struct([(f"{i}.png", [DIGIT]) for i in range(1, 6)])
+    files = {"1.png": photograph, "3.png": bytes(5_000), "digitStruct.mat": mat}
+    with tarfile.open(self.root / "train.tar.gz", "w") as archive:
+      for name, content in files.items():
+        member = tarfile.TarInfo(f"../{name}")  # no path is followed
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+      link = tarfile.TarInfo("train/4.png")
+      link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+      archive.addfile(link)
+      device = tarfile.TarInfo("train/5.png")
+      device.type = tarfile.CHRTYPE
+      archive.addfile(device)
+    whole = (self.root / "train.tar.gz").read_bytes()
+    self.write(sparse_member("2.png", 2**31) + whole)
+    with mock.patch.object(svhn, "_LARGEST_PNG", len(photograph)):
+      printed = prepare(self.root, self.root / "tfds")
+    self.assertIn("3 left out, no plain file: 2.png, 4.png, 5.png", printed)
+    self.assertRegex(printed, "1 left out, of more than .* bytes: 3.png")
+    data = datasets.load("svhn", "train", str(self.root / "tfds"))
+    self.assertLen(data.images, 1)
+
+  def test_sparse_digit_struct(self):
+    self.write(sparse_member("digitStruct.mat", 2**31) + self.unpacked())
+    self.refuses("digitStruct.mat of .* is no plain file")
+
+  def test_map_of_holes_that_breaks_off(self):
+    header = bytearray(sparse_member("2.png", 2**31))
+    header[482] = 1  # the map goes on
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    self.write(self.unpacked() + bytes(header))
+    self.refuses("damaged or incomplete")
+
+  def test_what_follows_a_broken_header_is_not_dropped(self):
+    whole = bytearray(self.unpacked() + tar_header("2.png", 0) + bytes(1024))
+    whole[-1024 - 300] ^= 1
+    self.write(bytes(whole) + tar_header("3.png", 0))
+    self.refuses("damaged or incomplete")
+
+  def test_images_that_are_not_decoded(self):
+    mat = digit_struct([(f"{i}.png", [DIGIT]) for i in range(1, 5)])
+    bomb = bytearray(png(np.zeros((20, 20, 3), np.uint8)))
+    bomb[16:24] = struct.pack(">II", 20_000, 20_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    deep = png(photo(1)[..., 0].astype(np.uint16) * 257)
+    files = {"1.png": png(photo(1)), "2.png": bytes(bomb), "3.png": deep}
+    files |= {"4.png": b"", "digitStruct.mat": mat, "x/digitStruct.mat": b""}
+    write_archive(self.root / "train.tar.gz", files)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      printed = prepare(self.root, self.root / "tfds")
+    for text in (
+      "1 left out, of more than 67,108,864 pixels: 2.png",
+      "1 left out, of more than 8 bits a channel: 3.png",
+      "1 left out, broken PNG: 4.png",
+      "1 left out, after the first of that name: digitStruct.mat",
+    ):
+      self.assertIn(text, printed)
+    data = datasets.load("svhn", "train", str(self.root / "tfds"))
+    self.assertLen(data.images, 1)
+
+  def test_boxes_that_are_none(self):
+    boxes = {
+      "1.png": [DIGIT],
+      "2.png": [(np.nan, 1, 5, 5, 1), DIGIT],
+      "3.png": [(1, 1, np.inf, 5, 1), DIGIT],
+      "4.png": [(10, 1, -5, 5, 1), DIGIT],
+      "5.png": [(1e300, 1, 5, 5, 1)],
+    }
+    files = {name: png(photo(1)) for name in boxes}
+    files["digitStruct.mat"] = digit_struct(boxes.items())
+    write_archive(self.root / "train.tar.gz", files)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      printed = prepare(self.root, self.root / "tfds")
+    self.assertIn(
+      "4 left out, box without area or outside the image: 2.png, 3.png, 4.png,"
+      " 5.png",
+      printed,
+    )
+
+
+class DamagedStructTest(parameterized.TestCase):
+  """A digitStruct.mat of which some entries are not as MATLAB writes them."""
+
+  def read(self, change):
+    """Reads three numbers after `change(file, names, groups)`."""
+    two = [(10, 10, 8, 20, 4), (20, 10, 8, 20, 2)]
+    entries = [("1.png", two), ("2.png", two), ("3.png", [DIGIT])]
+    buffer = io.BytesIO(digit_struct(entries))
+    with h5py.File(buffer, "r+") as file:
+      names, groups = file["digitStruct/name"], file["digitStruct/bbox"]
+      change(file, names, groups)
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed):
+      numbers = svhn.read_digit_struct(buffer.getvalue(), "train.tar.gz")
+    return numbers, printed.getvalue()
+
+  @parameterized.named_parameters(
+    ("null_name", lambda f, n, g: n.write_direct(null(3, n, 1))),
+    ("null_box", lambda f, n, g: g.write_direct(null(3, g, 1))),
+    ("null_digit", lambda f, n, g: set_field(f, g, "left", null(2))),
+    ("field_missing", lambda f, n, g: f[g[1, 0]].__delitem__("label")),
+    ("text", lambda f, n, g: set_field(f, g, "left", np.bytes_("x"))),
+    ("complex", lambda f, n, g: set_field(f, g, "left", np.array([[1j]]))),
+    ("too_few", lambda f, n, g: set_field(f, g, "left", np.array([[1.0]]))),
+    ("none", lambda f, n, g: set_field(f, g, "left", np.zeros((0, 1)))),
+    ("in_place", lambda f, n, g: set_field(f, g, "left", np.ones((2, 1)))),
+    ("cycle", lambda f, n, g: set_field(f, g, "left", refs(g[1, 0], 2))),
+    ("name_is_group", lambda f, n, g: n.__setitem__((1, 0), g[1, 0])),
+    ("box_is_name", lambda f, n, g: g.__setitem__((1, 0), n[1, 0])),
+    ("huge", lambda f, n, g: set_huge(f, g)),
+  )
+  def test_left_out_and_named(self, change):
+    numbers, printed = self.read(change)
+    self.assertEqual(list(numbers), ["1.png", "3.png"])
+    self.assertEqual([n.digits for n in numbers.values()], [[4, 2], [3]])
+    self.assertRegex(
+      printed, "digitStruct.mat of train.tar.gz: 1 left out, .*(2.png|entry 2)"
+    )
+
+  @parameterized.named_parameters(
+    ("lengths", lambda f, n, g: f.__setitem__("digitStruct/bbox", n[:2])),
+    (
+      "huge",
+      lambda f, n, g: f.create_dataset(
+        "digitStruct/bbox", (2**40, 1), h5py.ref_dtype, chunks=(1024, 1)
+      ),
+    ),
+    ("group", lambda f, n, g: f.create_group("digitStruct/bbox")),
+    ("missing", lambda f, n, g: None),
+  )
+  def test_refused_as_a_whole(self, change):
+    def remove_and_change(file, names, groups):
+      kept = names[()]
+      del file["digitStruct/bbox"]
+      change(file, kept, None)
+
+    with self.assertRaisesRegex(ValueError, "of train.tar.gz cannot be read"):
+      self.read(remove_and_change)
+
+
+def null(count, dataset=None, row=None):
+  """References of which one, or all, are null."""
+  references = np.full((count, 1), h5py.Reference(), h5py.ref_dtype)
+  if dataset is not None:
+    references[:] = dataset[()]
+    references[row] = h5py.Reference()
+  return references
+
+
+def refs(reference, count):
+  return np.full((count, 1), reference, h5py.ref_dtype)
+
+
+def set_field(file, groups, field, data):
+  group = file[groups[1, 0]]
+  del group[field]
+  kind = h5py.ref_dtype if data.dtype == object else None
+  group.create_dataset(field, data=data, dtype=kind)
+
+
+def set_huge(file, groups):
+  group = file[groups[1, 0]]
+  del group["left"]
+  group.create_dataset("left", (2**40, 1), np.float64, chunks=(1024, 1))
 
 
 class CropBoxTest(absltest.TestCase):

@@ -63,7 +63,8 @@ def load(name: str, split: str, data_dir: str | None = None) -> Data:
     All images and labels, in the order of the files.
 
   Raises:
-    ValueError: for an unknown set or split.
+    ValueError: for an unknown set or split, or another kind of address; for a
+      set whose files are damaged, or are not as its description here says.
     FileNotFoundError: where the set is not prepared there; the message says
       how to get it. Nothing is ever downloaded.
   """

@@ -25,8 +25,9 @@ class Plankton(tfds.core.GeneratorBasedBuilder):
   image in ten of train/, rounded down and at least one of two, is in "test".
   Which ones is decided by a hash of the file names.
 
-  Left out and named are files that are no JPEGs, broken ones, and classes
-  without any; those in colour are converted to grey, and named.
+  Left out and named are files that are no JPEGs, broken, hidden or too large
+  ones (2**26 pixels), and classes without any; those in colour are converted to
+  grey, and named.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -81,11 +82,11 @@ class Plankton(tfds.core.GeneratorBasedBuilder):
     for path in paths:
       name = f"{path.parent.name}/{path.name}"
       try:
-        with Image.open(path, formats=["JPEG"]) as image:
+        with preparing.open_image(path, "JPEG") as image:
           colour = image.mode != "L"
           pixels = np.asarray(image.convert("L"))[..., None]
-      except (OSError, SyntaxError, ValueError):
-        found.add("left out, broken JPEG", name)
+      except preparing.ImageError as error:
+        found.add(f"left out, {error}", name)
         continue
       if colour:
         found.add("in colour, converted to grey", name)
@@ -101,19 +102,18 @@ class Plankton(tfds.core.GeneratorBasedBuilder):
 def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   """The JPEGs of each class, in the order of the names."""
   found = preparing.Notes(f"plankton, {folder}")
-  classes = {}
+  classes: dict[str, list[pathlib.Path]] = {}
+  places: set[pathlib.Path] = set()
   for entry in sorted(folder.iterdir()):
     if not entry.is_dir():
       found.add("left out, in no folder of a class", entry.name)
-      continue
-    paths = []
-    for path in sorted(entry.iterdir()):
-      if path.is_file() and path.suffix.lower() in _SUFFIXES:
-        paths.append(path)
-      else:
-        found.add("left out, no JPEG", f"{entry.name}/{path.name}")
-    if paths:
+    elif why := _unusual(entry.name):
+      found.add(f"left out, a folder of {why}", entry.name)
+    elif entry.resolve() in places:
+      found.add("left out, a link to another class", entry.name)
+    elif paths := _jpegs(entry, found):
       classes[entry.name] = paths
+      places.add(entry.resolve())
     else:
       found.add("left out, a folder without JPEGs", entry.name)
   found.tell()
@@ -122,12 +122,39 @@ def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
       f"{folder} holds no folders of JPEGs, one for each class; extract"
       f" train.zip of {HOMEPAGE} there"
     )
+  known = SETS["plankton"].num_classes
   print(
     f"plankton: {len(classes)} classes in {folder}; PlanktonSet 1.0 has"
-    f" {SETS['plankton'].num_classes}",
+    f" {known}",
     file=sys.stderr,
   )
+  if len(classes) > known:
+    raise ValueError(
+      f"{folder} holds {len(classes)} folders of JPEGs; accepted: one for each"
+      f" class, at most {known}"
+    )
   return classes
+
+
+def _jpegs(folder: pathlib.Path, found: preparing.Notes) -> list[pathlib.Path]:
+  """The JPEGs of a class, and notes on its other files."""
+  paths = []
+  for path in sorted(folder.iterdir()):
+    name = f"{folder.name}/{path.name}"
+    if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
+      found.add("left out, no JPEG", name)
+    elif why := _unusual(path.name):
+      found.add(f"left out, a file of {why}", name)
+    else:
+      paths.append(path)
+  return paths
+
+
+def _unusual(name: str) -> str:
+  """Why a file or folder of that name is none of the set's."""
+  if name.startswith("."):  # as systems and editors make
+    return "a hidden name"
+  return "" if name.isprintable() else "an unprintable name"
 
 
 def _hash(path: pathlib.Path) -> str:

@@ -1,15 +1,34 @@
 """What preparing sets has in common."""
 
 import collections
+from collections.abc import Iterator
 import contextlib
+import errno
 import io
+import pathlib
 import sys
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 import tensorflow_datasets as tfds
 
+MAX_PIXELS = 2**26
+"""Larger images are not decoded: none of the sets has any near that size."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NAMES = 100  # of files in one line
+# Of 8 bits a channel or fewer; Pillow would clip others.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+# Not `Image.open`, which prints a warning of its own where images are large.
+_OPENERS = {
+  "PNG": PngImagePlugin.PngImageFile,
+  "JPEG": JpegImagePlugin.JpegImageFile,
+}
+
+
+class UnwritableError(OSError):
+  """A set cannot be written; the message names its folder."""
 
 
 def prepare(
@@ -20,13 +39,34 @@ def prepare(
   Args:
     builder: of the set.
     manual_dir: folder of the files that it is made from, where it needs any.
+
+  Raises:
+    UnwritableError: where the disk is full, or cannot be written to.
   """
+  folder = builder.data_path
+  # TFDS removes its folder unless it is killed.
+  for rest in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
+    print(
+      f"{rest} is left from a preparation that was killed; unless one is"
+      " running now, remove it",
+      file=sys.stderr,
+    )
   config = tfds.download.DownloadConfig(
     manual_dir=manual_dir, try_download_gcs=False
   )
-  # TFDS tells stdout of a download.
-  with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare(download_config=config)
+  try:
+    # TFDS tells stdout of a download.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(download_config=config)
+  except (OSError, RuntimeError) as error:
+    # The writer of array_record raises RuntimeError.
+    if isinstance(error, OSError) and error.errno not in _FULL:
+      raise
+    why = " ".join(str(error).split())
+    raise UnwritableError(
+      f"{folder} cannot be written ({why}); make room there, or choose another"
+      " data_dir"
+    ) from error
 
 
 def png(image: np.ndarray) -> bytes:
@@ -35,6 +75,42 @@ def png(image: np.ndarray) -> bytes:
   pixels = image[..., 0] if image.shape[-1] == 1 else image
   Image.fromarray(pixels).save(encoded, "PNG")
   return encoded.getvalue()
+
+
+class ImageError(ValueError):
+  """An image cannot be used; the message says why, without its name."""
+
+
+@contextlib.contextmanager
+def open_image(
+  file: BinaryIO | pathlib.Path, kind: str
+) -> Iterator[Image.Image]:
+  """Opens an image, whose pixels are read in the body.
+
+  Args:
+    file: File to read.
+    kind: "PNG" or "JPEG".
+
+  Yields:
+    The image, of which only the header was read.
+
+  Raises:
+    ImageError: If it has more than `MAX_PIXELS` or 8 bits a channel, or cannot
+      be opened or, in the body, decoded.
+  """
+  try:
+    with _OPENERS[kind](file) as image:
+      if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"of more than {MAX_PIXELS:,} pixels")
+      if image.mode not in _MODES:
+        raise ImageError("of more than 8 bits a channel")
+      yield image
+  except ImageError:
+    raise
+  except Exception as error:  # decoders raise many kinds
+    if isinstance(error, OSError) and error.errno:
+      raise ImageError(f"cannot be read ({error.strerror})") from error
+    raise ImageError(f"broken {kind}") from error
 
 
 class Notes:
@@ -58,8 +134,10 @@ class Notes:
     for what, names in self._names.items():
       rest = len(names) - _NAMES
       more = f" and {rest} more" if rest > 0 else ""
+      listed = ", ".join(
+        name if name.isprintable() else repr(name) for name in names[:_NAMES]
+      )
       print(
-        f"{self._source}: {len(names)} {what}: {', '.join(names[:_NAMES])}"
-        + more,
+        f"{self._source}: {len(names)} {what}: {listed}{more}",
         file=sys.stderr,
       )
