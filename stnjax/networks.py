@@ -597,9 +597,13 @@ def _shapes(
 ) -> list[tuple[int, ...]]:
   """Shape of one image before the first block and after each."""
   shapes = [tuple(image_shape)]
-  for block in blocks:
-    x = jax.ShapeDtypeStruct((1, *shapes[-1]), jnp.float32)
-    shapes.append(jax.eval_shape(block, x).shape[1:])
-  if 0 in shapes[-1]:
-    raise ValueError(f"image_shape {shapes[0]} is too small for the classifier")
+  for block in [*blocks, None]:
+    if 0 in shapes[-1]:
+      raise ValueError(
+        f"image_shape {shapes[0]} is too small for the classifier; take larger"
+        " images, or a smaller shrink"
+      )
+    if block:
+      x = jax.ShapeDtypeStruct((1, *shapes[-1]), jnp.float32)
+      shapes.append(jax.eval_shape(block, x).shape[1:])
   return shapes

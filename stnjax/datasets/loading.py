@@ -22,29 +22,20 @@ _CHUNK = 2_000
 
 def load(name: str, split: str, data_dir: str | None = None) -> Data:
   """See `stnjax.datasets.load`."""
-  root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-  if data_dir is None and (EMBEDDED / name).exists():
-    root = epath.Path(EMBEDDED)
+  root = _root(name, data_dir)
   if name in _GENERATED:
     folder = _generated(name, root)
   else:
     folder = _prepared(name, root)
   builder = tfds.builder_from_directory(folder)
-  splits = split.split("+")
-  for part in splits:
-    if part not in builder.info.splits:
-      raise ValueError(
-        f"split={split!r} is unknown for dataset {name!r}; accepted:"
-        f" {', '.join(builder.info.splits)}, or several of them joined by '+'"
-      )
-  counts = [builder.info.splits[part].num_examples for part in splits]
+  counts = _counts(builder, name, split)
   description = SETS[name]
   # Filled in place: a list of all images, stacked, would hold them twice.
-  images = np.empty((sum(counts), *description.image_shape), np.uint8)
+  images = np.empty((sum(counts.values()), *description.image_shape), np.uint8)
   heads = (description.heads,) if description.heads > 1 else ()
-  labels = np.empty((sum(counts), *heads), np.int32)
+  labels = np.empty((sum(counts.values()), *heads), np.int32)
   start = 0
-  for part, count in zip(splits, counts, strict=True):
+  for part, count in counts.items():
     rows = slice(start, start + count)
     _fill(images[rows], labels[rows], builder, part, _FITS.get(name))
     start += count
@@ -54,6 +45,40 @@ def load(name: str, split: str, data_dir: str | None = None) -> Data:
       f" {name!r} has {description.num_classes} classes"
     )
   return Data(images, labels)
+
+
+def count(name: str, split: str, data_dir: str | None = None) -> int | None:
+  """See `stnjax.datasets.count`."""
+  root = _root(name, data_dir)
+  if name in _GENERATED:
+    folder = _generated_folder(name, root)
+    if not (folder / "dataset_info.json").exists():
+      return None
+  else:
+    folder = _prepared(name, root)
+  builder = tfds.builder_from_directory(folder)
+  return sum(_counts(builder, name, split).values())
+
+
+def _root(name: str, data_dir: str | None) -> epath.Path:
+  """The TFDS directory that holds a set."""
+  if data_dir is None and (EMBEDDED / name).exists():
+    return epath.Path(EMBEDDED)
+  return epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+
+
+def _counts(
+  builder: tfds.core.DatasetBuilder, name: str, split: str
+) -> dict[str, int]:
+  """The number of examples of each part of a split."""
+  for part in split.split("+"):
+    if part not in builder.info.splits:
+      raise ValueError(
+        f"split={split!r} is unknown for dataset {name!r}; accepted:"
+        f" {', '.join(builder.info.splits)}, or several of them joined by '+'"
+      )
+  splits = builder.info.splits
+  return {part: splits[part].num_examples for part in split.split("+")}
 
 
 _FITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -137,11 +162,22 @@ _GENERATED = {
 """Sets that are drawn, each by this builder in the module of its name."""
 
 
+def _generated_builder(name: str) -> type[tfds.core.DatasetBuilder]:
+  module = importlib.import_module(f"stnjax.datasets.{name}")
+  return getattr(module, _GENERATED[name])
+
+
+def _generated_folder(name: str, root: epath.Path) -> epath.Path:
+  """The folder of a set that is generated, now or later."""
+  return root / name / str(_generated_builder(name).VERSION)
+
+
 def _generated(name: str, root: epath.Path) -> epath.Path:
   """The folder of a set that is generated where it is not there."""
-  module = importlib.import_module(f"stnjax.datasets.{name}")
-  builder_class = getattr(module, _GENERATED[name])
-  folder = root / name / str(builder_class.VERSION)
+  builder_class, folder = (
+    _generated_builder(name),
+    _generated_folder(name, root),
+  )
   if (folder / "dataset_info.json").exists():
     return folder
   print(f"generating the dataset {name}, once, in {folder}", file=sys.stderr)
