@@ -456,6 +456,7 @@ def create(
   >>> network(jnp.zeros((2, 28, 28, 1))).logits.shape
   (2, 10)
   """
+  checks.whole("shrink", shrink, 1)
   classifier = classifiers.find(dataset, perturbation)
   if shrink > 1:  # the images are what a transformer would make them
     classifier = dataclasses.replace(classifier, halve=False)
