@@ -79,8 +79,9 @@ class Program:
     # On the device once, as the data: not anew with every dispatch.
     self._sources = None if sources is None else jnp.asarray(sources)
     devices = list(jax.devices() if devices is None else devices)
-    self.layout = lay_out(len(seeds), recipe.batch_size, devices)
-    self._devices, self._parts = self.layout
+    layout = lay_out(len(seeds), recipe.batch_size, devices)
+    self.layout = str(layout)  # how devices share the work, in words
+    self._devices, self._parts = layout
     self._spread = self._parts == 1 and len(self._devices) > 1
     starts = [0, *(step for step, _ in recipe.later)]
     graphdefs = [recipe.graphdef, *(graphdef for _, graphdef in recipe.later)]
