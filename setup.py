@@ -84,6 +84,7 @@ setup(
       "h5py>=3.10",
       "hypothesis>=6",
       "ipykernel>=6",
+      "markdown-it-py>=3",
       "nbclient>=0.10",
       "onnx>=1.18",
       "opencv-python-headless>=4.9",

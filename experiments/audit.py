@@ -35,13 +35,14 @@ def finished(workdir: str, only: str) -> list[runs.Run]:
   """
   root = epath.Path(workdir).expanduser()
   try:
-    folders = [
-      done.parent
-      for done in sorted(root.glob("*/DONE"))
-      if re.search(only, done.parent.name)
-    ]
+    pattern = re.compile(only)
   except re.error as error:
     raise ValueError(f"--only={only!r} is no pattern: {error}") from error
+  folders = [
+    done.parent
+    for done in sorted(root.glob("*/DONE"))
+    if pattern.search(done.parent.name)
+  ]
   if not folders:
     raise runs.RunError(f"{root} holds no finished run that matches {only!r}")
   return [runs.Run(workdir, runs.read_settings(folder)) for folder in folders]

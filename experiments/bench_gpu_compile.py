@@ -28,7 +28,7 @@ from absl import flags
 import jax
 
 from experiments import bench_tpu_compile, cli, compiled, peers, timing
-from experiments.bench_tpu_compile import Shape
+from experiments.timing import Shape
 
 KERNELS = ("stnjax", "map_coordinates")
 SUMS = {"any order": {}, "one order": peers.ONE_ORDER}
@@ -143,7 +143,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  wanted = bench_tpu_compile.shapes(_SHAPES.value)
+  wanted = timing.shapes(timing.each_once("shapes", _SHAPES.value))
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_gpu_compile.json", output / "bench_gpu_compile.md"
   timing.make_folder(files, _OVERWRITE.value)

@@ -191,34 +191,11 @@ def tables(rows: Sequence[Case]) -> str:
   return "\n\n".join("\n".join(lines) for lines in parts)
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
-  """Reads "256x28x28x1"."""
-  try:
-    shape = tuple(int(size) for size in text.split("x"))
-  except ValueError:
-    shape = ()
-  if len(shape) != 4 or min(shape) < 1:
-    raise app.UsageError(
-      "--shapes must be batch x height x width x channels, as 256x28x28x1,"
-      f" got {text!r}"
-    )
-  return shape
-
-
-def each_once(flag: str, values: Sequence[str]) -> Sequence[str]:
-  """The values of a flag, which are some and differ."""
-  if not values or len(set(values)) < len(values):
-    raise app.UsageError(
-      f"--{flag} must name at least one, each once, got {','.join(values)!r}"
-    )
-  return values
-
-
 def chosen_peers() -> list[str]:
   """The peers of --peers, or all that are installed."""
   if _PEERS.value is None:
     return [peer for peer in peers.PEERS if peers.installed(peer)]
-  for peer in each_once("peers", _PEERS.value):
+  for peer in timing.each_once("peers", _PEERS.value):
     if peer not in peers.PEERS:
       raise app.UsageError(
         f"--peers={peer!r} is unknown; accepted: {', '.join(peers.PEERS)}"
@@ -229,10 +206,10 @@ def chosen_peers() -> list[str]:
 
 
 def main() -> None:
-  shapes = [parse_shape(text) for text in each_once("shapes", _SHAPES.value)]
+  shapes = timing.shapes(timing.each_once("shapes", _SHAPES.value))
   chosen = chosen_peers()
-  methods = each_once("method", _METHODS.value)
-  dtypes = each_once("dtype", _DTYPES.value)
+  methods = timing.each_once("method", _METHODS.value)
+  dtypes = timing.each_once("dtype", _DTYPES.value)
   if not _COMPILED.value:
     without_compiler()
   output = pathlib.Path(_OUTPUT.value)

@@ -29,15 +29,15 @@ import functools
 import json
 import os
 import pathlib
-import re
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli, compiled, paper, timing
+from experiments.timing import Shape, shapes
 import stnjax
 from stnjax import datasets, grids, runs
 from stnjax.kernels import matmul
@@ -50,24 +50,6 @@ STEPS = (
 )
 KERNELS = ("stnjax", "gather", "map_coordinates")
 PASSES = ("forward", "theta", "both")
-
-Shape = tuple[int, int, int, int]
-
-
-def shapes(values: Sequence[str]) -> list[Shape]:
-  """Reads batch x height x width x channels.
-
-  Raises:
-    ValueError: for anything else.
-  """
-  found = []
-  for value in values:
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", value):
-      raise ValueError(
-        f"--shapes={value!r}; accepted: BATCHxHEIGHTxWIDTHxCHANNELS"
-      )
-    found.append(tuple(int(size) for size in value.split("x")))
-  return found
 
 
 def warp_fn(kernel: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -289,7 +271,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+  if not _SHAPES.value and not _STEPS.value:
+    raise app.UsageError("--shapes and --steps are both empty")
   wanted = shapes(_SHAPES.value)
+  if wanted:
+    timing.each_once("shapes", _SHAPES.value)
+  if _STEPS.value:
+    timing.each_once("steps", _STEPS.value)
+  for text in _STEPS.value:
+    step_settings(text, _BATCH_PER_CHIP.value)
   compiler = Compiler(_TOPOLOGY.value)
   batch_size = _BATCH_PER_CHIP.value * compiler.chips
   settings = [step_settings(text, batch_size) for text in _STEPS.value]
@@ -347,7 +337,10 @@ if __name__ == "__main__":
     " its networks.",
   )
   _BATCH_PER_CHIP = flags.DEFINE_integer(
-    "batch_per_chip", 32, "Images of a training step on each chip."
+    "batch_per_chip",
+    32,
+    "Images of a training step on each chip.",
+    lower_bound=1,
   )
   _OUTPUT = flags.DEFINE_string(
     "output", "runs/bench_tpu_compile", "Folder of the results."

@@ -46,7 +46,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, paper, timing
+from experiments import cli, hardware, paper, timing
 from stnjax import (
   classifiers,
   datasets,
@@ -564,8 +564,13 @@ def main() -> None:
       f"--batch_size must be at most {protocol.images}, got"
       f" {every[0].batch_size}"
     )
-  for settings in every:
-    runs.abstract_network(settings)  # raises where a depth is too large
+  most = protocol.images // every[0].batch_size
+  if _STEPS.value > most:
+    raise app.UsageError(
+      f"--steps must be at most {most}, an epoch, got {_STEPS.value}"
+    )
+  for settings in every:  # raises for one that cannot be built
+    hardware.check_memory(settings, _SEEDS.value, jax.devices()[:1])
   output = pathlib.Path(_OUTPUT.value)
   files = output / "bench_training.json", output / "bench_training.md"
   timing.make_folder(files, _OVERWRITE.value)
@@ -625,8 +630,9 @@ if __name__ == "__main__":
   _SEEDS = flags.DEFINE_integer(
     "seeds",
     1,
-    "Seeds that stnjax also trains at once, beside one.",
-    lower_bound=1,
+    "Seeds that stnjax also trains at once, beside one; at most 1,000.",
+    1,
+    1000,
   )
   _STEPS = flags.DEFINE_integer(
     "steps", 50, "Steps of training that are timed at once.", lower_bound=1

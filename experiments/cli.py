@@ -1,7 +1,10 @@
 """What the scripts share: flags from settings, and errors as one line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
+import math
+import re
 import sys
 from typing import Any
 
@@ -33,7 +36,14 @@ def define_place() -> None:
     "TFDS directory, local or gs://, for data sets that are not embedded.",
   )
   flags.DEFINE_float(
-    "checkpoint_seconds", 30.0, "Time between checkpoints of a run."
+    "checkpoint_seconds",
+    30.0,
+    "Seconds between checkpoints of a run, finite; 0 after every dispatch.",
+  )
+  flags.register_validator(
+    "checkpoint_seconds",
+    lambda seconds: seconds is not None and 0 <= seconds < math.inf,
+    "--checkpoint_seconds must be a finite number of at least 0",
   )
 
 
@@ -87,57 +97,96 @@ def training_options() -> dict[str, Any]:
   return {name: flags.FLAGS[name].value for name in names}
 
 
-def integers(name: str, values: list[str]) -> tuple[int, ...]:
+def integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
   """Turns the strings of a list flag into ints.
 
   Raises:
-    ValueError: for what is no int.
+    ValueError: if a value is not an integer in decimal digits.
   """
-  try:
-    return tuple(int(value) for value in values)
-  except ValueError:
+  if not all(re.fullmatch("[+-]?[0-9]{1,18}", value) for value in values):
     raise ValueError(
-      f"--{name} must be whole numbers separated by commas,"
-      f" got {','.join(values)}"
-    ) from None
+      f"--{name} must be whole numbers separated by commas, got"
+      f" {','.join(values)[:80]}"
+    )
+  return tuple(int(value) for value in values)
 
 
-def seeds(values: list[str]) -> tuple[int, ...]:
+def each_once(name: str, values: Sequence[Any]) -> Sequence[Any]:
+  """Returns the values of a list flag, at least one, that all differ.
+
+  Raises:
+    ValueError: for none, or one that is given twice.
+  """
+  if not values:
+    raise ValueError(f"--{name} is empty; accepted: at least one value")
+  if len(set(values)) < len(values):
+    listed = ",".join(map(str, values))[:80]
+    raise ValueError(f"--{name} must differ, got {listed}")
+  return values
+
+
+def seeds(values: Sequence[str]) -> tuple[int, ...]:
   """Turns the strings of --seeds into ints.
 
   Raises:
-    ValueError: for what is no int, or a seed named twice.
+    ValueError: unless they are at least one integer, all different, in the
+      range of `runs.Settings.seed`.
   """
-  found = integers("seeds", values)
-  if len(set(found)) < len(found):
-    raise ValueError(f"--seeds must differ, got {','.join(values)}")
+  found = each_once("seeds", integers("seeds", values))
+  for seed in found:
+    runs.Settings(seed=seed)  # raises beyond the range
   return found
 
 
-def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
-  """Runs a script; what the user can mend is one line and exit status 1.
+def run(
+  main: Callable[..., None],
+  *,
+  takes_arguments: bool = False,
+  check: Callable[[], Any] = lambda: None,
+) -> None:
+  """Runs a script; user errors are one line and exit status 1.
 
-  `--verbosity=1` shows where an error came from.
+  `--verbosity=1` shows where an error came from. `--only_check_args` only
+  checks the flags, as `check` does, and prints the workdir.
 
   Args:
-    main: of the script.
-    takes_arguments: whether `main` takes what the command line has besides
-      flags; else that is an error.
+    main: Function of the script.
+    takes_arguments: Whether `main` takes the command line's arguments that are
+      not flags; else these are an error.
+    check: Reads the flags as `main` does, and raises for those that cannot be
+      used, without a look at files or devices.
   """
+
+  def parse(argv: list[str]) -> list[str]:
+    left = app.parse_flags_with_usage(argv)
+    if flags.FLAGS.only_check_args:
+      if len(left) > 1 and not takes_arguments:
+        sys.exit(f"error: unexpected argument {left[1]!r}")
+      with _one_line():
+        check()
+      print(WORKDIR.value)
+    return left
 
   def guarded(argv: list[str]) -> None:
     if len(argv) > 1 and not takes_arguments:
       raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.ERROR)  # orbax tells of every step
-    try:
+    with _one_line():
       main(*([argv[1:]] if takes_arguments else []))
-    except (runs.RunError, ValueError, OSError, ImportError) as error:
-      if logging.get_verbosity() >= logging.DEBUG:
-        raise
-      sys.exit(f"error: {error}")
-    except Interrupted as stop:
-      print(stop, file=sys.stderr)
-      sys.exit(128 + stop.signal)
 
-  app.run(guarded)
+  app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+  """Ends the script with one line for errors that its user can mend."""
+  try:
+    yield
+  except (runs.RunError, ValueError, OSError, ImportError) as error:
+    if logging.get_verbosity() >= logging.DEBUG:
+      raise
+    sys.exit(f"error: {error}")
+  except Interrupted as stop:
+    print(stop, file=sys.stderr)
+    sys.exit(128 + stop.signal)

@@ -8,6 +8,8 @@ import resource
 
 import jax
 
+from stnjax import networks, runs
+
 _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR = pathlib.Path("/proc/self/clear_refs")
 
@@ -41,3 +43,39 @@ def peak_memory_mb(device: jax.Device) -> float:
       if line.startswith("VmHWM:"):
         return int(line.split()[1]) * 1024 / 1e6
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def check_memory(
+  settings: runs.Settings, num_seeds: int, devices: Sequence[jax.Device]
+) -> None:
+  """Refuses a network that does not fit into memory, before it is made.
+
+  Counts parameters, the optimiser's moments and one gradient, in float32;
+  activations come on top.
+
+  Args:
+    settings: Settings of the runs.
+    num_seeds: Number of runs that are trained together.
+    devices: Devices that share the seeds.
+
+  Raises:
+    ValueError: if it needs more memory than there is.
+  """
+  network = runs.abstract_network(settings)
+  count = networks.count_parameters(network)["total"]
+  limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+  if limit is None:  # devices that share the machine's memory
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    seeds = num_seeds
+  else:
+    seeds = -(-num_seeds // len(devices))
+  moments = 2 if settings.optimiser == "adam" else 1
+  needed = 4 * count * ((1 + moments) * seeds + 1)
+  if needed > limit:
+    raise ValueError(
+      f"{settings.network} with width={settings.width:g},"
+      f" localisation_width={settings.localisation_width:g} and {num_seeds}"
+      f" seeds needs at least {needed / 1e9:.3g} GB for its parameters and"
+      f" optimiser, and there are {limit / 1e9:.3g} GB; take smaller widths, or"
+      " fewer seeds at a time"
+    )

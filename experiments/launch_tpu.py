@@ -7,7 +7,8 @@ prints the commands that ask for a TPU (a queued resource), install this
 checkout's last commit on all of its machines, start the script there, show what
 it prints until it ends, and give the TPU back. With --nodry_run it runs them;
 they need gcloud, logged in, and are safe to repeat: runs that are finished are
-skipped, interrupted ones resumed, also after a spot TPU was taken away.
+skipped, interrupted ones resumed, also after a spot TPU was taken away. The
+script checks its flags on this machine before anything is asked for.
 
 On a slice of several hosts `train` trains one network on all chips. `sweep` and
 `paper` train independent networks, each too small to be split: give them
@@ -16,9 +17,11 @@ On a slice of several hosts `train` trains one network on all chips. `sweep` and
 
 from collections.abc import Sequence
 from concurrent import futures
+import os
 import re
 import shlex
 import subprocess
+import sys
 from typing import NamedTuple
 
 from absl import flags
@@ -63,7 +66,7 @@ def parse(text: str) -> Tpu:
   Raises:
     ValueError: for one that there is not.
   """
-  match = re.fullmatch(r"(v4|v5p|v5e|v6e)-(\d+)", text)
+  match = re.fullmatch(r"(v4|v5p|v5e|v6e)-([0-9]{1,5})", text)
   size = int(match[2]) if match else 0
   # Slices double, from a whole host on; v5e and v6e have smaller machines too.
   least = 8 if match and match[1] in ("v4", "v5p") else 1
@@ -209,12 +212,65 @@ def check(
     )
   if nodes > 1 and script[0] == "train":
     raise ValueError("--nodes shares out the runs of sweep or paper, not train")
-  cloud = re.search(r"(^| )--?workdir[= ]gs://", " ".join(script))
-  if not cloud and (delete or tpu.hosts > 1):
+  for word in script[1:]:
+    flag = word.partition("=")[0].lstrip("-") if word.startswith("-") else ""
+    if flag in _REFUSED or nodes > 1 and flag == "shard":
+      reason = _REFUSED.get(flag, "--nodes gives each TPU its share")
+      raise ValueError(f"{word} does not go with launch_tpu: {reason}")
+  added = ["--distributed"] if tpu.hosts > 1 else []
+  if nodes > 1:
+    added.append(f"--shard=0/{nodes}")
+  workdir = checked_workdir([*script, *added])
+  if not workdir.startswith("gs://") and (delete or tpu.hosts > 1):
     raise ValueError(
-      "runs would be lost with the TPU's disk: give the script a"
-      " --workdir=gs://... (or, on one host, keep the TPU with --nodelete)"
+      f"runs would be lost with the TPU's disk, in --workdir={workdir}: give"
+      " the script a --workdir=gs://... (or, on one host, keep the TPU with"
+      " --nodelete)"
     )
+
+
+_PRINTS = "it only prints; give it to the script on this machine"
+_REFUSED = {
+  "flagfile": "the file stays on this machine; write its flags out",
+  **dict.fromkeys(
+    ("dry_run", "list", "only_check_args", "noonly_check_args"), _PRINTS
+  ),
+  **dict.fromkeys(("help", "helpshort", "helpfull", "helpxml"), _PRINTS),
+}
+
+
+def checked_workdir(script: Sequence[str]) -> str:
+  """Has a script check its own flags, on this machine.
+
+  Args:
+    script: Module in `experiments`, and its flags.
+
+  Returns:
+    The workdir that it would use.
+
+  Raises:
+    ValueError: if it refuses its flags; with what it says.
+  """
+  module, *arguments = script
+  # First, as the last flag could lack a value, and would take it for one.
+  command = ["-m", f"experiments.{module}", "--only_check_args", *arguments]
+  done = subprocess.run(
+    [sys.executable, *command],
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+  )
+  printed, said = done.stdout.splitlines(), done.stderr.splitlines()
+  if done.returncode or not printed:
+    lines = [
+      line.strip() for line in said if not line.startswith("Pass --help")
+    ]
+    told = [re.match("error:|FATAL", line) is not None for line in lines]
+    reason = " ".join(lines[told.index(True) :] if any(told) else lines[-1:])
+    reason = reason.removeprefix("error: ") or "it prints its help"
+    raise ValueError(f"{module} would not start: {reason}")
+  return printed[-1]
 
 
 def launch(plan: Sequence[Step], delete: bool) -> None:
@@ -250,18 +306,15 @@ def main(arguments: Sequence[str]) -> None:
     "spot": _SPOT.value,
     "delete": delete,
   }
-  if nodes == 1:
-    plans = [steps(_NAME.value, tpu, arguments, **options)]
-  else:
-    plans = [
-      steps(
-        f"{_NAME.value}-{node}",
-        tpu,
-        [*arguments, f"--shard={node}/{nodes}"],
-        **options,
-      )
-      for node in range(nodes)
-    ]
+  plans = [
+    steps(
+      _NAME.value if nodes == 1 else f"{_NAME.value}-{node}",
+      tpu,
+      [*arguments, *([f"--shard={node}/{nodes}"] if nodes > 1 else [])],
+      **options,
+    )
+    for node in range(nodes)
+  ]
   if _DRY_RUN.value:
     for plan in plans:
       print("\n".join(f"# {step.title}\n{step.command}" for step in plan))
@@ -284,11 +337,17 @@ if __name__ == "__main__":
     "spot", False, "A TPU that may be taken away, and costs less."
   )
   _NODES = flags.DEFINE_integer(
-    "nodes", 1, "How many such TPUs share the runs out.", lower_bound=1
+    "nodes", 1, "How many such TPUs share the runs out.", 1, 1000
   )
   _DELETE = flags.DEFINE_boolean(
     "delete", True, "Give the TPU back in the end, with its disk."
   )
   _DRY_RUN = flags.DEFINE_boolean("dry_run", True, "Only print the commands.")
   flags.mark_flag_as_required("zone")
+  for _flag in ("zone", "project"):
+    flags.register_validator(
+      _flag,
+      lambda value: value is None or re.fullmatch("[-a-z0-9.:]+", value),
+      "must be a name of Google Cloud",
+    )
   cli.run(main, takes_arguments=True)

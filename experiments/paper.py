@@ -458,23 +458,37 @@ def describe(preset_name: str) -> str:
   return "\n".join(lines)
 
 
+def flagged() -> list[sweep.Job]:
+  """The jobs that the flags of this script name.
+
+  Raises:
+    ValueError: for flags that cannot be used.
+  """
+  if not _PRESET.value:
+    raise ValueError(f"--preset is missing; accepted: {', '.join(PRESETS)}")
+  seeds = _SEEDS.value
+  if seeds is None:
+    seeds = [str(seed) for seed in range(1 if _SIZE.value == "quick" else 10)]
+  seeds = cli.seeds(seeds)
+  preset = PRESETS[_PRESET.value]()
+  return [
+    sweep.Job(dataclasses.replace(settings, seed=seeds[0]), seeds)
+    for settings in preset.settings(_SIZE.value)
+  ]
+
+
 def main() -> None:
   if _LIST.value:
     print("\n\n".join(describe(name) for name in PRESETS))
     return
-  if not _PRESET.value:
-    raise ValueError(f"--preset is missing; accepted: {', '.join(PRESETS)}")
+  every, options = flagged(), cli.training_options()
   name, size = _PRESET.value, _SIZE.value
-  preset = PRESETS[name]()
-  default = "0" if size == "quick" else ",".join(map(str, range(10)))
-  seeds = cli.seeds(_SEEDS.value or default.split(","))
-  options = cli.training_options()
   options["workdir"] = os.path.join(options["workdir"], f"{name}-{size}")
-  if preset.stand_in and size == "quick":
-    print(f"{name}, quick: runs on {preset.stand_in}.", flush=True)
-  every = [sweep.Job(settings, seeds) for settings in preset.settings(size)]
+  stand_in = PRESETS[name]().stand_in
+  if stand_in and size == "quick":
+    print(f"{name}, quick: runs on {stand_in}.", flush=True)
   with processes.joined():
-    jobs = sweep.chosen(every, options["workdir"])
+    jobs = sweep.chosen(every, **options)
     errors = sweep.run_and_report(jobs, **options) if jobs else []
   sweep.fail_for(errors)
 
@@ -490,4 +504,4 @@ if __name__ == "__main__":
   sweep.define_selection()
   flags.adopt_module_key_flags(cli)
   flags.adopt_module_key_flags(processes)
-  cli.run(main)
+  cli.run(main, check=lambda: _LIST.value or sweep.picked(flagged()))

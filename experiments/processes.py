@@ -7,6 +7,7 @@ all of them where one is lost, within two minutes.
 from collections.abc import Iterator
 import contextlib
 import os
+import re
 import signal
 import threading
 from typing import Any
@@ -49,15 +50,11 @@ def joined() -> Iterator[None]:
     ValueError: for flags that name the processes in part.
     RunError: where the others cannot be reached.
   """
+  check()
   named = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if not _DISTRIBUTED.value and named == (None, None, None):
     yield
     return
-  if not _DISTRIBUTED.value and None in named:
-    raise ValueError(
-      "--coordinator, --num_processes and --process_id go together (or take"
-      " --distributed, where the cluster knows them)"
-    )
   _leave_last_words()
   try:
     jax.distributed.initialize(
@@ -68,6 +65,34 @@ def joined() -> Iterator[None]:
     raise runs.RunError(f"cannot join the other processes: {reason}") from error
   yield
   wait("the end")
+
+
+def check() -> None:
+  """Checks the flags that name the processes.
+
+  Raises:
+    ValueError: for flags that name them in part, or that contradict.
+  """
+  coordinator, count, index = (
+    flag.value for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
+  )
+  given = [value is not None for value in (coordinator, count, index)]
+  if not _DISTRIBUTED.value and any(given) and not all(given):
+    raise ValueError(
+      "--coordinator, --num_processes and --process_id go together (or take"
+      " --distributed, where the cluster knows them)"
+    )
+  if count is not None and index is not None and index >= count:
+    raise ValueError(
+      f"--process_id={index} must be less than --num_processes={count}"
+    )
+  if coordinator is not None:
+    match = re.fullmatch(r"[^\s/]+:([0-9]{1,5})", coordinator)
+    if not match or not 0 < int(match[1]) < 2**16:
+      raise ValueError(
+        f"--coordinator={coordinator!r}; accepted: host:port, such as"
+        " 10.0.0.1:1234"
+      )
 
 
 def wait(place: str) -> None:

@@ -14,7 +14,9 @@ import dataclasses
 import html
 import io
 import json
+import re
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from absl import flags
 from etils import epath
@@ -474,16 +476,18 @@ def _figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
     )
   shared_axes = [axis for axis in _all_axes(members) if stns]
   for axis in shared_axes:
-    true, applied = {}, {}
+    true, applied, labels = {}, {}, {}
     for name, arrays in stns.items():
-      true[name], applied[name] = _poses(axis, arrays, members[name][0])
+      true[name], applied[name], labels[name] = _poses(
+        axis, arrays, members[name][0]
+      )
     yield (
       axis,
       f"What the transformer does against what was done:"
       f" {axis.replace('_', ' ')}, less the pose common to the class; blue:"
       " undone exactly (slope -1), red: orthogonal regression."
       f" Seed {seed}.",
-      plots.pose_density(axis, true, applied),
+      plots.pose_density(axis, true, applied, labels),
     )
   yield from _error_figures(members)
   curves = {
@@ -523,18 +527,21 @@ def _error_figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
     errors = [100 * run.results["error"] for run in group]
     placement = placements.parse(name)
     if not placement.depths:
-      baseline = errors
+      baseline += errors
     elif len(set(placement.depths)) == 1:
       added = len(group[0].settings.more_iterations)
       depth, times = placement.depths[0], len(placement.depths) + added
       family = placements.prefix(placement.kind)
-      iterations.setdefault(f"{family}{depth}", {})[times] = errors
+      # Two names can be one network: STN-SL1x2 and STN-SL1,1.
+      line = iterations.setdefault(f"{family}{depth}", {})
+      line.setdefault(times, []).extend(errors)
       if times == 1:
         # At depth 0 three kinds are one network.
         one = depth == 0 and not placement.deforms
         kinds = ("C", "DL", "SL") if one else (placement.kind,)
         for kind in kinds:
-          depths.setdefault(placements.prefix(kind), {})[depth] = errors
+          line = depths.setdefault(placements.prefix(kind), {})
+          line.setdefault(depth, []).extend(errors)
   depths = {name: line for name, line in depths.items() if len(line) > 1}
   if depths:
     yield (
@@ -556,8 +563,8 @@ def _error_figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
 
 def _poses(
   axis: str, arrays: Mapping[str, np.ndarray], run: Finished
-) -> tuple[np.ndarray, np.ndarray]:
-  """What was done along an axis, and what was applied less the common pose."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """What was done along an axis, what was applied, and the classes."""
   kinds = (kind for kind, names in evaluation.AXES.items() if axis in names)
   kind = next(kinds)
   truth = arrays[f"true_{kind}"]
@@ -570,8 +577,7 @@ def _poses(
   )
   poses = arrays["pose"]
   poses = poses.reshape(-1, *poses.shape[2:])
-  applied = evaluation.applied(poses, shape)[axis]
-  return true, evaluation.residual(axis, true, applied, labels) - true
+  return true, evaluation.applied(poses, shape)[axis], labels
 
 
 def plain(value: Any) -> str:
@@ -580,21 +586,58 @@ def plain(value: Any) -> str:
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
-  """Sections as one Markdown text, pictures as links beside it."""
-  lines = [f"# {title}", ""]
+  """Sections as one Markdown text, pictures as links beside it.
+
+  Texts, names and captions appear as they are: nothing in them is markup.
+  """
+  lines = [f"# {escaped(title)}", ""]
   for section in sections:
-    lines += [f"## {section.title}", ""]
+    lines += [f"## {escaped(section.title)}", ""]
     for part in section.parts:
       if isinstance(part, Table):
-        lines.append(f"| {' | '.join(part.heading)} |")
+        lines.append(_markdown_row(part.heading))
         lines.append("|---" + "|--:" * (len(part.heading) - 1) + "|")
-        lines += [f"| {' | '.join(row)} |" for row in part.rows]
+        lines += map(_markdown_row, part.rows)
       elif isinstance(part, Picture):
-        lines += [f"![{part.caption}]({part.path.name})", "", part.caption]
+        alt, link = escaped(part.caption, _IN_LINK), quote(part.path.name)
+        lines += [f"![{alt}]({link})", "", _paragraph(part.caption)]
       else:
-        lines.append(part)
+        lines.append(_paragraph(part))
       lines.append("")
   return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+  return f"| {' | '.join(map(escaped, cells))} |"
+
+
+_MARKUP = re.compile(
+  r"[\\`|~$]"
+  r"|(?<!\s)\*|\*(?!\s)"  # emphasis touches a word
+  r"|(?<![^\W_])_|_(?![^\W_])"  # and is not inside of one
+  r"|<(?=[A-Za-z/!?])"  # tags and links
+  r"|\[(?=\^)|\](?=[(\[:])"  # links, footnotes and what they refer to
+  r"|&(?=#?\w+;)"
+  r"|#(?=#*$)"  # ends a heading
+)
+_IN_LINK = re.compile(rf"{_MARKUP.pattern}|[\[\]]")
+_BLOCK = re.compile(r"^([0-9]{0,9})([#>+=-]|(?<=[0-9])[.)](?=\s|$))")
+
+
+def escaped(text: str, markup: re.Pattern = _MARKUP) -> str:
+  """Text for Markdown, in one line, that shows as it is.
+
+  Escapes only what would be markup where it stands, so that prose stays as
+  legible in the file as on the page.
+  """
+  text = " ".join(str(text).split())
+  text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+  return markup.sub(r"\\\g<0>", text)
+
+
+def _paragraph(text: str) -> str:
+  """A paragraph; no heading, quote, list or rule, whatever it starts with."""
+  return _BLOCK.sub(r"\1\\\2", escaped(text))
 
 
 _STYLE = """

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from absl import flags
 import jax
 
-from experiments import cli, processes, report, train
+from experiments import cli, hardware, processes, report, train
 from stnjax import networks, placements, programs, runs
 
 KINDS = ("CNN", "C", "DL", "SL")  # unless others are asked for
@@ -38,10 +38,14 @@ def sweep_networks(kinds: Sequence[str], depths: Sequence[int]) -> list[str]:
   At depth 0, C, DL and SL are one network: STN-C0.
 
   Raises:
-    ValueError: for an unknown kind.
+    ValueError: for none or an unknown kind, a negative depth, or one that is
+      given twice.
   """
+  cli.each_once("depths", depths)
+  if min(depths) < 0:
+    raise ValueError(f"--depths must be at least 0, got {min(depths)}")
   names = []
-  for kind in kinds:
+  for kind in cli.each_once("kinds", kinds):
     if kind not in placements.KINDS:
       raise ValueError(
         f"--kinds={kind!r} is unknown; accepted: {placements.KINDS}"
@@ -93,7 +97,7 @@ def select(
   if not chosen:
     total = sum(len(job.seeds) for job in jobs)
     raise ValueError(f"--only={only!r} matches none of the {total} runs")
-  match = re.fullmatch(r"(\d+)/(\d+)", shard)
+  match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", shard)
   if not match or int(match[1]) >= int(match[2]):
     raise ValueError(f"--shard={shard!r} must be i/n with i from 0 to n - 1")
   return chosen[int(match[1]) :: int(match[2])]
@@ -272,6 +276,47 @@ def _run(
   print(f"{label} {train.describe([*results.values()])}, final", flush=True)
 
 
+class Plan(NamedTuple):
+  """How this process's share of the jobs is spread over devices."""
+
+  jobs: list[Job]
+  lanes: list[Sequence[jax.Device]]
+  text: str  # the same in words; empty for one process with one device
+
+  def check(self) -> None:
+    """Raises for jobs that cannot be trained, before anything is allocated.
+
+    Raises:
+      ValueError: for a batch that devices cannot split, or a network too large
+        for their memory.
+    """
+    for job in self.jobs:
+      size = job.settings.batch_size
+      layout = programs.lay_out(len(job.seeds), size, self.lanes[0])
+      hardware.check_memory(job.settings, len(job.seeds), layout.devices)
+
+
+def make_plan(jobs: Sequence[Job]) -> Plan:
+  """Shares jobs out: over the processes, and this one's over its devices."""
+  count, index = jax.process_count(), jax.process_index()
+  mine = share(jobs, count, index)
+  if mine is None:
+    text = f"{count} processes train each run together\n"
+    return Plan(list(jobs), [jax.devices()], text)
+  devices = jax.local_devices()
+  # The chips of a part of a TPU slice cannot add up their gradients.
+  whole = count == 1 or devices[0].platform != "tpu"
+  side_by_side = lanes(mine, devices, splittable=whole)
+  if count == 1 and len(side_by_side) == len(side_by_side[0]) == 1:
+    return Plan(mine, side_by_side, "")
+  who = f"process {index} of {count} trains" if count > 1 else "training"
+  what = "1 job" if len(mine) == 1 else f"{len(mine)} jobs"
+  at_a_time = f", {len(side_by_side)} at a time" if side_by_side[1:] else ""
+  size = len(side_by_side[0])
+  on = f", on {size} device{'s' * (size > 1)} each"
+  return Plan(mine, side_by_side, f"{who} {what}{at_a_time}{on}\n")
+
+
 def run_and_report(
   jobs: Sequence[Job], workdir: str, **options: Any
 ) -> list[runs.RunError]:
@@ -284,20 +329,12 @@ def run_and_report(
     Why jobs could not be finished; to be raised when the others need this
     process no more.
   """
-  count, index = jax.process_count(), jax.process_index()
-  mine = share(jobs, count, index)
-  if mine is None:
-    print(f"{count} processes train each run together", flush=True)
-    side_by_side = [jax.devices()]
-  else:
-    jobs, devices = mine, jax.local_devices()
-    # The chips of a part of a TPU slice cannot add up their gradients.
-    whole = count == 1 or devices[0].platform != "tpu"
-    side_by_side = lanes(jobs, devices, splittable=whole)
-    print(_plan(len(jobs), side_by_side, count, index), end="", flush=True)
-  errors = run_all(jobs, workdir, side_by_side, **options)
+  plan = make_plan(jobs)
+  plan.check()
+  print(plan.text, end="", flush=True)
+  errors = run_all(plan.jobs, workdir, plan.lanes, **options)
   processes.wait("the report")
-  if index == 0:
+  if jax.process_index() == 0:
     try:
       print(f"report: {report.write(workdir)}")
     except runs.RunError as error:
@@ -315,31 +352,33 @@ def fail_for(errors: Sequence[runs.RunError]) -> None:
     raise runs.RunError("; ".join(map(str, errors)))
 
 
-def _plan(
-  jobs: int, lanes: Sequence[Sequence[jax.Device]], count: int, index: int
-) -> str:
-  """How the work is shared out, in words; nothing where it is not."""
-  who = f"process {index} of {count} trains" if count > 1 else "training"
-  what = "1 job" if jobs == 1 else f"{jobs} jobs"
-  at_a_time = f", {len(lanes)} at a time" if len(lanes) > 1 else ""
-  on = f", on {len(lanes[0])} devices each" if len(lanes[0]) > 1 else ""
-  if count == 1 and not at_a_time and not on:
-    return ""
-  return f"{who} {what}{at_a_time}{on}\n"
+def print_plan(
+  jobs: Sequence[Job], workdir: str, data_dir: str | None = None
+) -> None:
+  """Prints each run's name, parameters, state and devices, without training.
 
-
-def print_plan(jobs: Sequence[Job], workdir: str) -> None:
-  """Prints each run's name, parameters and state, without training."""
-  for job in jobs:
+  Raises:
+    RunError: for a run folder that cannot be used.
+    ValueError: for jobs that cannot be trained.
+    FileNotFoundError: for a data set that is not prepared.
+  """
+  plan = make_plan(jobs)
+  plan.check()
+  for job in plan.jobs:
     network = runs.abstract_network(job.settings)
     count = networks.count_parameters(network)["total"]
+    size = job.settings.batch_size
+    layout = programs.lay_out(len(job.seeds), size, plan.lanes[0])
     for settings in job.members():
       run = runs.Run(workdir, settings)
-      if run.done:
-        state = "done"
+      if run.done or run.failed:
+        state = "done" if run.done else "failed"
       else:
         state = f"{len(run.metrics())}/{settings.epochs} epochs"
-      print(f"{settings.name}  {count:,} parameters  {state}")
+      print(f"{settings.name}  {count:,} parameters  {state}  {layout}")
+  print(plan.text, end="")
+  for job in plan.jobs:
+    train.check_data(job.settings, data_dir)
 
 
 def define_selection() -> None:
@@ -354,43 +393,75 @@ def define_selection() -> None:
     " of each other share them out by themselves.",
   )
   flags.DEFINE_boolean(
-    "dry_run", False, "Only print the runs, their parameters and their state."
+    "dry_run",
+    False,
+    "Only print the runs, their parameters, state and devices; refuses what"
+    " training would.",
   )
 
 
-def chosen(jobs: Sequence[Job], workdir: str) -> list[Job]:
-  """The jobs that the flags of `define_selection` leave to train."""
+def picked(jobs: Sequence[Job]) -> list[Job]:
+  """The jobs that the flags of `define_selection` choose, all fit to be built.
+
+  Raises:
+    ValueError: for flags that cannot be used, or a network that cannot be.
+  """
+  processes.check()
+  shard = flags.FLAGS["shard"].value
+  if shard is None:
+    shard = "0/1"
+  mine = select(jobs, flags.FLAGS["only"].value, shard)
+  for job in mine:
+    runs.abstract_network(job.settings)
+  return mine
+
+
+def chosen(
+  jobs: Sequence[Job], workdir: str, data_dir: str | None = None, **_: Any
+) -> list[Job]:
+  """The jobs to train; none, but a printed plan, for --dry_run."""
   shard = flags.FLAGS["shard"].value
   if shard and jax.process_count() > 1:
     raise ValueError(
       f"--shard={shard} is for processes that do not know of each other; these"
       " share the networks out by themselves"
     )
-  mine = select(jobs, flags.FLAGS["only"].value, shard or "0/1")
-  if flags.FLAGS["dry_run"].value:
-    print_plan(mine, workdir)
-    return []
+  mine = picked(jobs)
   if not mine:
     print(f"shard {shard} of {len(jobs)} networks has none")
+  elif flags.FLAGS["dry_run"].value:
+    print_plan(mine, workdir, data_dir)
+    return []
   return mine
 
 
-def main() -> None:
-  if _NETWORKS.value:
-    names = _NETWORKS.value
-    if len(set(names)) < len(names):
-      raise ValueError(f"--networks must differ, got {' '.join(names)}")
-  else:
+def flagged() -> list[Job]:
+  """The jobs that the flags of this script name.
+
+  Raises:
+    ValueError: for flags that cannot be used.
+  """
+  names = _NETWORKS.value
+  if names is None:
     depths = cli.integers("depths", _DEPTHS.value)
     names = sweep_networks(_KINDS.value, depths)
+  if not names:
+    raise ValueError(
+      "--networks is empty; accepted: names, separated by spaces"
+    )
+  if len({placements.parse(name) for name in names}) < len(names):
+    raise ValueError(f"--networks must differ, got {' '.join(names)}")
   seeds = cli.seeds(_SEEDS.value)
-  jobs = [
+  return [
     Job(cli.settings_from_flags(network=name, seed=seeds[0]), seeds)
     for name in names
   ]
-  options = cli.training_options()
+
+
+def main() -> None:
+  jobs, options = flagged(), cli.training_options()
   with processes.joined():
-    mine = chosen(jobs, options["workdir"])
+    mine = chosen(jobs, **options)
     errors = run_and_report(mine, **options) if mine else []
   fail_for(errors)
 
@@ -405,9 +476,11 @@ if __name__ == "__main__":
     "kinds", list(KINDS), "Kinds of placement: CNN, C, DL, SL, UCN, DEF."
   )
   _DEPTHS = flags.DEFINE_list("depths", ["0", "1"], "Depths of placement.")
-  _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; each is a run.")
+  _SEEDS = flags.DEFINE_list(
+    "seeds", ["0"], "Seeds, 0 to 2^32 - 1; each is a run."
+  )
   cli.define_training(exclude=("network", "seed"))
   define_selection()
   flags.adopt_module_key_flags(cli)
   flags.adopt_module_key_flags(processes)
-  cli.run(main)
+  cli.run(main, check=lambda: picked(flagged()))

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 import importlib.metadata
 import importlib.util
+import math
 import os
 import pathlib
 import platform
+import re
 import time
 from typing import Any
 
@@ -35,6 +37,43 @@ def make_folder(files: Sequence[pathlib.Path], overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise app.UsageError(f"--output={folder} cannot be made: {error}") from None
+
+
+def each_once(flag: str, values: Sequence[str]) -> Sequence[str]:
+  """The values of a flag, which are some and differ."""
+  if not values or len(set(values)) < len(values):
+    raise app.UsageError(
+      f"--{flag} must name at least one, each once, got {','.join(values)!r}"
+    )
+  return values
+
+
+Shape = tuple[int, int, int, int]
+
+
+def shapes(values: Sequence[str]) -> list[Shape]:
+  """Reads shapes such as "256x28x28x1".
+
+  Raises:
+    ValueError: for anything else, or a batch of 2^31 elements or more.
+  """
+  found = []
+  for value in values:
+    sizes = value.split("x")
+    known = all(re.fullmatch("[1-9][0-9]{0,9}", size) for size in sizes)
+    if len(sizes) != 4 or not known:
+      raise ValueError(
+        "--shapes must be batch x height x width x channels, not"
+        f" --shapes={value[:40]!r}; accepted: BATCHxHEIGHTxWIDTHxCHANNELS, as"
+        " 256x28x28x1"
+      )
+    found.append(tuple(map(int, sizes)))
+    if math.prod(found[-1]) >= 2**31:
+      raise ValueError(
+        f"--shapes={value!r} has {math.prod(found[-1]):,} elements; accepted:"
+        f" at most {2**31 - 1:,}"
+      )
+  return found
 
 
 def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, list]:

@@ -158,6 +158,22 @@ def load_data(
   )
 
 
+def check_data(settings: runs.Settings, data_dir: str | None) -> None:
+  """Checks that a data set is there and fills a batch, without reading it.
+
+  Raises:
+    FileNotFoundError: for a set that is not prepared.
+    ValueError: for a batch larger than the training set, or too many steps.
+  """
+  description = datasets.SETS[settings.dataset]
+  for split in (description.train_split, description.test_split):
+    count = datasets.count(settings.dataset, split, data_dir)
+    if split == description.train_split and count is not None:
+      if settings.holdout:
+        count = count * 9 // 10
+      runs.num_steps(settings, count)
+
+
 def loading(data_dir: str | None = None) -> Load:
   """`load_data`, once for all that is on the same images, in all threads."""
   found: dict[tuple[str, bool], tuple[datasets.Data, datasets.Data]] = {}
@@ -429,10 +445,23 @@ def describe(lines: Sequence[dict[str, Any]], epochs: int | None = None) -> str:
   return ", ".join(parts)
 
 
-def main() -> None:
+def flagged() -> tuple[runs.Settings, tuple[int, ...]]:
+  """The settings and seeds that the flags of this script name.
+
+  Raises:
+    ValueError: for flags that cannot be used.
+  """
+  processes.check()
   seeds = cli.seeds(_SEEDS.value)
   settings = cli.settings_from_flags(seed=seeds[0])
+  runs.abstract_network(settings)  # raises for one that cannot be built
+  return settings, seeds
+
+
+def main() -> None:
+  settings, seeds = flagged()
   with processes.joined():
+    hardware.check_memory(settings, len(seeds), jax.local_devices())
     results = train(
       settings,
       seeds,
@@ -447,9 +476,11 @@ def main() -> None:
 
 if __name__ == "__main__":
   _SEEDS = flags.DEFINE_list(
-    "seeds", ["0"], "Seeds; each is a run, and all are trained together."
+    "seeds",
+    ["0"],
+    "Seeds, 0 to 2^32 - 1; each is a run, and all are trained together.",
   )
   cli.define_training(exclude=("seed",))
   flags.adopt_module_key_flags(cli)
   flags.adopt_module_key_flags(processes)
-  cli.run(main)
+  cli.run(main, check=flagged)

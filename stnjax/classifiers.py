@@ -84,7 +84,17 @@ class Classifier:
       width: multiplies the classifier's.
       localisation_width: multiplies the localisation nets'.
       dropout: whether to keep it; what is narrow learns little with it.
+
+    Raises:
+      ValueError: for a factor that is not positive, or so large that a
+        layer would have 2^31 units.
     """
+    factors = {"width": width, "localisation_width": localisation_width}
+    for name, factor in factors.items():
+      if not 0 < factor < _WIDEST:
+        raise ValueError(
+          f"{name} must be positive and less than {_WIDEST:,}, got {factor}"
+        )
     return dataclasses.replace(
       self,
       convs=tuple(
@@ -127,6 +137,9 @@ def find(dataset: str, perturbation: str = "none") -> Classifier:
   if classifier is MNIST and perturbation in ("translation", "scale"):
     return MNIST_TRANSLATION if perturbation == "translation" else MNIST_SCALE
   return classifier
+
+
+_WIDEST = 2**19  # of layers of 3072 units: fewer than 2^31 of them
 
 
 def _scaled(count: int, factor: float) -> int:

@@ -125,13 +125,67 @@ def residual(
   left = np.empty_like(total)
   for label in np.unique(labels):
     members = np.asarray(labels) == label
-    if axis == "rotation":
-      directions = np.exp(1j * np.radians(total[members]))
-      back = np.exp(-1j * np.angle(directions.mean()))
-      left[members] = np.degrees(np.angle(directions * back))
-    else:
-      left[members] = total[members] - total[members].mean()
+    left[members] = _about(axis, total[members], _mean(axis, total[members]))
   return left
+
+
+def _mean(axis: str, values: np.ndarray) -> float:
+  """The mean along an axis; of angles, that of their directions."""
+  if axis == "rotation":
+    return float(np.angle(np.exp(1j * np.radians(values)).mean(), deg=True))
+  return float(values.mean())
+
+
+def _about(axis: str, values: np.ndarray, middle: float) -> np.ndarray:
+  """Values less their middle; angles in (-180, 180]."""
+  if axis == "rotation":
+    return np.angle(np.exp(1j * np.radians(values - middle)), deg=True)
+  return values - middle
+
+
+class Line(NamedTuple):
+  """y = slope * x + intercept."""
+
+  slope: float
+  intercept: float
+
+
+class Response(NamedTuple):
+  """What a transformer does, against what was done to the objects."""
+
+  applied: np.ndarray  # [N], less the pose common to the class
+  line: Line  # of applied against true
+
+
+def response(
+  axis: str,
+  true: np.ndarray,
+  applied: np.ndarray,
+  labels: np.ndarray | None = None,
+) -> Response:
+  """Fits what a transformer does against what was done.
+
+  Args:
+    axis: One of `UNITS`.
+    true: `[N]`, what was done to the object.
+    applied: `[N]`, what the transformer does to it.
+    labels: `[N]` classes, whose mean of `true + applied` is taken off
+      `applied`, see `residual`. Without them, nothing is taken off, and angles
+      are continued past 180 degrees about the mean of all.
+
+  Returns:
+    What the transformer does, and the orthogonal regression of it, see
+    `deming_line`: slope -1 where the perturbation is undone, 0 where the
+    transformer does nothing.
+  """
+  true = np.asarray(true, np.float64)
+  if labels is None:
+    total = true + np.asarray(applied, np.float64)
+    middle = _mean(axis, total)
+    applied = _about(axis, total, middle) + middle - true
+  else:
+    applied = residual(axis, true, applied, labels) - true
+  return Response(applied, deming_line(true, applied))
 
 
 class Alignment(NamedTuple):
@@ -154,20 +208,13 @@ def alignment(
   return Alignment(
     _rms(left),
     tuple(by_class),
-    deming_line(true, left - true).slope,
+    response(axis, true, applied, labels).line.slope,
     _rms(nothing),
   )
 
 
 def _rms(values: np.ndarray) -> float:
   return float(np.sqrt(np.mean(values**2)))
-
-
-class Line(NamedTuple):
-  """y = slope * x + intercept."""
-
-  slope: float
-  intercept: float
 
 
 def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
@@ -183,10 +230,11 @@ def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
   """
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   (xx, xy), (_, yy) = np.cov(x, y, bias=True)
-  if xy == 0:
-    slope = 0.0 if xx > yy else np.nan
+  gap = np.hypot(yy - xx, 2 * xy)
+  if xx > yy:  # each form is exact where the other cancels
+    slope = 2 * xy / (xx - yy + gap)
   else:
-    slope = (yy - xx + np.hypot(yy - xx, 2 * xy)) / (2 * xy)
+    slope = (yy - xx + gap) / (2 * xy) if xy else np.nan
   return Line(float(slope), float(y.mean() - slope * x.mean()))
 
 

@@ -461,6 +461,7 @@ def create(
   >>> network(jnp.zeros((2, 28, 28, 1))).logits.shape
   (2, 10)
   """
+  checks.whole("shrink", shrink, 1)
   classifier = classifiers.find(dataset, perturbation)
   if shrink > 1:  # the images are what a transformer would make them
     classifier = dataclasses.replace(classifier, halve=False)
@@ -603,9 +604,13 @@ def _shapes(
 ) -> list[tuple[int, ...]]:
   """Shape of one image before the first block and after each."""
   shapes = [tuple(image_shape)]
-  for block in blocks:
-    x = jax.ShapeDtypeStruct((1, *shapes[-1]), jnp.float32)
-    shapes.append(jax.eval_shape(block, x).shape[1:])
-  if 0 in shapes[-1]:
-    raise ValueError(f"image_shape {shapes[0]} is too small for the classifier")
+  for block in [*blocks, None]:
+    if 0 in shapes[-1]:
+      raise ValueError(
+        f"image_shape {shapes[0]} is too small for the classifier; take larger"
+        " images, or a smaller shrink"
+      )
+    if block:
+      x = jax.ShapeDtypeStruct((1, *shapes[-1]), jnp.float32)
+      shapes.append(jax.eval_shape(block, x).shape[1:])
   return shapes

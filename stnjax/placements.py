@@ -22,6 +22,12 @@ from typing import Any
 KINDS = ("CNN", "C", "DL", "SL", "UCN", "DEF")
 """Kinds of placement, in the order of reports."""
 
+MOST_ITERATIONS = 32
+"""Most runs of the transformer in a network; each is compiled anew."""
+
+_DEEPEST = 99  # no classifier has as many blocks
+_NUMBER = "(?:0|[1-9][0-9]*)"  # one spelling each, as names are folders
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -76,32 +82,59 @@ def parse(name: str) -> Placement:
     The placement; repeats are written out: "STN-SL1x2" has depths (1, 1).
 
   Raises:
-    ValueError: for any other name, or depths of "C" that go back.
+    ValueError: for any other name, depths of "C" that decrease, a depth above
+      99, or more than `MOST_ITERATIONS` runs of the transformer.
   """
   if name == "CNN":
     return Placement("CNN", ())
-  deformed = re.fullmatch(r"(STN-UCN|DEF)(\d+)", name)
+  deformed = re.fullmatch(f"(STN-UCN|DEF)({_NUMBER})", name)
   if deformed:
-    return Placement(deformed[1].removeprefix("STN-"), (int(deformed[2]),))
-  match = re.fullmatch(
-    r"STN-(C|DL|SL)(\d+(?:x[1-9]\d*)?(?:,\d+(?:x[1-9]\d*)?)*)", name
-  )
+    kind = deformed[1].removeprefix("STN-")
+    return Placement(kind, (_depth(name, deformed[2]),))
+  entry = f"{_NUMBER}(?:x[1-9][0-9]*)?"
+  match = re.fullmatch(f"STN-(C|DL|SL)({entry}(?:,{entry})*)", name)
   if not match:
     raise ValueError(
-      f"network={name!r} is unknown; accepted: CNN; STN-C, STN-DL or STN-SL"
-      " followed by depths, such as STN-C1, STN-SL0,1 or STN-SL1x2; STN-UCN or"
-      " DEF followed by one depth, such as DEF1"
+      f"network={_short(name)} is unknown; accepted: CNN; STN-C, STN-DL or"
+      " STN-SL followed by depths, such as STN-C1, STN-SL0,1 or STN-SL1x2;"
+      " STN-UCN or DEF followed by one depth, such as DEF1"
+    )
+  entries = [entry.partition("x") for entry in match[2].split(",")]
+  repeats = [_bounded(times or "1") for _, _, times in entries]
+  if sum(repeats) > MOST_ITERATIONS:
+    raise ValueError(
+      f"network={_short(name)} runs the transformer too often; accepted: at"
+      f" most {MOST_ITERATIONS} times in all"
     )
   depths: list[int] = []
-  for entry in match[2].split(","):
-    depth, _, repeats = entry.partition("x")
-    depths += [int(depth)] * int(repeats or 1)
+  for (depth, _, _), times in zip(entries, repeats, strict=True):
+    depths += [_depth(name, depth)] * times
   if match[1] == "C" and depths != sorted(depths):
     raise ValueError(
       f"network={name!r}: the depths of STN-C must not decrease, as features"
       " pass through the blocks once"
     )
   return Placement(match[1], tuple(depths))
+
+
+def _depth(name: str, digits: str) -> int:
+  """A depth of a network's name."""
+  if _bounded(digits) > _DEEPEST:
+    raise ValueError(
+      f"network={_short(name)}: a placement depth is deeper than any"
+      f" classifier; accepted: 0 to {_DEEPEST}"
+    )
+  return int(digits)
+
+
+def _bounded(digits: str) -> int:
+  """A number; the digits of a huge one are not read, which takes long."""
+  return int(digits) if len(digits) < 10 else 10**9
+
+
+def _short(name: str) -> str:
+  """A name in quotes, cut off where it would fill the screen."""
+  return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
 PARTS = ("localisation", "before", "rest")

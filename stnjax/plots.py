@@ -9,24 +9,14 @@ import itertools
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 import numpy as np
 
 from stnjax import alignability as audited
-from stnjax import coordinates, evaluation
+from stnjax import checks, coordinates, drawing, evaluation
 
 _WIDTH = 9.0  # inches, of a page
-_COLOURS = (
-  "#777777",
-  "#0072b2",
-  "#d55e00",
-  "#009e73",
-  "#cc79a7",
-  "#e69f00",
-  "#56b4e9",
-  "#000000",
-)
 
 
 def images(panels: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure:
@@ -39,7 +29,12 @@ def images(panels: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure:
 
   Returns:
     The figure.
+
+  Raises:
+    ValueError: for no panels.
   """
+  drawing.require("panels", panels)
+  checks.whole("columns", columns, 1)
   columns = min(columns, len(panels))
   rows = -(-len(panels) // columns)
   height, width = np.shape(next(iter(panels.values())))[:2]
@@ -48,10 +43,10 @@ def images(panels: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure:
     figsize=(_WIDTH, rows * (size * height / width + 0.3)), layout="constrained"
   )
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
-  greys = _greys(*panels.values())
+  greys = drawing.greys(*panels.values())
   for axis, (name, image) in zip(axes, panels.items(), strict=False):
-    _show(axis, image, greys)
-    axis.set_title(name, fontsize=10)
+    drawing.show(axis, image, greys)
+    axis.set_title(drawing.text(name), fontsize=10)
   for axis in axes:
     axis.set_axis_off()
   return figure
@@ -98,13 +93,13 @@ def warp(
     figsize=(_WIDTH, _WIDTH / 3 * height / width + 0.4), layout="constrained"
   )
   on_image, result, arrows = figure.subplots(1, 3)
-  greys = _greys(image, warped)
-  _show(on_image, image, greys)
-  _draw_lines(on_image, points)
+  greys = drawing.greys(image, warped)
+  drawing.show(on_image, image, greys)
+  drawing.draw_lines(on_image, points)
   on_image.set_title("grid on the image", fontsize=10)
-  _show(result, warped, greys)
+  drawing.show(result, warped, greys)
   result.set_title("warped", fontsize=10)
-  _draw_arrows(arrows, lattice, points)
+  drawing.draw_arrows(arrows, lattice, points)
   arrows.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
   arrows.set_aspect("equal")
   arrows.set_title("displacement (pixels)", fontsize=10)
@@ -126,25 +121,30 @@ def before_and_after(
     after: by network, `[draws, classes, h, w, C]`.
 
   Returns:
-    The figure; the perturbed images are its first panel.
+    The figure; the perturbed images are its first panel, "input".
   """
-  panels = {"input": before, **after}
+  panels = [("input", before), *after.items()]  # a network may be named so
   columns = 2 if len(panels) > 2 else len(panels)
   rows = -(-len(panels) // columns)
   draws, classes = before.shape[:2]
   height = rows * (_WIDTH / columns * draws / classes + 0.3)
   figure = Figure(figsize=(_WIDTH, height), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
-  for axis, (name, images) in zip(axes, panels.items(), strict=False):
-    axis.imshow(_mosaic(images), cmap="gray", vmin=0, interpolation="nearest")
-    axis.set_title(name, fontsize=10)
+  for axis, (name, images) in zip(axes, panels, strict=False):
+    axis.imshow(
+      drawing.mosaic(images), cmap="gray", vmin=0, interpolation="nearest"
+    )
+    axis.set_title(drawing.text(name), fontsize=10)
   for axis in axes:
     axis.set_axis_off()
   return figure
 
 
 def pose_density(
-  axis: str, true: Mapping[str, np.ndarray], applied: Mapping[str, np.ndarray]
+  axis: str,
+  true: Mapping[str, np.ndarray],
+  applied: Mapping[str, np.ndarray],
+  labels: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
   """What transformers do against what was done to the objects, per network.
 
@@ -152,11 +152,18 @@ def pose_density(
     axis: one of `stnjax.evaluation.UNITS`.
     true: by network, `[N]`, what was done to the objects.
     applied: by network, `[N]`, what the transformer does to them.
+    labels: By network, `[N]` classes, whose common pose is taken off `applied`;
+      see `stnjax.evaluation.response`.
 
   Returns:
-    The figure, a density and the Deming line for each network. On the dashed
-    line, of slope -1, the perturbation is undone.
+    The figure, a density and the line of orthogonal regression for each
+    network, whose slope is that of `stnjax.evaluation.alignment` where there
+    are labels. On the dashed line, of slope -1, the perturbation is undone.
+
+  Raises:
+    ValueError: for no network.
   """
+  drawing.require("true", true)
   columns = min(4, len(true))
   rows = -(-len(true) // columns)
   size = _WIDTH / columns
@@ -164,25 +171,31 @@ def pose_density(
   axes = figure.subplots(
     rows, columns, squeeze=False, sharex=True, sharey=True
   ).ravel()
-  low, high = np.ptp(_finite(true)) * np.array([-0.5, 0.5])
-  middle = (_finite(true).max() + _finite(true).min()) / 2
-  x_range, y_range = (
-    np.array([low, high]) + middle,
-    1.5 * np.array([low, high]) - middle,
-  )
+  every = drawing.finite(true.values())
+  low, high = (every.min(), every.max()) if len(every) else (0.0, 0.0)
+  middle, half = (low + high) / 2, (high - low) / 2 or 0.5
+  x_range = np.array([middle - half, middle + half])
+  y_range = 1.5 * np.array([-half, half]) - middle
   # Whole pixels get a bin each.
-  bins = min(60, len(np.unique(_finite(true))))
+  bins = min(60, max(1, len(np.unique(every))))
   edges = np.linspace(*x_range, bins + 1), np.linspace(*y_range, 91)
   for panel, name in zip(axes, true, strict=False):
-    x, y = true[name], applied[name]
-    counts, *_ = np.histogram2d(x, y, bins=edges)
+    found = evaluation.response(
+      axis, true[name], applied[name], labels[name] if labels else None
+    )
+    x, (y, line) = np.asarray(true[name]), found
+    fine = np.isfinite(x) & np.isfinite(y)
+    counts, *_ = np.histogram2d(x[fine], y[fine], bins=edges)
     # The root shows the tails beside a sharp ridge.
     panel.pcolormesh(*edges, np.sqrt(counts.T), cmap="Greys", rasterized=True)
-    line = evaluation.deming_line(x, y)
-    panel.plot(x_range, -x_range, "--", color=_COLOURS[1], lw=1)
-    panel.plot(x_range, line.slope * x_range + line.intercept, c=_COLOURS[2])
+    panel.plot(x_range, -x_range, "--", color=drawing.COLOURS[1], lw=1)
+    panel.plot(
+      x_range, line.slope * x_range + line.intercept, c=drawing.COLOURS[2]
+    )
     panel.set(ylim=y_range)
-    panel.set_title(f"{name}: slope {line.slope:.2f}", fontsize=10)
+    slope = f"{line.slope:.2f}" if np.isfinite(line.slope) else "none"
+    title = f"{drawing.text(name, 30)}: slope {slope}"
+    panel.set_title(title, fontsize=10 if len(title) < 25 else 7)
   for panel in axes[len(true) :]:
     panel.set_axis_off()
   name = f"{axis.replace('_', ' ')} ({evaluation.UNITS[axis]})"
@@ -210,29 +223,41 @@ def error_lines(
   figure = Figure(figsize=(5.5, 3.6), layout="constrained")
   axis = figure.subplots()
   if len(baseline):
-    axis.axhline(np.mean(baseline), color=_COLOURS[0], ls="--", label="CNN")
+    axis.axhline(
+      np.mean(baseline), color=drawing.COLOURS[0], ls="--", label="CNN"
+    )
     if len(baseline) > 1:
       spread = np.std(baseline, ddof=1) * np.array([-1, 1])
-      axis.axhspan(*(np.mean(baseline) + spread), color=_COLOURS[0], alpha=0.15)
-  for colour, (name, by_place) in zip(
-    itertools.cycle(_COLOURS[1:]), errors.items(), strict=False
+      axis.axhspan(
+        *(np.mean(baseline) + spread), color=drawing.COLOURS[0], alpha=0.15
+      )
+  for style, (name, by_place) in zip(
+    drawing.styles(), errors.items(), strict=False
   ):
-    places = sorted(by_place)
+    colour = style["color"]
+    places = sorted(place for place, found in by_place.items() if len(found))
     means = [np.mean(by_place[place]) for place in places]
     spreads = [
       np.std(by_place[place], ddof=1) if len(by_place[place]) > 1 else 0
       for place in places
     ]
     axis.errorbar(
-      places, means, spreads, color=colour, marker="o", capsize=3, label=name
+      places,
+      means,
+      spreads,
+      **style,
+      marker="o",
+      capsize=3,
+      label=drawing.text(name),
     )
     for place in places:
       dots = by_place[place]
       axis.plot([place] * len(dots), dots, ".", color=colour, alpha=0.35)
   ticks = sorted({place for line in errors.values() for place in line})
-  axis.set(xlabel=label, ylabel="error (%)", xticks=ticks)
+  axis.set(xlabel=label, ylabel="error (%)")
+  drawing.tick(axis, ticks)
   axis.grid(alpha=0.3)
-  axis.legend(frameon=False, fontsize=9)
+  drawing.add_legend(figure, axis)
   return figure
 
 
@@ -248,20 +273,25 @@ def labelled_points(
 
   Returns:
     The figure, one panel per vertical axis.
+
+  Raises:
+    ValueError: for no panels.
   """
+  drawing.require("panels", panels)
   figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
   axes = figure.subplots(1, len(panels), squeeze=False).ravel()
   for axis, (vertical, groups) in zip(axes, panels.items(), strict=True):
-    for colour, (name, points) in zip(
-      itertools.cycle(_COLOURS[1:]), groups.items(), strict=False
+    for style, (name, points) in zip(
+      drawing.styles(), groups.items(), strict=False
     ):
       if not points:
         continue
       x, y, names = zip(*points, strict=True)
-      axis.plot(x, y, "o:", color=colour, lw=0.8, label=name)
+      colour = style["color"]
+      axis.plot(x, y, "o:", color=colour, lw=0.8, label=drawing.text(name))
       for at_x, at_y, text in points:
         axis.annotate(
-          text,
+          drawing.text(text, 24),
           (at_x, at_y),
           (4, 3),
           textcoords="offset points",
@@ -271,13 +301,7 @@ def labelled_points(
     axis.set(xlabel=label, ylabel=vertical)
     axis.margins(0.12)
     axis.grid(alpha=0.3)
-  figure.legend(
-    *axes[0].get_legend_handles_labels(),
-    loc="outside lower center",
-    ncols=2,
-    frameon=False,
-    fontsize=7,
-  )
+  drawing.legend_outside(figure, axes)
   return figure
 
 
@@ -292,27 +316,32 @@ def learning_curves(
 
   Returns:
     The figure, one panel per metric.
+
+  Raises:
+    ValueError: for no metrics.
   """
+  drawing.require("curves", curves)
   figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
   axes = figure.subplots(1, len(curves), squeeze=False).ravel()
   # A network keeps its colour in panels that lack another.
   names = dict.fromkeys(name for panel in curves.values() for name in panel)
-  colours = dict(zip(names, itertools.cycle(_COLOURS), strict=False))
+  styles = dict(zip(names, drawing.styles(drawing.COLOURS), strict=False))
   for axis, (label, by_network) in zip(axes, curves.items(), strict=True):
     for name, seeds in by_network.items():
+      if not seeds:
+        continue
       shortest = min(len(values) for values in seeds)
       values = np.stack([values[:shortest] for values in seeds])
       epochs = np.arange(1, shortest + 1)
-      colour = colours[name]
-      axis.plot(epochs, values.mean(axis=0), color=colour, label=name, lw=1.4)
-      axis.fill_between(
-        epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2
-      )
+      style, low, high = styles[name], values.min(axis=0), values.max(axis=0)
+      mean = values.mean(axis=0)
+      axis.plot(epochs, mean, **style, label=drawing.text(name), lw=1.4)
+      axis.fill_between(epochs, low, high, color=style["color"], alpha=0.2)
     axis.set(xlabel="epoch", ylabel=label)
     axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
     axis.set_ylim(bottom=0)
-  axes[0].legend(frameon=False, fontsize=9)
+  drawing.add_legend(figure, *axes)
   return figure
 
 
@@ -327,7 +356,11 @@ def scaling(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
   Returns:
     The figure: a panel for each axis, logarithmic, medians and quartiles, and
     in grey what grows in proportion.
+
+  Raises:
+    ValueError: for no axes.
   """
+  drawing.require("lines", lines)
   figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
   axes = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
   for axis, (label, by_name) in zip(axes, lines.items(), strict=True):
@@ -335,28 +368,30 @@ def scaling(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     drawn = dict.fromkeys(groups, 0)
     for name, line in by_name.items():
       group = name.split(",")[0]
-      colour = _COLOURS[1 + groups.index(group) % (len(_COLOURS) - 1)]
+      colour = drawing.COLOURS[
+        1 + groups.index(group) % (len(drawing.COLOURS) - 1)
+      ]
       style = (".-", ".--", ".:")[drawn[group] % 3]
       drawn[group] += 1
       place, low, median, high = line.T
-      axis.plot(place, median, style, color=colour, label=name, lw=1.4)
+      axis.plot(
+        place, median, style, color=colour, label=drawing.text(name), lw=1.4
+      )
       axis.fill_between(place, low, high, color=colour, alpha=0.2)
+    if not by_name:
+      continue
     place, _, median, _ = next(iter(by_name.values())).T
     proportional = median[-1] / 2 * place / place[-1]
-    axis.plot(place, proportional, color=_COLOURS[0], lw=0.8, label="slope 1")
+    axis.plot(
+      place, proportional, color=drawing.COLOURS[0], lw=0.8, label="slope 1"
+    )
     axis.set(xscale="log", yscale="log", xlabel=label)
     axis.grid(alpha=0.3)
-  every = np.concatenate([line for b in lines.values() for line in b.values()])
-  axes[0].set(ylabel="ms", ylim=(every[:, 1].min() / 2, every[:, 3].max() * 2))
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(
-    handles,
-    labels,
-    loc="outside upper center",
-    ncols=len(labels),
-    frameon=False,
-    fontsize=8,
-  )
+  axes[0].set(ylabel="ms")
+  times = drawing.finite(x[:, 1:] for b in lines.values() for x in b.values())
+  if len(times := times[times > 0]):
+    axes[0].set(ylim=(times.min() / 2, times.max() * 2))
+  drawing.legend_outside(figure, axes, "outside upper center")
   return figure
 
 
@@ -371,127 +406,128 @@ def alignability(
     kind: of residual, see `stnjax.alignability.Residuals`.
 
   Returns:
-    The figure. A panel for each family: residuals against magnitude, a line
-    per layer with its standard deviation over the images; dotted, without any
-    warp. The last panel: the share that is undone, against depth.
+    The figure. A panel for each family: residuals against magnitude, a colour
+    and a marker per layer, with its standard deviation over the images; dotted,
+    with hollow markers, without any warp. The last panel: the share that is
+    undone, against depth.
+
+  Raises:
+    ValueError: for no audits.
   """
+  drawing.require("audits", audits)
   shown = next(iter(audits.values()))
-  panels = len(shown.families) + 1
+  panels = len(shown.families) + 2  # and the legends
   columns = min(3, panels)
   rows = -(-panels // columns)
   figure = Figure(figsize=(_WIDTH, 2.7 * rows), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
-  deeper = colormaps["viridis"](np.linspace(0, 0.9, len(shown.layers) - 1))
-  colours = [_COLOURS[0], *deeper]  # the image, then its layers by depth
+  styles = _by_depth(list(shown.residuals))
   for axis, (name, family) in zip(axes, shown.families.items(), strict=False):
-    for colour, (layer, residuals) in zip(
-      colours, shown.residuals.items(), strict=True
-    ):
-      left = getattr(residuals[name], kind)
-      mean, spread = np.nanmean(left, axis=1), np.nanstd(left, axis=1)
-      axis.plot(family.magnitudes, mean, ".-", color=colour, label=layer)
-      band = (mean - spread, mean + spread)
-      axis.fill_between(family.magnitudes, *band, color=colour, alpha=0.15)
-      before = np.nanmean(residuals[name].unaligned, axis=1)
-      axis.plot(family.magnitudes, before, ":", color=colour, lw=1)
-    axis.set_title(name, fontsize=10)
-    axis.set(xlabel=family.unit, ylabel="residual", xlim=(0, None))
+    for layer, residuals in shown.residuals.items():
+      _draw_residuals(axis, family, residuals[name], kind, layer, styles[layer])
+    axis.set_title(drawing.text(name), fontsize=10)
+    axis.set(
+      xlabel=drawing.text(family.unit), ylabel="residual", xlim=(0, None)
+    )
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-  axes[0].legend(frameon=False, fontsize=8)
-  profile = axes[panels - 1]
+  profile = axes[panels - 2]
   _draw_profiles(profile, audits, kind)
-  spare = axes[panels:]
-  for axis in spare:
+  for axis in axes[panels - 1 :]:
     axis.set_axis_off()
-  where = spare[0] if len(spare) else profile
-  names = profile.get_legend_handles_labels()
-  where.legend(*names, frameon=False, fontsize=8, loc="center left")
+  _explain(axes[panels - 1], axes[0], profile)
   return figure
+
+
+def _by_depth(layers: Sequence[str]) -> dict[str, dict]:
+  """A colour and a marker for each layer: the image, then darkest first."""
+  # Beyond 0.64, the map is too bright for lines on white.
+  deeper = colormaps["plasma"](np.linspace(0, 0.64, max(1, len(layers) - 1)))
+  markers = itertools.cycle(drawing.MARKERS)
+  return {
+    layer: {"color": colour, "marker": marker, "markersize": 4}
+    for layer, colour, marker in zip(
+      layers, [drawing.COLOURS[0], *deeper], markers, strict=False
+    )
+  }
+
+
+def _draw_residuals(
+  axis: Axes,
+  family: audited.Family,
+  residuals: audited.Residuals,
+  kind: str,
+  layer: str,
+  style: Mapping,
+) -> None:
+  """One layer's residuals against magnitude, with a warp and without."""
+  left, before = (
+    np.ma.masked_invalid(values)  # the means of nothing are gaps
+    for values in (getattr(residuals, kind), residuals.unaligned)
+  )
+  mean, spread = left.mean(axis=1), left.std(axis=1)
+  axis.plot(family.magnitudes, mean, **style, label=drawing.text(layer, 20))
+  axis.fill_between(
+    family.magnitudes,
+    mean - spread,
+    mean + spread,
+    color=style["color"],
+    alpha=0.15,
+  )
+  hollow = {"ls": ":", "lw": 1, "markerfacecolor": "white"}
+  axis.plot(family.magnitudes, before.mean(axis=1), **style, **hollow)
+
+
+def _explain(axis: Axes, residuals: Axes, profile: Axes) -> None:
+  """Draws the legends of residuals and of profiles, in a panel of its own."""
+  layers, names = residuals.get_legend_handles_labels()
+  grey = {"color": drawing.COLOURS[0], "marker": "o", "markersize": 4}
+  both = [
+    Line2D([], [], **grey),
+    Line2D([], [], ls=":", lw=1, markerfacecolor="white", **grey),
+  ]
+  crowded = len(names) > 12 or max(map(len, names), default=0) > 12
+  options = {"frameon": False, "fontsize": 7, "ncols": 1 + (len(names) > 12)}
+  left = axis.legend(
+    [*layers, *both],
+    [*names, "with the warp", "without a warp"],
+    title="residual",
+    title_fontsize=8,
+    loc="upper left",
+    **options,
+  )
+  axis.add_artist(left)  # a second legend would replace it
+  (profile if crowded else axis).legend(
+    *profile.get_legend_handles_labels(),
+    title="undone",
+    title_fontsize=8,
+    loc="upper right",
+    frameon=False,
+    fontsize=7,
+  )
 
 
 def _draw_profiles(
   axis: Axes, audits: Mapping[str, audited.Audit], kind: str
 ) -> None:
   """The share undone against depth: a colour per family, a style per state."""
-  for style, (state, audit) in zip(("-", "--", ":"), audits.items()):
-    for colour, (name, profile) in zip(
-      itertools.cycle(_COLOURS[1:]), audit.profile(kind).items(), strict=False
+  for place, (state, audit) in enumerate(audits.items()):
+    dashes = drawing.DASHES[place % len(drawing.DASHES)]
+    for style, marker, (name, profile) in zip(
+      drawing.styles(),
+      itertools.cycle(drawing.MARKERS),
+      audit.profile(kind).items(),
+      strict=False,
     ):
-      label = name if style == "-" else None
-      axis.plot(
-        100 * profile, style, marker=".", color=colour, label=label, lw=1.4
-      )
+      label = None if place else drawing.text(name)
+      style = {**style, "linestyle": dashes, "marker": marker, "markersize": 4}
+      axis.plot(100 * profile, **style, label=label, lw=1.4)
     if len(audits) > 1:
-      axis.plot([], style, color=_COLOURS[0], label=state)
+      axis.plot(
+        [], ls=dashes, color=drawing.COLOURS[0], label=drawing.text(state)
+      )
   axis.set_title("undone by the warp", fontsize=10)
   axis.set(ylabel="%", xlabel="depth")
-  layers = next(iter(audits.values())).layers
-  axis.set_xticks(range(len(layers)))
+  drawing.tick(axis, range(len(next(iter(audits.values())).layers)))
   axis.grid(alpha=0.3)
   axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-
-
-def _finite(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-  values = np.concatenate([np.ravel(array) for array in arrays.values()])
-  return values[np.isfinite(values)]
-
-
-def _greys(*images: np.ndarray) -> tuple[float, float]:
-  """The range of all values, so that a grey means one value everywhere."""
-  return (
-    min(float(np.nanmin(image)) for image in images),
-    max(float(np.nanmax(image)) for image in images),
-  )
-
-
-def _show(axis: Axes, image: np.ndarray, greys: tuple[float, float]) -> None:
-  image = np.asarray(image)
-  if image.ndim == 3 and image.shape[-1] == 1:
-    image = image[..., 0]
-  if image.dtype.kind == "f" and image.ndim == 3:
-    image = np.clip(image, 0, 1)  # cubic and spline overshoot
-  low, high = greys
-  axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-
-
-def _draw_lines(axis: Axes, points: np.ndarray, count: int = 16) -> None:
-  """Some of the rows and columns of a grid, its border among them."""
-  height, width = points.shape[:2]
-  rows = np.unique(np.linspace(0, height - 1, count).round().astype(int))
-  columns = np.unique(np.linspace(0, width - 1, count).round().astype(int))
-  lines = [*points[rows], *points[:, columns].swapaxes(0, 1)]
-  axis.add_collection(LineCollection(lines, colors=_COLOURS[2], linewidths=0.8))
-  finite = points[np.isfinite(points).all(axis=-1)]
-  low = np.minimum(finite.min(axis=0), [axis.get_xlim()[0], axis.get_ylim()[1]])
-  high = np.maximum(
-    finite.max(axis=0), [axis.get_xlim()[1], axis.get_ylim()[0]]
-  )
-  axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
-
-
-def _draw_arrows(
-  axis: Axes, start: np.ndarray, end: np.ndarray, count: int = 16
-) -> None:
-  height, width = start.shape[:2]
-  every = slice(None, None, max(1, round(max(height, width) / count)))
-  start, moved = start[every, every], (end - start)[every, every]
-  arrows = axis.quiver(
-    *np.moveaxis(start, -1, 0),
-    *np.moveaxis(moved, -1, 0),
-    np.hypot(moved[..., 0], moved[..., 1]),
-    angles="xy",
-    scale_units="xy",
-    scale=1,
-    cmap="viridis",
-  )
-  axis.figure.colorbar(arrows, ax=axis, shrink=0.7)
-
-
-def _mosaic(images: np.ndarray) -> np.ndarray:
-  """Tiles `[rows, columns, H, W, C]` into one image, a pixel apart."""
-  spaced = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
-  rows, columns, height, width, channels = spaced.shape
-  tiled = spaced.transpose(0, 2, 1, 3, 4)
-  tiled = tiled.reshape(rows * height, columns * width, channels)
-  return tiled[..., 0] if channels == 1 else tiled

@@ -79,31 +79,16 @@ class Program:
     # On the device once, as the data: not anew with every dispatch.
     self._sources = None if sources is None else jnp.asarray(sources)
     devices = list(jax.devices() if devices is None else devices)
-    # Other processes' devices hold states that this one could not read.
-    self._spread = len(seeds) > 1 and len(processes(devices)) == 1
-    if self._spread:
-      devices = devices[: spread(len(seeds), len(devices))]
-    self._devices = devices
-    self._parts = 1 if self._spread else len(devices)  # of a batch
-    if recipe.batch_size % self._parts:
-      raise ValueError(
-        f"batch_size={recipe.batch_size} does not divide by the"
-        f" {self._parts} devices; take a multiple of {self._parts}"
-      )
+    layout = lay_out(len(seeds), recipe.batch_size, devices)
+    self.layout = str(layout)  # how devices share the work, in words
+    self._devices, self._parts = layout
+    self._spread = self._parts == 1 and len(self._devices) > 1
     starts = [0, *(step for step, _ in recipe.later)]
     graphdefs = [recipe.graphdef, *(graphdef for _, graphdef in recipe.later)]
     self._phases = [
       (start, self._compiled(dataclasses.replace(recipe, graphdef=graphdef)))
       for start, graphdef in zip(starts, graphdefs, strict=True)
     ]
-
-  @property
-  def layout(self) -> str:
-    """How devices share the work, in words."""
-    if len(self._devices) == 1:
-      return "on one device"
-    shared = "seeds" if self._spread else "each batch"
-    return f"{shared} spread over {len(self._devices)} devices"
 
   @promotion.usual
   def train(self, states: TrainState, data: Data, num_steps: int) -> TrainState:
@@ -319,6 +304,39 @@ class Program:
     warped = model(prepared).warped
     mean, std = np.float32(recipe.mean), np.float32(recipe.std)
     return tuple(x * std + mean for x in (prepared, warped))
+
+
+class Layout(NamedTuple):
+  """How devices share the work of some seeds."""
+
+  devices: list[jax.Device]  # that are used
+  parts: int  # of a batch; devices take whole seeds where it has one
+
+  def __str__(self):
+    if len(self.devices) == 1:
+      return "on one device"
+    shared = "seeds" if self.parts == 1 else "each batch"
+    return f"{shared} spread over {len(self.devices)} devices"
+
+
+def lay_out(
+  num_seeds: int, batch_size: int, devices: Sequence[jax.Device]
+) -> Layout:
+  """Shares the work of some seeds out, see `Program`.
+
+  Raises:
+    ValueError: where devices split a batch that does not divide by them.
+  """
+  # Other processes' devices hold states that this one could not read.
+  if num_seeds > 1 and len(processes(devices)) == 1:
+    return Layout(list(devices[: spread(num_seeds, len(devices))]), 1)
+  parts = len(devices)
+  if batch_size % parts:
+    raise ValueError(
+      f"batch_size={batch_size} does not divide by the {parts} devices; take a"
+      f" multiple of {parts}"
+    )
+  return Layout(list(devices), parts)
 
 
 def spread(num_seeds: int, num_devices: int) -> int:

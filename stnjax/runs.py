@@ -18,6 +18,7 @@ import functools
 import itertools
 import json
 import math
+import numbers
 from typing import Any
 import zlib
 
@@ -148,32 +149,37 @@ class Settings:
     " evaluate on it instead of on the test set, for tuning.",
   )
   eval_passes: int = _setting(
-    10, "Passes over the evaluation set at the end, each perturbed afresh."
+    10,
+    "Passes over the evaluation set at the end, each perturbed afresh; at most"
+    " 10,000.",
   )
-  seed: int = _setting(0, "Seed of everything random.")
+  seed: int = _setting(0, "Seed of everything random, 0 to 2^32 - 1.")
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.metadata["accepted"]:
-        checks.option(field.name, value, field.metadata["accepted"])
-      number = field.type in (int, float) and field.name != "seed"
-      if number and not 0 < value < math.inf:
-        raise ValueError(
-          f"{field.name} must be positive and finite, got {value}"
-        )
-      if field.type == tuple[int, ...] and any(
-        low >= high for low, high in itertools.pairwise((0, *value))
-      ):
-        raise ValueError(f"{field.name} must be positive and rise, got {value}")
-    if self.seed < 0:
-      raise ValueError(f"seed must not be negative, got {self.seed}")
+      _check_value(field, getattr(self, field.name))
+    rows, columns, _ = perturbations.output_shape(
+      self.perturbation, datasets.SETS[self.dataset].image_shape
+    )
+    if self.shrink > min(rows, columns):
+      raise ValueError(
+        f"shrink must be at most {min(rows, columns)}, the size of the images"
+        f" of {self.dataset} with perturbation={self.perturbation!r}, got"
+        f" {self.shrink}"
+      )
     placement = placements.parse(self.network)
     once = not placement.depths or placement.deforms
     if self.more_iterations and once:
       raise ValueError(
         f"more_iterations: a {placement.kind} has no transformer to repeat;"
         " accepted: STN-C, STN-DL and STN-SL"
+      )
+    most = placements.MOST_ITERATIONS - len(placement.depths)
+    if len(self.more_iterations) > most:
+      raise ValueError(
+        f"more_iterations must name at most {most} epochs for"
+        f" network={self.network!r}, got {len(self.more_iterations)}; the"
+        f" transformer runs at most {placements.MOST_ITERATIONS} times"
       )
     if self.more_iterations and self.more_iterations[-1] >= self.epochs:
       raise ValueError(
@@ -195,6 +201,53 @@ class Settings:
       f"{self.network}-{self.family}-{self.dataset}-{self.perturbation}"
       f"-lr_{self.learning_rate:g}-seed_{self.seed}"
     )
+
+
+_MOST = {
+  int: np.iinfo(np.int32).max,  # as `training.TrainState.step`
+  float: float(np.finfo(np.float32).max),
+  "eval_passes": 10_000,  # their predictions are kept in memory
+  "seed": np.iinfo(np.uint32).max,  # of a key
+}
+_TINY = float(np.finfo(np.float32).tiny)  # computed with in float32
+
+
+def _check_value(field: dataclasses.Field, value: Any) -> None:
+  """Raises unless a setting has a value of its type, within its bounds."""
+  name, accepted = field.name, field.metadata["accepted"]
+  if accepted:
+    checks.option(name, value, accepted)
+  elif field.type is bool:
+    checks.flag(name, value)
+  elif field.type is str and not isinstance(value, str):
+    raise TypeError(f"{name} must be a string, got {value!r}")
+  elif field.type in (int, float):
+    _check_number(name, value, field.type)
+  elif field.type == tuple[int, ...]:
+    for number in value:
+      if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        raise TypeError(f"{name} must be whole numbers, got {value}")
+    if any(low >= high for low, high in itertools.pairwise((0, *value))):
+      raise ValueError(f"{name} must be positive and rise, got {value}")
+
+
+def _check_number(name: str, value: Any, kind: type) -> None:
+  abstract = numbers.Integral if kind is int else numbers.Real
+  if isinstance(value, bool) or not isinstance(value, abstract):
+    raise TypeError(
+      f"{name} must be a{' whole' if kind is int else ''} number, got {value!r}"
+    )
+  if name == "seed":
+    if value < 0:
+      raise ValueError(f"seed must not be negative, got {value}")
+  elif not 0 < value < math.inf:
+    raise ValueError(f"{name} must be positive and finite, got {value}")
+  most = _MOST.get(name, _MOST[kind])
+  if value > most:
+    largest = f"{most:,}" if kind is int else f"{most:.3g}"
+    raise ValueError(f"{name} must be at most {largest}, got {value}")
+  if kind is float and value < _TINY:
+    raise ValueError(f"{name} must be at least {_TINY:.3g}, got {value}")
 
 
 class Run:
@@ -471,16 +524,39 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
 
 
 def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
-  """Makes the network of a run, with its initial parameters."""
+  """Makes the network of a run, with its initial parameters.
+
+  Raises:
+    ValueError: see `abstract_network`.
+  """
+  abstract_network(settings)  # nothing is allocated for one too large
   make = _initialiser(dataclasses.replace(settings, seed=0))
   return nnx.merge(*make(training.random_key(settings.seed, "initialise")))
+
+
+MOST_PARAMETERS = 2**31 - 1
+"""Most parameters of a network; arrays are indexed in int32."""
 
 
 def abstract_network(
   settings: Settings,
 ) -> networks.SpatialTransformerNetwork:
-  """The network of a run in shapes alone: to check it, and to count."""
-  return nnx.eval_shape(lambda: _network(settings, jax.random.key(0)))
+  """The network of a run in shapes alone: to check it, and to count.
+
+  Raises:
+    ValueError: for a network that the images are too small for, with a
+      placement deeper than its blocks, or of more than `MOST_PARAMETERS`.
+  """
+  network = nnx.eval_shape(lambda: _network(settings, jax.random.key(0)))
+  count = networks.count_parameters(network)["total"]
+  if count > MOST_PARAMETERS:
+    raise ValueError(
+      f"width={settings.width:g} and"
+      f" localisation_width={settings.localisation_width:g} make a"
+      f" {settings.network} of {count:.3g} parameters; accepted: at most"
+      f" {MOST_PARAMETERS:,}; take smaller widths"
+    )
+  return network
 
 
 @functools.lru_cache(maxsize=32)
@@ -518,6 +594,23 @@ def _network(
   )
 
 
+def num_steps(settings: Settings, num_images: int) -> int:
+  """How many steps a run takes in all.
+
+  Raises:
+    ValueError: if a batch is larger than the training set, or the steps exceed
+      int32, in which they are counted.
+  """
+  per_epoch = programs.steps_per_epoch(num_images, settings.batch_size)
+  total = per_epoch * settings.epochs
+  if total > _MOST[int]:
+    raise ValueError(
+      f"epochs={settings.epochs} of {per_epoch} steps each make {total:,}"
+      f" steps; accepted: at most {_MOST[int]:,} steps in all"
+    )
+  return total
+
+
 def build_program(
   settings: Sequence[Settings],
   images: np.ndarray,
@@ -529,15 +622,19 @@ def build_program(
     settings: of runs that differ in their seed alone.
     images: the training images, uint8.
     devices: see `programs.Program`.
+
+  Raises:
+    ValueError: see `num_steps` and `abstract_network`.
   """
   common = settings[0]
-  per_epoch = programs.steps_per_epoch(len(images), common.batch_size)
+  total = num_steps(common, len(images))
+  per_epoch = total // common.epochs
   group = common.localisation_scheme == "group"
   later = [per_epoch * epoch for epoch in common.more_iterations]
   optimiser = training.make_optimiser(
     common.optimiser,
     common.learning_rate,
-    per_epoch * common.epochs,
+    total,
     placements.parse(common.network),
     schedule=common.schedule,
     localisation_lr=common.localisation_lr if group else 1.0,

@@ -250,6 +250,16 @@ class DemingTest(parameterized.TestCase):
     fit = optimize.minimize(distance, [slope, 0.7], tol=1e-12)
     np.testing.assert_allclose(evaluation.deming_line(x, y), fit.x, rtol=1e-4)
 
+  @parameterized.parameters(-1.0, -1e-7, 1e-3, 40.0)
+  def test_it_is_the_first_singular_vector(self, slope):
+    rng = np.random.default_rng(2)
+    x = rng.normal(1e3, 2, 200)
+    y = slope * x + rng.normal(0, min(abs(slope), 1) / 9, 200)
+    found = evaluation.deming_line(x, y)
+    both = np.stack([x - x.mean(), y - y.mean()])
+    first = np.linalg.svd(both, full_matrices=False)[0][:, 0]
+    np.testing.assert_allclose(found.slope, first[1] / first[0], rtol=1e-9)
+
   def test_degenerate_clouds(self):
     x = np.array([-1.0, 0, 1])
     self.assertEqual(evaluation.deming_line(x, np.ones(3)), (0.0, 1.0))

@@ -227,6 +227,26 @@ class NameTest(parameterized.TestCase):
       create(name)
 
   @parameterized.parameters(
+    ("STN-SL1x33", "accepted: at most 32"),
+    ("STN-SL0x16,1x16,2", "accepted: at most 32"),
+    ("STN-C" + ",".join("0" * 33), "accepted: at most 32"),
+    ("STN-DL1x" + "9" * 5000, "accepted: at most 32"),
+    ("STN-DL" + "9" * 5000, "accepted: 0 to 99"),
+    ("DEF100", "accepted: 0 to 99"),
+    ("STN-C١", "accepted: CNN"),
+    ("STN-C00", "accepted: CNN"),
+    ("STN-C1x01", "accepted: CNN"),
+  )
+  def test_names_without_end_are_refused_at_once(self, name, message):
+    with self.assertRaisesRegex(ValueError, message) as caught:
+      placements.parse(name)
+    self.assertLess(len(str(caught.exception)), 400)
+
+  def test_as_many_iterations_as_are_accepted(self):
+    self.assertEqual(placements.parse("STN-SL0x16,2x16").depths,
+                     (0,) * 16 + (2,) * 16)  # fmt: skip
+
+  @parameterized.parameters(
     (dict(localisation="large"), "localisation='large'.*'small'"),
     (dict(padding="edge"), "padding='edge'.*'border'"),
     (dict(family="euclid"), "family='euclid'"),
@@ -235,6 +255,19 @@ class NameTest(parameterized.TestCase):
   def test_options_are_checked(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
       create("STN-SL1", **options)
+
+  @parameterized.parameters(
+    (dict(width=1e300), "width must be positive and less than 524,288"),
+    (dict(width=float("nan")), "width must be positive"),
+    (dict(localisation_width=0.0), "localisation_width must be positive"),
+    (dict(shrink=0), "shrink must be at least 1"),
+    (dict(dataset="cifar10", shrink=32), r"\(1, 1, 3\) is too small"),
+    (dict(dataset="svhn", shrink=20), r"\(3, 3, 3\) is too small"),
+    (dict(dataset="plankton", shrink=95), r"\(1, 1, 1\) is too small"),
+  )
+  def test_sizes_are_checked(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      networks.create("STN-SL1", rngs=nnx.Rngs(0), **options)
 
 
 class CountTest(parameterized.TestCase):

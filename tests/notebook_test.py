@@ -6,11 +6,18 @@ import re
 from unittest import mock
 
 from absl.testing import absltest
+from matplotlib import mathtext
 import nbclient
 import nbformat
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "experiments" / "notebooks"
+
+
+def formulas(notebook):
+  """The formulas of its texts."""
+  texts = [c.source for c in notebook.cells if c.cell_type == "markdown"]
+  return re.findall(r"\$[^$]+\$", "\n".join(texts))
 
 
 def printed(notebook):
@@ -57,6 +64,17 @@ class TourTest(absltest.TestCase):
     ).groups()
     self.assertLess(float(flow), 0)
     self.assertGreater(float(velocity), 0)
+
+
+class FormulaTest(absltest.TestCase):
+  def test_every_formula_can_be_set(self):
+    parser, found = mathtext.MathTextParser("path"), []
+    for path in NOTEBOOKS.glob("*.ipynb"):
+      for formula in formulas(nbformat.read(path, as_version=4)):
+        self.assertNotIn("\\\\", formula)  # a new line, of a matrix
+        parser.parse(formula)
+        found.append(formula)
+    self.assertTrue(found)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Figures: what is drawn, read back from the figure's own artists."""
 
 from absl.testing import absltest, parameterized
+from matplotlib import colors
 import numpy as np
 
 import stnjax
-from stnjax import alignability, plots, transforms
+from stnjax import alignability, evaluation, plots, transforms
 
 
 class CurvesTest(absltest.TestCase):
@@ -70,8 +71,48 @@ class AlignabilityTest(absltest.TestCase):
     for line, values in zip(drawn, expected, strict=True):
       np.testing.assert_allclose(line.get_ydata(), values)
 
+  def test_many_layers_can_be_told_apart_on_white(self):
+    layers = ["input", *(f"block {i}" for i in range(1, 9))]
+    rng = np.random.default_rng(0)
+    family = alignability.Family(None, (1.0, 2.0), "px")
+    residuals = {
+      layer: {
+        "shift": alignability.Residuals(*rng.uniform(1, 2, (4, 2, 3)), [1, 1])
+      }
+      for layer in layers
+    }
+    audit = alignability.Audit({"shift": family}, {}, residuals)
+    audits = {f"state {i}": audit for i in range(4)}
+    figure = plots.alignability(audits)
+    panel, profile, legend = figure.axes[:3]
+    named = [k for k in panel.lines if k.get_label() in layers]
+    self.assertLen({(k.get_marker(), k.get_color()[:3].__str__())
+                    for k in named}, 9)  # fmt: skip
+    for line in [*panel.lines, *profile.lines]:
+      red, green, blue, _ = colors.to_rgba(line.get_color())
+      # Contrast on white of at least 3, as WCAG 2.1 wants of graphics.
+      linear = [
+        c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (red, green, blue)
+      ]
+      luminance = np.dot([0.2126, 0.7152, 0.0722], linear)
+      self.assertGreaterEqual(1.05 / (luminance + 0.05), 3)
+    dotted = [k for k in panel.lines if k.get_linestyle() == ":"]
+    self.assertEqual([k.get_marker() for k in dotted],
+                     [k.get_marker() for k in named])  # fmt: skip
+    told = [t.get_text() for t in legend.artists[0].get_texts()]
+    self.assertEqual(told, [*layers, "with the warp", "without a warp"])
+    states = [t.get_text() for t in legend.get_legend().get_texts()]
+    self.assertEqual(states, ["shift", *audits])  # none is left out
+
 
 class PictureTest(absltest.TestCase):
+  def test_a_network_may_be_called_input(self):
+    before = np.zeros((1, 2, 4, 4, 1))
+    figure = plots.before_and_after(before, {"input": before + 1})
+    shown = [axis.images[0].get_array().max() for axis in figure.axes]
+    self.assertEqual(shown, [0, 1])
+
   def test_a_panel_per_network_with_rows_of_draws_and_columns_of_classes(self):
     before = np.random.default_rng(0).uniform(size=(2, 3, 4, 4, 1))
     figure = plots.before_and_after(before, {"STN-C0": before + 1})
@@ -98,6 +139,91 @@ class DensityTest(parameterized.TestCase):
     counts = panel.collections[0].get_array() ** 2
     self.assertAlmostEqual(float(counts.sum()), 500, delta=5)
     self.assertIn(axis.split("_")[0], figure.get_supxlabel())
+
+  @parameterized.parameters(True, False)
+  def test_the_slope_is_that_of_alignment(self, with_labels):
+    """Of poses that differ by class, and wrap around."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(600) % 3 if with_labels else np.zeros(600, int)
+    true = rng.uniform(-90, 90, 600)
+    common = np.array([170.0, -60.0, 20.0])[labels]
+    noise = rng.normal(0, 4, 600)
+    clean = common - 0.8 * true + noise  # before angles are cut at 180
+    applied = (clean + 180) % 360 - 180
+    figure = plots.pose_density(
+      "rotation",
+      {"a": true},
+      {"a": applied},
+      {"a": labels} if with_labels else None,
+    )
+    found = evaluation.alignment("rotation", true, applied, labels).slope
+    centred = np.stack([true, clean])
+    for label in set(labels):
+      mine = labels == label
+      # The sum of both is centred, not each.
+      centred[1, mine] -= (true + clean)[mine].mean()
+    centred -= centred.mean(axis=1, keepdims=True)
+    direction = np.linalg.svd(centred, full_matrices=False)[0][:, 0]
+    expected = direction[1] / direction[0]
+    self.assertAlmostEqual(found, expected, delta=2e-3)
+    title = figure.axes[0].get_title()
+    self.assertEqual(title, f"a: slope {found:.2f}")
+    (x0, x1), (y0, y1) = figure.axes[0].lines[1].get_data()
+    self.assertAlmostEqual((y1 - y0) / (x1 - x0), found, places=6)
+
+  @parameterized.parameters(
+    ([1.0] * 5, [2.0] * 5),
+    ([1.0, 2.0, 3.0], [np.nan] * 3),
+    ([np.nan, 2.0, 3.0], [np.nan, 1.0, 2.0]),
+    ([0.0], [0.0]),
+  )
+  def test_values_without_a_slope_are_drawn(self, true, applied):
+    figure = plots.pose_density(
+      "scale_x", {"a": np.array(true)}, {"a": np.array(applied)}
+    )
+    self.assertEqual(figure.axes[0].get_title(), "a: slope none")
+    figure.canvas.draw()
+
+
+class NameTest(absltest.TestCase):
+  def test_names_are_no_formulas_and_stay_on_the_page(self):
+    odd, long = "$x_{", "STN-SL" + ",".join(["10"] * 32)
+    names = (odd, "$a$", "_hidden", long)
+    curves = {name: [np.array([np.nan, 1.0])] for name in names}
+    figures = [
+      plots.images(dict.fromkeys(names, np.full((2, 2), np.nan))),
+      plots.learning_curves({"error": curves, "left": {}}),
+      plots.error_lines("depth", {name: {1: [2.0]} for name in names}),
+      plots.labelled_points("x", {"y": {n: [(1, 2, n)] for n in names}}),
+      plots.before_and_after(
+        np.zeros((1, 1, 2, 2, 1)),
+        dict.fromkeys(names, np.zeros((1, 1, 2, 2, 1))),
+      ),
+    ]
+    for figure in figures:
+      figure.canvas.draw()
+      width = figure.bbox.width
+      for legend in [*figure.legends, *(a.get_legend() for a in figure.axes)]:
+        if legend:
+          texts = [text.get_text().strip() for text in legend.get_texts()]
+          self.assertIn("_hidden", texts)
+          self.assertIn(r"\$a\$", texts)
+          for text in legend.get_texts():
+            self.assertLessEqual(text.get_window_extent().x1, width)
+
+  def test_more_lines_than_colours_have_other_dashes(self):
+    curves = {f"n{i}": [np.arange(1.0, 4.0)] for i in range(30)}
+    figure = plots.learning_curves({"error": curves})
+    styles = {
+      (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
+      for line in figure.axes[0].lines
+    }
+    self.assertLen(styles, 30)
+
+  def test_nothing_to_draw_is_named(self):
+    for draw in (plots.images, plots.learning_curves, plots.alignability):
+      with self.assertRaisesRegex(ValueError, "must not be empty"):
+        draw({})
 
 
 class ErrorLinesTest(absltest.TestCase):

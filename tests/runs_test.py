@@ -232,10 +232,51 @@ class SettingsTest(parameterized.TestCase):
       "more_iterations: a UCN",
     ),
     ({"seed": -1}, "seed must not be negative"),
+    ({"seed": 2**32}, "seed must be at most 4,294,967,295"),
+    ({"batch_size": 2**31}, "batch_size must be at most 2,147,483,647"),
+    ({"before_lr": 1e39}, "before_lr must be at most 3.4e.38"),
+    ({"localisation_lr": 1e-40}, "localisation_lr must be at least 1.18e-38"),
+    ({"shrink": 113, "perturbation": "scale"}, "shrink must be at most 112"),
+    (
+      {"network": "STN-SL1x30", "more_iterations": (1, 2, 3)},
+      "more_iterations must name at most 2 epochs",
+    ),
   )
   def test_values_are_checked_by_name(self, values, message):
     with self.assertRaisesRegex(ValueError, message):
       runs.Settings(**values)
+
+  @parameterized.parameters(
+    ({"epochs": 2.0}, "epochs must be a whole number, got 2.0"),
+    ({"width": "1"}, "width must be a number, got '1'"),
+    ({"seed": True}, "seed must be a whole number, got True"),
+    ({"network": 1}, "network must be a string, got 1"),
+    ({"dropout": 1}, "dropout must be True or False"),
+    ({"more_iterations": (1.5,)}, "more_iterations must be whole numbers"),
+  )
+  def test_types_are_checked_by_name(self, values, message):
+    with self.assertRaisesRegex(TypeError, message):
+      runs.Settings(**values)
+
+  @parameterized.parameters(
+    (99, 33, 5, 15), (100, 1, 2**31 - 1, None), (64, 64, 2**31 - 1, 2**31 - 1)
+  )
+  def test_steps_are_counted_in_int32(self, images, batch, epochs, expected):
+    settings = runs.Settings(batch_size=batch, epochs=epochs)
+    if expected is None:
+      with self.assertRaisesRegex(ValueError, "at most 2,147,483,647 steps"):
+        runs.num_steps(settings, images)
+    else:
+      self.assertEqual(runs.num_steps(settings, images), expected)
+
+  def test_a_network_too_large_is_refused_in_shapes_alone(self):
+    # 64 * 102 filters of 7 x 7 for as many channels are 2.09e9, and there are
+    # those of 9 x 9; of a factor of 104, more than 2^31.
+    runs.abstract_network(runs.Settings(network="CNN", width=102.0))
+    wide = runs.Settings(network="CNN", width=104.0)
+    for build in (runs.abstract_network, runs.build_network):
+      with self.assertRaisesRegex(ValueError, "width=104.*accepted: at most"):
+        build(wide)
 
   def test_values_that_are_accepted(self):
     for values in (

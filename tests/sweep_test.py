@@ -8,7 +8,7 @@ from unittest import mock
 import jax
 import pytest
 
-from experiments import sweep, train
+from experiments import hardware, sweep, train
 from stnjax import runs
 from tests import scripts, toy_sets
 
@@ -94,6 +94,27 @@ def test_lanes_take_the_least_time(
   jobs = [sweep.Job(TOY, tuple(range(seeds)))] * networks
   found = sweep.lanes(jobs, "abcdefgh"[:devices], splittable)
   assert found == expected
+
+
+@pytest.mark.parametrize(
+  "optimiser, seeds, devices, gigabytes",
+  [("adam", 1, 1, 1.6), ("sgd", 1, 1, 1.2), ("adam", 4, 2, 2.8)],
+)
+def test_a_network_must_fit_into_memory(optimiser, seeds, devices, gigabytes):
+  # Parameters, moments and a gradient of float32: 0.4 GB each of 100 million.
+  counted = mock.patch.object(
+    hardware.networks, "count_parameters", lambda _: {"total": 10**8}
+  )
+  settings = dataclasses.replace(TOY, optimiser=optimiser)
+  for room, fits in ((1.001, True), (0.999, False)):
+    device = mock.Mock()
+    device.memory_stats.return_value = {"bytes_limit": room * gigabytes * 1e9}
+    with counted:
+      if fits:
+        hardware.check_memory(settings, seeds, [device] * devices)
+        continue
+      with pytest.raises(ValueError, match=f"at least {gigabytes} GB.*smaller"):
+        hardware.check_memory(settings, seeds, [device] * devices)
 
 
 NETWORKS = ("CNN", "STN-C0", "STN-SL1")

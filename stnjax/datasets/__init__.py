@@ -72,3 +72,24 @@ def load(name: str, split: str, data_dir: str | None = None) -> Data:
   from stnjax.datasets import loading  # imports TFDS
 
   return loading.load(name, split, data_dir)
+
+
+def count(name: str, split: str, data_dir: str | None = None) -> int | None:
+  """Counts the images of one split of a set, without reading them.
+
+  Args:
+    name: see `load`.
+    split: see `load`.
+    data_dir: see `load`.
+
+  Returns:
+    The number of images; None for a set that `load` has yet to generate.
+
+  Raises:
+    ValueError: for an unknown set or split.
+    FileNotFoundError: for a set that is not prepared there.
+  """
+  checks.option("dataset", name, tuple(SETS))
+  from stnjax.datasets import loading  # imports TFDS
+
+  return loading.count(name, split, data_dir)

@@ -61,12 +61,18 @@ def root(data_dir: str | os.PathLike | None) -> epath.Path:
   return path
 
 
-def find(name: str, data_dir: str | None) -> epath.Path:
+def find(
+  name: str, data_dir: str | None, *, generate: bool = True
+) -> epath.Path | None:
   """The folder of a set, which is generated first if it is one of those.
 
   Args:
     name: One of `stnjax.datasets.SETS`.
     data_dir: See `root`; an embedded set needs none.
+    generate: Whether to generate a set that is not there yet.
+
+  Returns:
+    The folder; None for a set that is yet to be generated.
 
   Raises:
     FileNotFoundError: If the set is not prepared; the message says how to get
@@ -78,7 +84,7 @@ def find(name: str, data_dir: str | None) -> epath.Path:
     return _prepared(name, epath.Path(EMBEDDED))
   place = root(data_dir)
   if name in _GENERATED:
-    return _generated(name, place)
+    return _generated(name, place, generate)
   return _prepared(name, place)
 
 
@@ -120,13 +126,17 @@ def check_whole(folder: epath.Path) -> epath.Path:
   return folder
 
 
-def _generated(name: str, place: epath.Path) -> epath.Path:
+def _generated(
+  name: str, place: epath.Path, generate: bool
+) -> epath.Path | None:
   """The folder of a set that is generated where it is not there."""
   module = importlib.import_module(f"stnjax.datasets.{name}")
   builder_class = getattr(module, _GENERATED[name])
   folder = place / name / str(builder_class.VERSION)
   if folder.is_dir() and any(folder.iterdir()):
     return check_whole(folder)
+  if not generate:
+    return None
   print(f"generating the dataset {name}, once, in {folder}", file=sys.stderr)
   try:
     preparing.prepare(builder_class(data_dir=place, file_format="array_record"))

@@ -22,6 +22,17 @@ def load(name: str, split: str, data_dir: str | None = None) -> Data:
   return data
 
 
+def count(name: str, split: str, data_dir: str | None = None) -> int | None:
+  """See `stnjax.datasets.count`."""
+  with folders.advice(name, data_dir):
+    folder = folders.find(name, data_dir, generate=False)
+    if folder is None:
+      return None
+    builder = folders.restore(name, folder)
+    parts = [folders.shards(builder, p) for p in _parts(builder, split)]
+  return sum(count for files in parts for _, count in files)
+
+
 def _parts(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
   """The splits that `split` names, such as "train+extra"."""
   accepted = builder.info.splits
