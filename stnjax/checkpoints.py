@@ -1,7 +1,9 @@
-"""Checkpoints of a run: written by orbax, with a checksum over all arrays.
+"""Checkpoints of a run: written by orbax, with checksums.
 
-Orbax and its stores keep no checksums of array contents that they compare, so
-a flipped bit would come back as another number.
+Orbax compares no checksums, so that a flipped bit comes back as another number.
+Each checkpoint has one over its arrays, written with them; and, if it is on
+this machine, SHA256SUMS of its files, by which damage is found before orbax
+fails in its threads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +14,14 @@ import tempfile
 import warnings
 
 from etils import epath
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from stnjax import files
 from stnjax.files import RunError
 
+_SUMS = "SHA256SUMS"
 _KEPT = 2  # the last, and one before in case it is damaged
 _SUM, _SECONDS = "sha256", "seconds"  # beside the arrays, whose names begin
 # with a dot; checkpoints of older versions have neither.
@@ -69,6 +74,10 @@ class Checkpoints:
         latest = manager.latest_step() or 0
         if latest < step:
           manager.save(step, args=ocp.args.StandardSave(values))
+      if latest < step and self._sums_files():
+        folder = self.folder / str(step)
+        sums = files.checksums(folder, _names(folder))
+        files.write_whole(folder / _SUMS, sums)
     except Exception as error:  # orbax raises many kinds
       raise RunError(
         f"cannot write checkpoint {self.folder / str(step)}: {_reason(error)};"
@@ -98,6 +107,8 @@ class Checkpoints:
     seals = {_SECONDS: np.zeros(()), _SUM: np.zeros(32, np.uint8)}
     path = self.folder / str(step)
     try:
+      if (path / _SUMS).exists():
+        files.compare_checksums(path / _SUMS)
       with self._manager() as manager:
         names = manager.item_metadata(step).tree.keys()
         sealed = not names.isdisjoint(seals)
@@ -126,6 +137,11 @@ class Checkpoints:
         stacklevel=2,
       )
     return found, float(found.pop(_SECONDS, 0.0))
+
+  def _sums_files(self) -> bool:
+    """Whether this process writes, and to a disk: a bucket has its own sums."""
+    local = not os.fspath(self.folder).startswith("gs://")
+    return local and jax.process_index() == self._processes[0]
 
   @contextlib.contextmanager
   def _manager(self) -> Iterator[ocp.CheckpointManager]:
@@ -168,6 +184,16 @@ def _without_patterns(folder: epath.Path) -> Iterator[epath.Path]:
     link = os.path.join(place, "checkpoints")
     os.symlink(folder, link)
     yield epath.Path(link)
+
+
+def _names(folder: epath.Path) -> list[str]:
+  """All files of a checkpoint, but for the checksums, relative to it."""
+  return sorted(
+    os.path.relpath(os.path.join(place, name), folder)
+    for place, _, names in os.walk(folder)
+    for name in names
+    if not name.startswith(_SUMS)
+  )
 
 
 def _checksum(values: Mapping[str, np.ndarray]) -> np.ndarray:

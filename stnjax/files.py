@@ -1,9 +1,10 @@
 """Paths that users name, and files of runs: errors say which file and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -121,6 +122,41 @@ def writing(path: epath.PathLike) -> Iterator[None]:
     raise RunError(f"cannot write {path}: {_reason(error)}") from error
 
 
+def checksums(folder: epath.Path, names: Iterable[str]) -> str:
+  """SHA-256 of files, a line each, as `sha256sum` writes and checks them."""
+  return "".join(
+    f"{hashlib.sha256(read(folder / name)).hexdigest()}  {name}\n"
+    for name in names
+  )
+
+
+def compare_checksums(
+  path: epath.Path, names: Iterable[str] | None = None
+) -> None:
+  """Compares files with what `checksums` wrote.
+
+  Args:
+    path: File of checksums, in the folder of the files.
+    names: Names of the files that it must list; any by default.
+
+  Raises:
+    Damaged: If a file is missing or differs, or others are listed.
+  """
+  kept = dict(
+    reversed(line.split("  ", 1))
+    for line in read(path).decode(errors="replace").splitlines()
+    if "  " in line
+  )
+  if not kept or (names is not None and kept.keys() != set(names)):
+    raise Damaged(f"{path} is damaged: it does not list the files there")
+  for name, expected in kept.items():
+    if hashlib.sha256(read(path.parent / name)).hexdigest() != expected:
+      raise Damaged(
+        f"{path.parent / name} is damaged: its checksum is not that in"
+        f" {path.name}"
+      )
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
   """JSON with null for numbers that are not finite, which JSON has not."""
   return json.dumps(_finite(value), indent=indent, allow_nan=False)
@@ -160,8 +196,8 @@ def claimed(folder: epath.Path) -> Iterator[None]:
     yield
   finally:
     with contextlib.suppress(OSError):
-      path.unlink()  # while it is held, see `_lock`
-      folder.rmdir()
+      os.unlink(path)  # while it is held, see `_lock`
+      os.rmdir(folder)
     os.close(lock)
 
 

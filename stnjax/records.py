@@ -8,7 +8,6 @@ empty one; of them, what can be checked is the form.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import hashlib
 import io
 import json
 import math
@@ -64,12 +63,8 @@ def finish(
   np.savez_compressed(packed, **evaluation)
   files.write_whole(folder / EVALUATION, packed.getvalue())
   files.write_whole(folder / RESULTS, files.to_json(results, indent=2) + "\n")
-  sums = [
-    f"{hashlib.sha256(files.read(folder / name)).hexdigest()}  {name}\n"
-    for name in _SUMMED
-    if (folder / name).exists()
-  ]
-  files.write_whole(folder / "DONE", "".join(sums))
+  names = [name for name in _SUMMED if (folder / name).exists()]
+  files.write_whole(folder / "DONE", files.checksums(folder, names))
 
 
 def read(folder: epath.Path, settings: Settings) -> Record:
@@ -84,7 +79,9 @@ def read(folder: epath.Path, settings: Settings) -> Record:
       names it and says what to do.
   """
   try:
-    _compare_sums(folder)
+    done = folder / "DONE"
+    if files.read(done):
+      files.compare_checksums(done, _SUMMED)
     metrics = read_metrics(folder)
     check_epochs(folder, metrics, settings.epochs, settings)
     evaluation = read_evaluation(folder, settings)
@@ -268,24 +265,6 @@ def _compare(
     by_class = results["alignment"][axis]["by_class"]
     same = len(by_class) == len(np.unique(label))
     _require(path, same, f"by_class has {len(by_class)} classes")
-
-
-def _compare_sums(folder: epath.Path) -> None:
-  """Compares files with the checksums in DONE, if it has some."""
-  path = folder / "DONE"
-  text = files.read(path)
-  if not text:
-    return
-  lines = [line.split(b"  ", 1) for line in text.splitlines()]
-  listed = all(len(line) == 2 for line in lines)
-  _require(path, listed, "it holds no checksums")
-  sums = {name: found for found, name in lines}
-  expected = {name.encode() for name in _SUMMED}
-  _require(path, sums.keys() == expected, "it names other files")
-  for name in _SUMMED:
-    found = hashlib.sha256(files.read(folder / name)).hexdigest().encode()
-    same = sums[name.encode()] == found
-    _require(folder / name, same, "its checksum is not that in DONE")
 
 
 def _with_nan(value: Any) -> Any:

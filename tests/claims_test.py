@@ -223,9 +223,7 @@ class ReadTest(absltest.TestCase):
     self.assertLen(left, 2)
     self.assertRegex(" ".join(map(str, left)), r"seed_4 \(failed\)")
     judged = claims.judge([group])
-    text = report.markdown(
-      claims.TITLE, claims.sections([], judged, left)
-    )
+    text = report.markdown(claims.TITLE, claims.sections([], judged, left))
     self.assertIn("## Left out", text)
 
   def test_runs_win_over_an_old_report(self):
