@@ -47,7 +47,7 @@ def finished_runs(workdir: str, only: str) -> list[runs.Run]:
   found, left = [], []
   for folder in folders:
     try:
-      found.append(runs.Run(workdir, finished.settings_of(folder)))
+      found.append(runs.Run(workdir, runs.read_settings(folder)))
     except runs.Damaged as error:
       left.append(finished.LeftOut(f"{folder.name} (damaged)", str(error)))
   finished.announce(left)

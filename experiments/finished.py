@@ -66,23 +66,8 @@ def read(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
   return finished, left
 
 
-def settings_of(folder: epath.Path) -> runs.Settings:
-  """The settings of a run, which must be those of its folder's name.
-
-  Raises:
-    Damaged: If they cannot be read, or are those of another run.
-  """
-  settings = runs.read_settings(folder)
-  if settings.name != folder.name:
-    raise runs.Damaged(
-      f"{folder / 'config.json'} is that of a run named {settings.name}; a"
-      " folder of a run has its name"
-    )
-  return settings
-
-
 def _read_run(folder: epath.Path) -> Finished:
-  settings = settings_of(folder)
+  settings = runs.read_settings(folder)
   results, metrics, _ = records.read(folder, settings)
   audits = read_audits(folder)
   if trained := audits.get("trained"):

@@ -394,7 +394,11 @@ class Run:
           " choose another workdir"
         )
       return
-    found = dataclasses.asdict(read_settings(self.path))
+    try:
+      found = dataclasses.asdict(read_settings(self.path))
+    except Damaged as error:
+      advice = "delete the folder to train the run anew"
+      raise Damaged(f"{error}; {advice}") from error
     changes = ", ".join(
       f"{name}: {found[name]} there, {value} here"
       for name, value in dataclasses.asdict(self.settings).items()
@@ -429,15 +433,22 @@ def read_settings(folder: epath.PathLike) -> Settings:
   """The settings of a run folder.
 
   Raises:
-    Damaged: where the folder has no readable config.json.
+    Damaged: where the folder has no readable config.json, or one of a run with
+      another name.
   """
+  path = epath.Path(folder) / "config.json"
   values = _read_config(folder)
   values.pop("data", None)
   try:
-    return settings_from_json(values)
+    settings = settings_from_json(values)
   except files.UNREADABLE as error:
-    path = epath.Path(folder) / "config.json"
     raise Damaged(f"cannot read {path}: {error}") from error
+  if settings.name != path.parent.name:
+    raise Damaged(
+      f"{path} is that of a run named {settings.name}, and a folder has the"
+      " name of its run"
+    )
+  return settings
 
 
 def _read_config(folder: epath.PathLike) -> dict[str, Any]:
