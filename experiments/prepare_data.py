@@ -19,6 +19,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
+from stnjax import files
 from stnjax.datasets import (
   drifters,
   mnist_subset,
@@ -54,6 +55,8 @@ _DATA_DIR = flags.DEFINE_string(
 
 def main() -> None:
   builder_class = _BUILDERS[_DATASET.value]
+  if _DATA_DIR.value is not None:
+    files.place("data_dir", _DATA_DIR.value)  # raises for what is not accepted
   manual_dir = None
   if builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS:
     manual_dir = _manual_dir(builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS)
