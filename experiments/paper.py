@@ -25,7 +25,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, processes, sweep
-from stnjax import runs
+from stnjax import files, runs
 
 SIZES = ("quick", "full")
 
@@ -469,7 +469,8 @@ def main() -> None:
   default = "0" if size == "quick" else ",".join(map(str, range(10)))
   seeds = cli.seeds(_SEEDS.value or default.split(","))
   options = cli.training_options()
-  options["workdir"] = os.path.join(options["workdir"], f"{name}-{size}")
+  workdir = files.place("workdir", options["workdir"]) / f"{name}-{size}"
+  options["workdir"] = os.fspath(workdir)
   if preset.stand_in and size == "quick":
     print(f"{name}, quick: runs on {preset.stand_in}.", flush=True)
   every = [sweep.Job(settings, seeds) for settings in preset.settings(size)]

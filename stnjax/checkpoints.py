@@ -8,8 +8,12 @@ fails in its threads.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import functools
 import hashlib
+import logging
 import os
+import re
+import sys
 import tempfile
 import warnings
 
@@ -145,6 +149,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _manager(self) -> Iterator[ocp.CheckpointManager]:
+    _hush_threads()
     among = ocp.options.MultiprocessingOptions(
       primary_host=self._processes[0],
       active_processes=set(self._processes),
@@ -186,6 +191,25 @@ def _without_patterns(folder: epath.Path) -> Iterator[epath.Path]:
     yield epath.Path(link)
 
 
+@functools.cache
+def _hush_threads() -> None:
+  """Keeps threads from printing tracebacks of errors that are raised as well.
+
+  Orbax logs those of its threads; and it closes a loop that tensorstore still
+  calls, in threads that outlast any block of code here. Once, and to stay.
+  """
+  printed = sys.unraisablehook
+
+  def without_closed_loops(found) -> None:
+    if str(found.exc_value) != "Event loop is closed":
+      printed(found)
+
+  sys.unraisablehook = without_closed_loops
+  logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and "orbax" in record.pathname)
+  )
+
+
 def _names(folder: epath.Path) -> list[str]:
   """All files of a checkpoint, but for the checksums, relative to it."""
   return sorted(
@@ -206,6 +230,8 @@ def _checksum(values: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-  """The kind of an error, and the first line of what it says."""
+  """The system's reason, or the kind of an error and its first line."""
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(code[1]))
   lines = str(error).strip().splitlines()
   return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -4,6 +4,8 @@ import errno
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 from unittest import mock
 import warnings
 
@@ -120,6 +122,31 @@ class CheckpointsTest(parameterized.TestCase):
       ),
     ):
       self.kept.save(10, ARRAYS, 1.5)
+
+  def test_a_file_that_cannot_be_written_is_one_line_of_the_terminal(self):
+    """Nothing of orbax's threads, which write the arrays."""
+    script = """
+import resource, sys
+import numpy as np
+from etils import epath
+from stnjax import checkpoints
+arrays = {f".{i}": np.random.default_rng(i).random(2000) for i in range(20)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+kept = checkpoints.Checkpoints(epath.Path(sys.argv[1]), "name", [0])
+try:
+  kept.save(10, arrays, 1.5)
+except checkpoints.RunError as error:
+  sys.exit(str(error))
+"""
+    result = subprocess.run(
+      [sys.executable, "-c", script, self.folder],
+      cwd=pathlib.Path(__file__).parent.parent,
+      capture_output=True,
+      text=True,
+    )
+    told = [k for k in result.stderr.splitlines() if "WARNING" not in k]
+    self.assertLen(told, 1, result.stderr)
+    self.assertRegex(told[0], "cannot write .*checkpoints/10: File too large")
 
   def test_a_later_checkpoint_is_another_process(self):
     self.kept.save(20, ARRAYS, 1.5)
