@@ -16,36 +16,42 @@ import re
 import time
 
 from absl import flags
-from etils import epath
 import jax
 import numpy as np
 
-from experiments import cli, report, train
-from stnjax import alignability, runs, training
+from experiments import cli, finished, report, sweep, train
+from stnjax import alignability, files, runs, training
 
 STATES = ("trained", "untrained")
 
 
-def finished(workdir: str, only: str) -> list[runs.Run]:
+def finished_runs(workdir: str, only: str) -> list[runs.Run]:
   """The finished runs of a workdir whose names match.
 
+  Damaged ones are left out, and named on the terminal.
+
   Raises:
-    ValueError: for an expression that is none.
+    ValueError: for an expression that is none, or a workdir that is neither
+      local nor `gs://`.
     RunError: where no run is left.
   """
-  root = epath.Path(workdir).expanduser()
+  root = files.place("workdir", workdir)
   try:
     pattern = re.compile(only)
   except re.error as error:
     raise ValueError(f"--only={only!r} is no pattern: {error}") from error
-  folders = [
-    done.parent
-    for done in sorted(root.glob("*/DONE"))
-    if pattern.search(done.parent.name)
-  ]
-  if not folders:
+  found, left = [], []
+  for folder in files.subfolders(root):
+    if not (folder / "DONE").exists() or not pattern.search(folder.name):
+      continue
+    try:
+      found.append(runs.Run(workdir, runs.read_settings(folder)))
+    except runs.Damaged as error:
+      left.append(finished.LeftOut(f"{folder.name} (damaged)", str(error)))
+  finished.announce(left)
+  if not found:
     raise runs.RunError(f"{root} holds no finished run that matches {only!r}")
-  return [runs.Run(workdir, runs.read_settings(folder)) for folder in folders]
+  return found
 
 
 def audit(
@@ -122,26 +128,35 @@ def families(
 
 
 def main() -> None:
-  load = train.loading(_DATA_DIR.value)
-  for run in finished(cli.WORKDIR.value, _ONLY.value):
-    started = time.monotonic()
-    audits = audit(
-      run,
-      load,
-      count=_IMAGES.value,
-      steps=_STEPS.value,
-      method=_METHOD.value,
-    )
-    report.write_audits(run.path, audits)
-    print(f"{run.settings.name}: {time.monotonic() - started:.0f} s")
-    for state, one in audits.items():
-      for family, shares in one.profile().items():
-        parts = [
-          f"{layer} {100 * share:.0f} %"
-          for layer, share in zip(one.layers, shares, strict=True)
-        ]
-        print(f"  {state}, {family} undone: {', '.join(parts)}", flush=True)
+  load, errors = train.loading(_DATA_DIR.value), []
+  for run in finished_runs(cli.WORKDIR.value, _ONLY.value):
+    try:
+      _audit_and_print(run, load)
+    except runs.RunError as error:
+      print(f"{run.settings.name}: {error}", flush=True)
+      errors.append(error)
   print(f"report: {report.write(cli.WORKDIR.value)}")
+  sweep.fail_for(errors)
+
+
+def _audit_and_print(run: runs.Run, load: train.Load) -> None:
+  started = time.monotonic()
+  audits = audit(
+    run,
+    load,
+    count=_IMAGES.value,
+    steps=_STEPS.value,
+    method=_METHOD.value,
+  )
+  finished.write_audits(run.path, audits)
+  print(f"{run.settings.name}: {time.monotonic() - started:.0f} s")
+  for state, one in audits.items():
+    for family, shares in one.profile().items():
+      parts = [
+        f"{layer} {100 * share:.0f} %"
+        for layer, share in zip(one.layers, shares, strict=True)
+      ]
+      print(f"  {state}, {family} undone: {', '.join(parts)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import jax
 
 from experiments import bench_tpu_compile, cli, compiled, peers, timing
 from experiments.timing import Shape
+from stnjax import files
 
 KERNELS = ("stnjax", "map_coordinates")
 SUMS = {"any order": {}, "one order": peers.ONE_ORDER}
@@ -145,8 +146,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
   wanted = timing.shapes(timing.each_once("shapes", _SHAPES.value))
   output = pathlib.Path(_OUTPUT.value)
-  files = output / "bench_gpu_compile.json", output / "bench_gpu_compile.md"
-  timing.make_folder(files, _OVERWRITE.value)
+  outputs = output / "bench_gpu_compile.json", output / "bench_gpu_compile.md"
+  timing.make_folder(outputs, _OVERWRITE.value)
   rows = []
   for shape, name, kernel, sums in itertools.product(
     wanted, bench_tpu_compile.PASSES, _KERNELS.value, SUMS
@@ -154,9 +155,10 @@ def main() -> None:
     rows.append(measure(kernel, shape, name, sums))
     print(table(rows).splitlines()[-1], flush=True)
   values = {"gpu": str(device()), "jax": jax.__version__, "rows": rows}
-  files[0].write_text(json.dumps(values, indent=1) + "\n")
-  files[1].write_text(f"H100, jax {jax.__version__}, float32:\n\n{table(rows)}")
-  print(f"written: {files[0]}, {files[1]}")
+  files.write(outputs[0], json.dumps(values, indent=1) + "\n")
+  text = f"H100, jax {jax.__version__}, float32:\n\n{table(rows)}"
+  files.write(outputs[1], text)
+  print(f"written: {outputs[0]}, {outputs[1]}")
 
 
 if __name__ == "__main__":

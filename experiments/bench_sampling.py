@@ -36,6 +36,7 @@ import numpy as np
 
 from experiments import cli, peers, timing
 import stnjax
+from stnjax import files
 from stnjax.kernels import bilinear
 
 Case = dict[str, Any]  # shape, method, dtype, peer
@@ -213,8 +214,8 @@ def main() -> None:
   if not _COMPILED.value:
     without_compiler()
   output = pathlib.Path(_OUTPUT.value)
-  files = output / "bench_sampling.json", output / "bench_sampling.md"
-  timing.make_folder(files, _OVERWRITE.value)
+  outputs = output / "bench_sampling.json", output / "bench_sampling.md"
+  timing.make_folder(outputs, _OVERWRITE.value)
   rows = []
   for shape in shapes:
     for method, dtype in itertools.product(methods, dtypes):
@@ -223,9 +224,10 @@ def main() -> None:
         shape, method, dtype, chosen, _ROUNDS.value, _MEMORY.value
       )
   text = tables(rows)
-  files[0].write_text(json.dumps({"machine": timing.machine(), "rows": rows}))
-  files[1].write_text(text + "\n")
-  print(f"{text}\n\nwritten: {files[0]}, {files[1]}")
+  values = {"machine": timing.machine(), "rows": rows}
+  files.write(outputs[0], json.dumps(values))
+  files.write(outputs[1], text + "\n")
+  print(f"{text}\n\nwritten: {outputs[0]}, {outputs[1]}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from absl import flags
 import numpy as np
 
 from experiments import cli, peers, timing
-from stnjax import plots
+from stnjax import files, plots
 
 PASSES = ("forward", "both")
 AXES = {
@@ -110,9 +110,11 @@ def main() -> None:
     print(f"{axis} ...", flush=True)
     rows += measure(axis, shapes, libraries, _ROUNDS.value)
   found = lines(rows)
-  data.write_text(json.dumps({"machine": timing.machine(), "rows": rows}))
-  text.write_text(table(found) + "\n")
-  plots.scaling(found).savefig(picture, dpi=150)
+  values = {"machine": timing.machine(), "rows": rows}
+  files.write(data, json.dumps(values))
+  files.write(text, table(found) + "\n")
+  with files.writing(picture):
+    plots.scaling(found).savefig(picture, dpi=150)
   print(f"{table(found)}\n\nwritten: {data}, {text}, {picture}")
 
 

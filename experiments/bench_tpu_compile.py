@@ -39,7 +39,7 @@ import numpy as np
 from experiments import cli, compiled, paper, timing
 from experiments.timing import Shape, shapes
 import stnjax
-from stnjax import datasets, grids, runs
+from stnjax import datasets, files, grids, runs
 from stnjax.kernels import matmul
 
 STEPS = (
@@ -284,8 +284,8 @@ def main() -> None:
   batch_size = _BATCH_PER_CHIP.value * compiler.chips
   settings = [step_settings(text, batch_size) for text in _STEPS.value]
   output = pathlib.Path(_OUTPUT.value)
-  files = output / "bench_tpu_compile.json", output / "bench_tpu_compile.md"
-  timing.make_folder(files, _OVERWRITE.value)
+  outputs = output / "bench_tpu_compile.json", output / "bench_tpu_compile.md"
+  timing.make_folder(outputs, _OVERWRITE.value)
   warps, steps = [], []
   for shape in wanted:
     for name in _PASSES.value:
@@ -310,9 +310,9 @@ def main() -> None:
     parts.append(
       f"Training steps, all chips of {where}:\n\n{step_table(steps)}"
     )
-  files[0].write_text(json.dumps(values, indent=1) + "\n")
-  files[1].write_text("\n".join(parts))
-  print(f"written: {files[0]}, {files[1]}")
+  files.write(outputs[0], json.dumps(values, indent=1) + "\n")
+  files.write(outputs[1], "\n".join(parts))
+  print(f"written: {outputs[0]}, {outputs[1]}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ from experiments import cli, hardware, paper, timing
 from stnjax import (
   classifiers,
   datasets,
+  files,
   localisation,
   networks,
   placements,
@@ -572,8 +573,8 @@ def main() -> None:
   for settings in every:  # raises for one that cannot be built
     hardware.check_memory(settings, _SEEDS.value, jax.devices()[:1])
   output = pathlib.Path(_OUTPUT.value)
-  files = output / "bench_training.json", output / "bench_training.md"
-  timing.make_folder(files, _OVERWRITE.value)
+  outputs = output / "bench_training.json", output / "bench_training.md"
+  timing.make_folder(outputs, _OVERWRITE.value)
   set_up_torch()
   data = epoch_of(protocol.images)
   rows = []
@@ -601,9 +602,9 @@ def main() -> None:
     "channels_last": _CHANNELS_LAST.value,
     "rows": rows,
   }
-  files[0].write_text(json.dumps(results))
-  files[1].write_text(text + "\n")
-  print(f"{text}\n\nwritten: {files[0]}, {files[1]}")
+  files.write(outputs[0], json.dumps(results))
+  files.write(outputs[1], text + "\n")
+  print(f"{text}\n\nwritten: {outputs[0]}, {outputs[1]}")
 
 
 if __name__ == "__main__":

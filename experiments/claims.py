@@ -15,16 +15,14 @@ nothing.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import json
 from typing import NamedTuple
 
 from absl import flags
-from etils import epath
 import numpy as np
 from scipy import stats
 
-from experiments import cli, report
-from stnjax import evaluation, placements, runs
+from experiments import cli, finished, report
+from stnjax import evaluation, files, placements, runs
 
 TITLE = "The paper's claims"
 _VERDICTS = HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"
@@ -364,29 +362,32 @@ def judge(groups: Sequence[Group]) -> list[Judged]:
   return judged
 
 
-def read(workdir: str) -> tuple[list[Group], list[str]]:
+def read(workdir: str) -> tuple[list[Group], list[finished.LeftOut]]:
   """All finished runs below a folder, by what they share.
 
-  Runs that were tuned on images held out are left alone.
+  Runs that were tuned on images held out are left alone; damaged ones are left
+  out, and named on the terminal.
 
   Returns:
-    The groups, and the names of runs that are not finished.
+    The groups, and the runs that are left out.
 
   Raises:
     RunError: where no run is finished.
+    ValueError: for a workdir that is neither local nor `gs://`.
   """
-  root = epath.Path(workdir).expanduser()
-  folders = [root, *(f for f in sorted(root.glob("*")) if f.is_dir())]
-  found = [report.read(folder) for folder in folders]
-  kept = [
-    run
+  root = files.place("workdir", workdir)
+  folders = [root, *files.subfolders(root)]
+  found = [finished.read(folder) for folder in folders]
+  reports = [
+    finished.read_results(folder)
     for folder in folders
     # The report on runs that are here says nothing new, and may be old.
     if not (folder.name == "report" and found[0][0])
-    for run in report.read_results(folder)
   ]
+  left = [one for _, others in (*found, *reports) for one in others]
+  finished.announce(left)
   # Presets share runs, which come out the same; runs themselves come last.
-  every = [*kept, *(run for finished, _ in found for run in finished)]
+  every = [run for members, _ in (*reports, *found) for run in members]
   unique: dict[runs.Settings, report.Finished] = {}
   for run in every:
     if not run.settings.holdout:
@@ -395,10 +396,10 @@ def read(workdir: str) -> tuple[list[Group], list[str]]:
       both = {**before.results, **run.results}
       unique[run.settings] = run._replace(results=both)
   if not unique:
-    raise runs.RunError(f"{root} holds no finished run")
+    raise finished.none_in(root, left)
   groups = [Group(*group) for group in report.groups([*unique.values()])]
   _tell_apart(groups)
-  return groups, [name for _, unfinished in found for name in unfinished]
+  return groups, left
 
 
 def _tell_apart(groups: Sequence[Group]) -> None:
@@ -457,7 +458,7 @@ def verdicts(judged: Sequence[Judged]) -> report.Table:
 def sections(
   groups: Sequence[Group],
   judged: Sequence[Judged],
-  unfinished: Sequence[str] = (),
+  left: Sequence[finished.LeftOut] = (),
 ) -> list[report.Section]:
   """The verdicts, the comparisons of each claim, and what all runs found."""
   parts = [
@@ -487,7 +488,7 @@ def sections(
     for part in (f"{group.where}:", report.table(group.members))
   ]
   runs_found = report.Section("Runs", tables)
-  return [*parts, runs_found, *report.left_out(unfinished)]
+  return [*parts, runs_found, *report.left_out(left)]
 
 
 _HEADING = ("runs", "comparison", "means", "difference", "seeds", "verdict")
@@ -512,11 +513,11 @@ _CELLS = (
 
 def write(workdir: str) -> list[Judged]:
   """Judges all claims, and writes claims.md and claims.json."""
-  groups, unfinished = read(workdir)
+  groups, left = read(workdir)
   judged = judge(groups)
-  root = epath.Path(workdir).expanduser()
-  text = report.markdown(TITLE, sections(groups, judged, unfinished))
-  (root / "claims.md").write_text(text)
+  root = files.place("workdir", workdir)
+  text = report.markdown(TITLE, sections(groups, judged, left))
+  files.write(root / "claims.md", text)
   values = [
     {
       "claim": item.claim.statement,
@@ -525,24 +526,16 @@ def write(workdir: str) -> list[Judged]:
       "comparisons": [
         {
           **dataclasses.asdict(c),
-          "sides": {k: _plain(side) for k, side in c.sides.items()},
-          "difference": _plain(c.difference),
+          "sides": {k: side._asdict() for k, side in c.sides.items()},
+          "difference": c.difference._asdict(),
         }
         for c in item.comparisons
       ],
     }
     for item in judged
   ]
-  (root / "claims.json").write_text(json.dumps(values, indent=1) + "\n")
+  files.write(root / "claims.json", files.to_json(values, indent=1) + "\n")
   return judged
-
-
-def _plain(value: Interval) -> dict[str, float | None]:
-  """An interval as JSON has it: a bound that is not known is null."""
-  return {
-    name: number if np.isfinite(number) else None
-    for name, number in value._asdict().items()
-  }
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, processes, sweep
-from stnjax import runs
+from stnjax import files, runs
 
 SIZES = ("quick", "full")
 
@@ -483,7 +483,8 @@ def main() -> None:
     return
   every, options = flagged(), cli.training_options()
   name, size = _PRESET.value, _SIZE.value
-  options["workdir"] = os.path.join(options["workdir"], f"{name}-{size}")
+  workdir = files.place("workdir", options["workdir"]) / f"{name}-{size}"
+  options["workdir"] = os.fspath(workdir)
   stand_in = PRESETS[name]().stand_in
   if stand_in and size == "quick":
     print(f"{name}, quick: runs on {stand_in}.", flush=True)

@@ -13,16 +13,14 @@ reads runs as `experiments.claims` does, and writes prediction.md, .json and
 
 from collections.abc import Iterator, Sequence
 import itertools
-import json
 from typing import NamedTuple
 
 from absl import flags
-from etils import epath
 import numpy as np
 from scipy import stats
 
 from experiments import claims, cli, report
-from stnjax import alignability, plots, runs
+from stnjax import alignability, files, plots, runs
 
 _TITLE = "Does the audit predict?"
 _LEAST = 3
@@ -73,18 +71,23 @@ def points(groups: Sequence[claims.Group]) -> Iterator[Point]:
   """A point for every STN-CX beside a CNN that was audited."""
   for group in groups:
     cnn = group.members.get("CNN", ())
-    profiles = [run.results["undone"] for run in cnn if "undone" in run.results]
-    if not profiles:
-      continue
+    profiles = [run.results.get("undone") for run in cnn]
     perturbation = group.settings.perturbation
     known = perturbation in alignability.FAMILIES
-    families = [perturbation] if known else list(profiles[0])
-    undone = np.mean(
-      [[profile[name] for name in families] for profile in profiles],
-      axis=(0, 1),
-    )
+    shares = [
+      [profile[name] for name in ([perturbation] if known else profile)]
+      for profile in profiles
+      if profile and (not known or perturbation in profile)
+    ]
+    # Audits of as many layers as the first: old results may have others.
+    alike = [share for share in shares if len(share[0]) == len(shares[0][0])]
+    if not alike:
+      continue
+    undone = np.mean([np.mean(share, axis=0) for share in alike], axis=0)
     error = np.mean(group.error("CNN"))
     for depth, name in sorted(group.single("C").items()):
+      if depth >= len(undone):
+        continue
       yield Point(
         group.where,
         name,
@@ -141,7 +144,7 @@ def write(workdir: str) -> dict[str, Correlation]:
   Raises:
     RunError: where there are too few runs, or they cannot be read.
   """
-  groups, _ = claims.read(workdir)
+  groups, left = claims.read(workdir)
   found = list(points(groups))
   correlations = {
     quantity: correlation
@@ -153,7 +156,7 @@ def write(workdir: str) -> dict[str, Correlation]:
       f"{len(found)} networks that warp features have a CNN that was audited,"
       f" of at least {_LEAST}; see experiments.audit"
     )
-  root = epath.Path(workdir).expanduser()
+  root = files.place("workdir", workdir)
   picture = root / "prediction.png"
   labels = {
     "error": "error, of the CNN's (%)",
@@ -170,9 +173,8 @@ def write(workdir: str) -> dict[str, Correlation]:
     }
     for quantity, label in labels.items()
   }
-  picture.write_bytes(
-    report.png(plots.labelled_points("undone by the audit (%)", panels))
-  )
+  drawn = plots.labelled_points("undone by the audit (%)", panels)
+  files.write(picture, report.png(drawn))
   rows = [
     [
       p.where,
@@ -201,12 +203,14 @@ def write(workdir: str) -> dict[str, Correlation]:
       report.Picture(picture, "Each network that warps features."),
     ],
   )
-  (root / "prediction.md").write_text(report.markdown(_TITLE, [section]))
+  sections = [section, *report.left_out(left)]
+  files.write(root / "prediction.md", report.markdown(_TITLE, sections))
   values = {
     "points": [p._asdict() for p in found],
     "correlations": {q: c._asdict() for q, c in correlations.items()},
   }
-  (root / "prediction.json").write_text(json.dumps(values, indent=1) + "\n")
+  text = files.to_json(values, indent=1) + "\n"
+  files.write(root / "prediction.json", text)
   return correlations
 
 

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import html
 import io
-import json
 import re
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from absl import flags
@@ -24,11 +23,13 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from experiments import cli
+from experiments import cli, finished
+from experiments.finished import Finished, LeftOut
 from stnjax import (
   alignability,
   datasets,
   evaluation,
+  files,
   perturbations,
   placements,
   plots,
@@ -36,23 +37,6 @@ from stnjax import (
 )
 
 _TITLE = "Where the spatial transformer sits"
-
-
-class Finished(NamedTuple):
-  """A finished run, read back."""
-
-  settings: runs.Settings
-  results: dict[str, Any]
-  metrics: list[dict[str, Any]]
-  folder: epath.Path
-  audits: Mapping[str, alignability.Audit] = {}  # by state of the network
-
-  def evaluation(self) -> Mapping[str, np.ndarray]:
-    path = self.folder / "evaluation.npz"
-    try:
-      return np.load(io.BytesIO(path.read_bytes()))
-    except (OSError, ValueError) as error:
-      raise runs.RunError(f"cannot read {path}: {error}") from error
 
 
 @dataclasses.dataclass
@@ -82,6 +66,8 @@ class Section:
 def write(workdir: str) -> epath.Path:
   """Writes the report of all finished runs.
 
+  Damaged runs are left out, and named in the report and on the terminal.
+
   Args:
     workdir: folder of the runs.
 
@@ -89,100 +75,48 @@ def write(workdir: str) -> epath.Path:
     The path of the HTML page; report.md lies beside it.
 
   Raises:
-    RunError: where no run is finished, or one cannot be read.
+    RunError: where no run is finished, or a file cannot be written.
+    ValueError: for a workdir that is neither local nor `gs://`.
   """
-  root = epath.Path(workdir).expanduser()
-  finished, unfinished = read(root)
-  if not finished:
-    raise runs.RunError(f"{root} holds no finished run")
+  root = files.place("workdir", workdir)
+  found, left = finished.read(root)
+  finished.announce(left)
+  if not found:
+    raise finished.none_in(root, left)
   output = root / "report"
-  output.mkdir(parents=True, exist_ok=True)
+  with files.writing(output):
+    output.mkdir(parents=True, exist_ok=True)
   sections = [
     _section(settings, members, output, number)
-    for number, (settings, members) in enumerate(groups(finished), 1)
+    for number, (settings, members) in enumerate(groups(found), 1)
   ]
-  sections += left_out(unfinished)
-  (output / "report.md").write_text(markdown(_TITLE, sections))
+  sections += left_out(left)
+  files.write(output / "report.md", markdown(_TITLE, sections))
   values = [
     {"settings": dataclasses.asdict(run.settings), "results": run.results}
-    for run in finished
+    for run in found
   ]
-  (output / "results.json").write_text(json.dumps(values, indent=1) + "\n")
+  files.write(output / "results.json", files.to_json(values, indent=1) + "\n")
   page = output / "report.html"
-  page.write_text(_page(sections))
+  files.write(page, _page(sections))
   return page
 
 
-def read(root: epath.Path) -> tuple[list[Finished], list[str]]:
-  """The finished runs of a workdir, and the names of the others.
-
-  What failed says so.
-
-  Raises:
-    RunError: where a run's files cannot be read.
-  """
-  finished, unfinished = [], []
-  configs = sorted(root.glob("*/config.json")) if root.exists() else []
-  for folder in (config.parent for config in configs):
-    if not (folder / "DONE").exists():
-      failed = (folder / "FAILED").exists()
-      unfinished.append(folder.name + (" (failed)" if failed else ""))
-      continue
-    try:
-      results = json.loads((folder / "results.json").read_text())
-    except (OSError, ValueError) as error:
-      raise runs.RunError(
-        f"cannot read results of {folder}: {error}"
-      ) from error
-    audits = read_audits(folder)
-    if trained := audits.get("trained"):
-      results["undone"] = {
-        name: np.round(profile, 4).tolist()
-        for name, profile in trained.profile().items()
-      }
-    settings = runs.read_settings(folder)
-    metrics = runs.read_metrics(folder)
-    finished.append(Finished(settings, results, metrics, folder, audits))
-  return finished, unfinished
-
-
-def left_out(unfinished: Sequence[str]) -> list[Section]:
-  """A section that names the runs that are not finished, if there are any."""
-  names = ", ".join(sorted(unfinished))
-  return [Section("Not finished, and left out", [names])] if names else []
-
-
-def read_results(folder: epath.Path) -> list[Finished]:
-  """The runs of which a report left its results.json in a folder, if any.
-
-  They have no metrics and no evaluation: enough to be compared.
-
-  Raises:
-    RunError: where the file cannot be read.
-  """
-  path = folder / "results.json"
-  if not path.exists():
-    return []
-  try:
-    values = json.loads(path.read_text())
-    if not isinstance(values, list):  # those of one run
-      return []
-    return [
-      Finished(
-        runs.settings_from_json(value["settings"]), value["results"], [], folder
-      )
-      for value in values
-    ]
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    raise runs.RunError(f"cannot read {path}: {error}") from error
+def left_out(left: Sequence[LeftOut]) -> list[Section]:
+  """A section that names the runs that are left out, and why; if any."""
+  names = ", ".join(sorted(one.name for one in left if not one.damage))
+  damaged = sorted(str(one) for one in left if one.damage)
+  parts = [f"Not finished: {names}."] if names else []
+  parts += [f"Damaged: {one}." for one in damaged]
+  return [Section("Left out", parts)] if parts else []
 
 
 def groups(
-  finished: Sequence[Finished],
+  found: Sequence[Finished],
 ) -> Iterator[tuple[runs.Settings, dict[str, list[Finished]]]]:
   """Runs alike but for network and seed, by network."""
   groups: dict[runs.Settings, dict[str, list[Finished]]] = {}
-  for run in finished:
+  for run in found:
     # Any network that takes all settings: a CNN takes no more iterations.
     common = dataclasses.replace(run.settings, network="STN-C0", seed=0)
     by_network = groups.setdefault(common, {})
@@ -230,7 +164,7 @@ def _section(
   ]
   for name, caption, figure in _figures(members):
     path = output / f"{name}_{number}.png"
-    path.write_bytes(png(figure))
+    files.write(path, png(figure))
     parts.append(Picture(path, caption))
   for name, group in members.items():
     # Those of the first seed that has some.
@@ -238,7 +172,7 @@ def _section(
     if not audits:
       continue
     path = output / f"audit_{name}_{number}.png"
-    path.write_bytes(png(plots.alignability(audits)))
+    files.write(path, png(plots.alignability(audits)))
     parts += [
       f"{name}: what a spatial warp of each layer's features undoes of a"
       " transform of the image, by its inverse / by the best warp found / with"
@@ -263,73 +197,6 @@ def png(figure: Figure) -> bytes:
   image = Image.open(drawn).convert("RGB").quantize(256)
   image.save(small, format="png", optimize=True)
   return small.getvalue()
-
-
-def write_audits(
-  folder: epath.Path, audits: Mapping[str, alignability.Audit]
-) -> None:
-  """Writes audits of a run's network, by its state, to the run's folder."""
-  values = {
-    state: {
-      "families": {
-        name: {"magnitudes": family.magnitudes, "unit": family.unit}
-        for name, family in audit.families.items()
-      },
-      "geometry": {
-        layer: where._asdict() for layer, where in audit.geometry.items()
-      },
-      "residuals": {
-        layer: {
-          name: {
-            kind: np.round(value.astype(np.float64), 5).tolist()
-            for kind, value in residuals._asdict().items()
-          }
-          for name, residuals in by_family.items()
-        }
-        for layer, by_family in audit.residuals.items()
-      },
-    }
-    for state, audit in audits.items()
-  }
-  (folder / "audit.json").write_text(json.dumps(values) + "\n")
-
-
-def read_audits(folder: epath.Path) -> dict[str, alignability.Audit]:
-  """What `write_audits` wrote; nothing where it did not.
-
-  The families cannot transform any more: their matrices are not kept.
-
-  Raises:
-    RunError: where the file cannot be read.
-  """
-  path = folder / "audit.json"
-  if not path.exists():
-    return {}
-  try:
-    return {
-      state: alignability.Audit(
-        {
-          name: alignability.Family(None, tuple(f["magnitudes"]), f["unit"])
-          for name, f in values["families"].items()
-        },
-        {
-          layer: alignability.Geometry(*map(tuple, where.values()))
-          for layer, where in values["geometry"].items()
-        },
-        {
-          layer: {
-            name: alignability.Residuals(
-              **{kind: np.array(value) for kind, value in residuals.items()}
-            )
-            for name, residuals in by_family.items()
-          }
-          for layer, by_family in values["residuals"].items()
-        },
-      )
-      for state, values in json.loads(path.read_text()).items()
-    }
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-    raise runs.RunError(f"cannot read {path}: {error}") from error
 
 
 def _audit_table(audits: Mapping[str, alignability.Audit]) -> Table:
@@ -421,7 +288,7 @@ def _by_class(members: dict[str, list[Finished]]) -> Iterator[str | Table]:
       [
         name,
         *(
-          f"{value:.2f}"
+          spread([value], 2)
           for value in np.mean(
             [run.results["alignment"][axis]["by_class"] for run in group],
             axis=0,
@@ -436,7 +303,12 @@ def _by_class(members: dict[str, list[Finished]]) -> Iterator[str | Table]:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-  """Mean ± standard deviation (smallest to largest); one value as it is."""
+  """Mean ± standard deviation (smallest to largest); one value as it is.
+
+  A dash where a value is not known.
+  """
+  if not np.isfinite(values).all():
+    return "–"
   if len(values) == 1:
     return f"{values[0]:.{digits}f}"
   low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"

@@ -16,6 +16,7 @@ each other are given their shares: --shard=0/2 and --shard=1/2.
 
 from collections.abc import Sequence
 from concurrent import futures
+import contextlib
 import dataclasses
 import functools
 import re
@@ -219,7 +220,8 @@ def run_all(
   """
   for job in jobs:  # a mistake shows now, not after hours
     for settings in job.members():
-      runs.Run(workdir, settings)
+      with contextlib.suppress(runs.Damaged):  # of one run: named in its turn
+        runs.Run(workdir, settings)
     runs.abstract_network(job.settings)
   progress, load = Progress(jobs), train.loading(data_dir)
   waiting = enumerate(jobs, 1)  # each lane takes the next
@@ -259,13 +261,15 @@ def _run(
   job: Job, workdir: str, label: str, progress: Progress, **options: Any
 ) -> None:
   """Trains one job, or what is left of it."""
-  members = [runs.Run(workdir, settings) for settings in job.members()]
   epochs = job.settings.epochs
-  for run in members:
-    progress.skip(epochs if run.done else len(run.metrics()))
-  if all(run.done for run in members):
-    print(f"{label} done before", flush=True)
-    return
+  done = 0
+  for settings in job.members():
+    try:
+      run = runs.Run(workdir, settings)
+      progress.skip(epochs if run.done else len(run.metrics()))
+      done += run.done
+    except runs.Damaged:  # which `train` names
+      progress.skip(epochs)
   results = train.train(
     job.settings,
     job.seeds,
@@ -273,6 +277,9 @@ def _run(
     **options,
     progress=functools.partial(progress.epoch, label, epochs),
   )
+  if done == len(job.seeds):
+    print(f"{label} done before", flush=True)
+    return
   print(f"{label} {train.describe([*results.values()])}, final", flush=True)
 
 

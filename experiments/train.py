@@ -29,11 +29,14 @@ import numpy as np
 
 from experiments import cli, hardware, processes
 from stnjax import (
+  checkpoints,
   datasets,
   evaluation,
+  files,
   networks,
   perturbations,
   programs,
+  records,
   runs,
   training,
 )
@@ -100,38 +103,92 @@ def train(
     The results of each seed, as in results.json.
 
   Raises:
-    RunError: for a folder or a checkpoint that cannot be used; in the end, for
-      runs whose loss was no longer finite, which their seeds alone lose.
+    RunError: for a folder that cannot be used; in the end, for runs that could
+      not be finished: damaged ones, those that another process is training,
+      and those whose numbers were no longer finite. The others are.
+    ValueError: for a workdir or data_dir that is neither local nor `gs://`.
     cli.Interrupted: after a signal, with the state saved.
   """
   devices = jax.devices() if devices is None else devices
-  every = {
-    seed: runs.Run(workdir, dataclasses.replace(settings, seed=seed), devices)
-    for seed in seeds
-  }
-  by_step: dict[int, list[runs.Run]] = {}
-  results = {}
-  for seed, run in every.items():
-    if run.done:
-      results[seed] = run.results()
-    elif not run.failed:
-      by_step.setdefault(run.saved_step(), []).append(run)
-  if by_step:
-    load = load or loading(data_dir)
+  load = load or loading(data_dir)
+  results, pending, errors = {}, [], []
+  for seed in seeds:
+    try:
+      run = runs.Run(workdir, dataclasses.replace(settings, seed=seed), devices)
+      if run.done:
+        results[seed] = run.results()
+      elif run.failed:
+        errors.append(f"{run.path}: {run.failed}")
+      else:
+        pending.append(run)
+    except runs.Damaged as error:
+      errors.append(str(error))
+  if pending:
     train_data, eval_data = load(settings)
-  for members in by_step.values():
-    with (
-      jax.default_device(_first_local(devices)),
-      contextlib.nullcontext(signals) if signals else Signals() as noted,
-    ):
-      job = _Job(
-        members, train_data, eval_data, devices, checkpoint_seconds, progress
-      )
-      results.update(job.train(noted))
-  failed = [f"{run.path}: {run.failed}" for run in every.values() if run.failed]
-  if failed:
-    raise runs.RunError("; ".join(failed))
+  with contextlib.ExitStack() as claims:
+    by_step: dict[int, list[runs.Run]] = {}
+    for run in _claim(pending, claims, devices, errors):
+      if run.done:  # meanwhile, by another process
+        results[run.settings.seed] = run.results()
+      else:
+        by_step.setdefault(run.saved_step(), []).append(run)
+    for members in by_step.values():
+      with (
+        jax.default_device(_first_local(devices)),
+        contextlib.nullcontext(signals) if signals else Signals() as noted,
+      ):
+        job = _Job(
+          members,
+          train_data,
+          eval_data,
+          devices,
+          checkpoint_seconds,
+          progress,
+          errors,
+        )
+        try:
+          results.update(job.train(noted))
+        except runs.RunError as error:
+          if _shared(devices):
+            raise
+          errors.append(str(error))
+  if errors:
+    raise runs.RunError("; ".join(errors))
   return {seed: results[seed] for seed in seeds}
+
+
+def _claim(
+  pending: Sequence[runs.Run],
+  claims: contextlib.ExitStack,
+  devices: Sequence[jax.Device],
+  errors: list[str],
+) -> list[runs.Run]:
+  """Claims runs, until the stack ends; those that no other process trains."""
+  claimed = []
+  for run in pending:
+    reason = ""
+    try:
+      claims.enter_context(run.claimed())
+    except runs.RunError as error:
+      reason = str(error)
+    if not _agree(devices, bool(reason))[0]:
+      claimed.append(run)
+    else:
+      errors.append(reason or f"{run.path} could not be claimed")
+  return claimed
+
+
+def _agree(devices: Sequence[jax.Device], *values: int) -> tuple[int, ...]:
+  """The largest of each value over the processes, which must act alike."""
+  if not _shared(devices):
+    return values
+  gathered = multihost_utils.process_allgather(np.array(values, np.int32))
+  return tuple(int(value) for value in gathered.max(axis=0))
+
+
+def _shared(devices: Sequence[jax.Device]) -> bool:
+  """Whether several processes train each run together."""
+  return len(programs.processes(devices)) > 1
 
 
 def _first_local(devices: Sequence[jax.Device]) -> jax.Device:
@@ -175,7 +232,13 @@ def check_data(settings: runs.Settings, data_dir: str | None) -> None:
 
 
 def loading(data_dir: str | None = None) -> Load:
-  """`load_data`, once for all that is on the same images, in all threads."""
+  """`load_data`, once for all that is on the same images, in all threads.
+
+  Raises:
+    ValueError: for a data_dir that is neither local nor `gs://`.
+  """
+  if data_dir is not None:
+    files.place("data_dir", data_dir)  # raises for what is not accepted
   found: dict[tuple[str, bool], tuple[datasets.Data, datasets.Data]] = {}
   lock = threading.Lock()
 
@@ -201,16 +264,16 @@ class _Job:
     devices: Sequence[jax.Device],
     checkpoint_seconds: float,
     progress: Progress,
+    errors: list[str],
   ):
     hardware.forget_peak_memory()
     self._runs = members
     self._devices = devices
     self._settings = members[0].settings
     self._seeds = [run.settings.seed for run in members]
-    seeds = ",".join(map(str, self._seeds))
-    self._name = f"{self._settings.network} seed {seeds}"
     self._checkpoint_seconds = checkpoint_seconds
     self._progress = progress
+    self._errors = errors
     varied = self._settings.perturbation == "none"
     self._examples = [
       eval_data.images[_of_each(eval_data.labels, row * varied)]
@@ -218,27 +281,69 @@ class _Job:
     ]
     self._labels = eval_data.labels
     self._images = train_data.images
+    self._per_epoch = programs.steps_per_epoch(
+      len(self._images), self._settings.batch_size
+    )
     self._program, fresh = runs.build_program(
       [run.settings for run in members], self._images, devices
     )
-    data = runs.fingerprint(self._images)
-    for run in members:
-      run.start(data)
-    restored = [
-      run.restore(programs.member(fresh, i)) for i, run in enumerate(members)
-    ]
-    self._states = programs.stacked(*restored)
+    self._resume(fresh)
     self._counts = networks.count_parameters(
       runs.abstract_network(self._settings)
     )
     self._train_data, self._eval_data = jax.device_put((train_data, eval_data))
+
+  def _resume(self, fresh: training.TrainState) -> None:
+    """Reads the last checkpoints; drops runs that cannot go on."""
+    data = runs.fingerprint(self._images)
+    states = [programs.member(fresh, i) for i in range(len(self._runs))]
+    kept = np.ones(len(self._runs), bool)
+    for i, run in enumerate(self._runs):
+      try:
+        run.start(data)
+        states[i] = run.restore(states[i])
+        step = int(states[i].step)
+        lines = [line for line in run.metrics() if line["step"] <= step]
+        epochs = step // self._per_epoch
+        records.check_epochs(run.path, lines, epochs, run.settings)
+      except runs.RunError as error:
+        if _shared(self._devices):
+          raise  # the other processes would wait for this one
+        advice = "; delete the folder to train the run anew"
+        damaged = isinstance(error, runs.Damaged)
+        self._errors.append(f"{error}{advice if damaged else ''}")
+        kept[i] = False
+    self._states = programs.stacked(*states)
+    self._keep(kept)
+
+  def _keep(self, kept: np.ndarray) -> None:
+    """Goes on with some of the runs."""
+    if kept.all():
+      return
+    self._runs = [run for run, mine in zip(self._runs, kept) if mine]
+    self._seeds = [run.settings.seed for run in self._runs]
+    if self._runs:
+      self._states = jax.tree.map(lambda x: x[kept], self._states)
+      self._program, _ = runs.build_program(
+        [run.settings for run in self._runs], self._images, self._devices
+      )
+
+  @property
+  def _name(self) -> str:
+    seeds = ",".join(map(str, self._seeds))
+    return f"{self._settings.network} seed {seeds}"
 
   @property
   def _step(self) -> int:
     return int(self._states.step[0])
 
   def train(self, signals: Signals) -> dict[int, dict[str, Any]]:
-    """Trains, evaluates and writes what the runs found; by seed."""
+    """Trains, evaluates and writes what the runs found; by seed.
+
+    Runs that cannot be finished are missing, and the list of errors says why.
+    """
+    if not self._runs:
+      return {}
     resumed = f"; resumed after step {self._step}" if self._step else ""
     print(
       f"{self._name}: {self._counts['total']:,} parameters,"
@@ -251,7 +356,7 @@ class _Job:
       return {}
     passes = []
     for index in range(self._settings.eval_passes):
-      self._check(self._agree(signals.received)[0])
+      self._check(_agree(self._devices, signals.received)[0])
       passes.append(self._evaluate(index))
     draws = [
       self._program.examples(self._states, images, draw)
@@ -260,14 +365,17 @@ class _Job:
     found = {}
     for i, run in enumerate(self._runs):
       mine = [by_seed[i] for by_seed in passes]
+      if not all(checkpoints.is_finite(x) for x in jax.tree.leaves(mine)):
+        self._fail(run, "predictions or poses are not finite")
+        continue
       drawn = [by_seed[i] for by_seed in draws]
       lines = run.metrics()
       seconds = sum(line["seconds"] for line in lines)
       results = {
         "parameters": self._counts,
         **self._summary(mine),
-        "seconds": round(seconds, 1),
-        "seconds_per_epoch": round(seconds / len(lines), 2),
+        "seconds": round(seconds, 2),
+        "seconds_per_epoch": round(seconds / len(lines), 3),
         "seeds_together": len(self._runs),
         "peak_memory_mb": round(
           hardware.peak_memory_mb(_first_local(self._devices))
@@ -289,11 +397,9 @@ class _Job:
 
   def _fit(self, signals: Signals) -> None:
     """Trains to the last epoch, logging each and saving now and then."""
-    per_epoch = programs.steps_per_epoch(
-      len(self._train_data.labels), self._settings.batch_size
-    )
+    per_epoch = self._per_epoch
     total = per_epoch * self._settings.epochs
-    step, dispatch, seconds = self._step, 1, 0.0
+    step, dispatch = self._step, 1
     saved = time.monotonic()
     while step < total and self._runs:
       started = time.monotonic()
@@ -302,13 +408,15 @@ class _Job:
         self._program.train(self._states, self._train_data, num_steps)
       )
       took = time.monotonic() - started
-      step, seconds = step + num_steps, seconds + took
+      step += num_steps
+      for run in self._runs:
+        run.seconds += took / len(self._runs)
       self._drop_diverged(step)
       if step % per_epoch == 0 and self._runs:
-        self._log(step // per_epoch, seconds)
-        seconds = 0.0
+        self._log(step // per_epoch)
       due = time.monotonic() - saved > self._checkpoint_seconds
-      dispatch, due, stop = self._agree(
+      dispatch, due, stop = _agree(
+        self._devices,
         max(1, int(_SECONDS_PER_DISPATCH / took * num_steps)),
         due or step == total,
         signals.received,
@@ -320,26 +428,31 @@ class _Job:
       self._check(stop)
 
   def _drop_diverged(self, step: int) -> None:
-    """Marks runs whose loss is not finite as failed, and goes on without."""
-    finite = np.isfinite(np.asarray(self._states.totals.loss))
-    if finite.all():
-      return
-    for run, fine in zip(self._runs, finite, strict=True):
+    """Marks runs with numbers that are not finite as failed."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self._states)]
+    losses = np.asarray(self._states.totals.loss)
+    kept = np.array(
+      [
+        all(checkpoints.is_finite(leaf[i]) for leaf in leaves)
+        for i in range(len(self._runs))
+      ]
+    )
+    for run, loss, fine in zip(self._runs, losses, kept, strict=True):
       if not fine:
-        run.fail(
-          f"the loss is not finite after step {step}; try a lower"
-          " learning_rate or localisation_lr, or delete the folder to train it"
-          " again"
-        )
-    self._runs = [r for r, fine in zip(self._runs, finite) if fine]
-    self._seeds = [run.settings.seed for run in self._runs]
-    if self._runs:
-      self._states = jax.tree.map(lambda x: x[finite], self._states)
-      self._program, _ = runs.build_program(
-        [run.settings for run in self._runs], self._images, self._devices
-      )
+        lost = "parameters are" if np.isfinite(loss) else "loss is"
+        self._fail(run, f"{lost} not finite after step {step}")
+    self._keep(kept)
 
-  def _log(self, epoch: int, seconds: float) -> None:
+  def _fail(self, run: runs.Run, why: str) -> None:
+    """Marks a run as failed."""
+    why = (
+      f"the {why}; try a lower learning_rate or localisation_lr, or delete the"
+      " folder to train it again"
+    )
+    run.fail(why)
+    self._errors.append(f"{run.path}: {why}")
+
+  def _log(self, epoch: int) -> None:
     """Adds the epoch to every run's metrics.jsonl."""
     totals = [np.asarray(total, np.float64) for total in self._states.totals]
     lines = []
@@ -352,18 +465,11 @@ class _Job:
         "train_error": wrong / count,
         "eval_loss": float(once.loss.mean(dtype=np.float64)),
         **self._summary([once], brief=True),
-        "seconds": round(seconds / len(self._runs), 2),
+        "seconds": round(self._runs[i].seconds, 3),
       }
       self._runs[i].append(line)
       lines.append(line)
     self._progress(self._seeds, lines)
-
-  def _agree(self, *values: int) -> tuple[int, ...]:
-    """The largest of each value over the processes, which must act alike."""
-    if len(programs.processes(self._devices)) == 1:
-      return values
-    gathered = multihost_utils.process_allgather(np.array(values, np.int32))
-    return tuple(int(value) for value in gathered.max(axis=0))
 
   def _evaluate(self, index: int) -> list[training.Prediction]:
     return self._program.evaluate(self._states, self._eval_data, index)

@@ -8,15 +8,16 @@
   evaluation.npz   of the finished run, per test image: label, prediction,
                    pose, truth; and a few images before and after the warp
   results.json     of the finished run: error, alignment, parameters, time
-  DONE             written last
-  FAILED           instead, where the loss was no longer finite: why
+  DONE             written last, with the checksums of the files above
+  FAILED           instead, where numbers were no longer finite: why
+  lock             while a process trains it
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import numbers
 from typing import Any
@@ -26,26 +27,25 @@ from etils import epath
 from flax import nnx
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from stnjax import (
+  checkpoints,
   checks,
   datasets,
   evaluation,
+  files,
   networks,
   perturbations,
   placements,
   programs,
+  records,
   sampling,
   training,
   transforms,
 )
-
-_KEPT = 2  # checkpoints: the last, and one before in case it is damaged
-
-
-class RunError(Exception):
-  """A run cannot go on; the message says why and what to do."""
+from stnjax.files import Damaged as Damaged
+from stnjax.files import RunError as RunError
+from stnjax.records import read_metrics as read_metrics
 
 
 def _setting(default: Any, help: str, accepted: Any = None) -> Any:
@@ -255,6 +255,12 @@ class Run:
 
   Several processes may hold the same run; only the first of them writes, but
   for checkpoints, which orbax coordinates.
+
+  Attributes:
+    settings: of the run.
+    path: the folder.
+    seconds: time trained since the last line of metrics, which checkpoints
+      keep: whoever trains adds to it.
   """
 
   def __init__(
@@ -276,14 +282,14 @@ class Run:
     """
     self.settings = settings
     self.path = folder(workdir, settings)
+    self.seconds = 0.0
     devices = jax.devices() if devices is None else devices
-    self._processes = programs.processes(devices)
-    self._writes = jax.process_index() == self._processes[0]
+    processes = programs.processes(devices)
+    self._writes = jax.process_index() == processes[0]
+    self._checkpoints = checkpoints.Checkpoints(
+      self.path / "checkpoints", settings.name, processes
+    )
     self._check()
-
-  @property
-  def _folder(self) -> epath.Path:
-    return self.path / "checkpoints"
 
   @property
   def done(self) -> bool:
@@ -294,15 +300,31 @@ class Run:
   def failed(self) -> str:
     """Why the run failed; empty where it did not."""
     path = self.path / "FAILED"
-    return path.read_text() if path.exists() else ""
+    if not path.exists():
+      return ""
+    return files.read(path).decode(errors="replace").strip() or "it failed"
 
   def metrics(self) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, one per epoch."""
     return read_metrics(self.path)
 
   def results(self) -> dict[str, Any]:
-    """The results of a finished run."""
-    return json.loads((self.path / "results.json").read_text())
+    """The results of a finished run.
+
+    Raises:
+      Damaged: where a file of the run is not what it wrote.
+    """
+    return records.read(self.path, self.settings).results
+
+  @contextlib.contextmanager
+  def claimed(self) -> Iterator[None]:
+    """Keeps other processes from training the run meanwhile.
+
+    Raises:
+      RunError: where one does, or the folder cannot be written.
+    """
+    with files.claimed(self.path) if self._writes else contextlib.nullcontext():
+      yield
 
   def start(self, data: str = "") -> None:
     """Makes the folder, if it is not there.
@@ -316,27 +338,26 @@ class Run:
     """
     if not self._writes:
       return
-    try:
+    with files.writing(self.path):
       self.path.mkdir(parents=True, exist_ok=True)
-      config = self.path / "config.json"
-      before = json.loads(config.read_text()) if config.exists() else {}
-      if data and before.get("data", data) != data:
-        raise RunError(
-          f"{self.path} began on other images of {self.settings.dataset} than"
-          " those that are there now, perhaps of another version; choose"
-          " another workdir, or delete the folder to train it again"
-        )
-      values = {**dataclasses.asdict(self.settings), "data": data}
-      self._write("config.json", json.dumps(values, indent=2) + "\n")
-    except OSError as error:
-      raise RunError(f"cannot write to {self.path}: {error}") from error
+    config = self.path / "config.json"
+    before = _read_config(self.path) if config.exists() else {}
+    if data and before.get("data", data) != data:
+      raise RunError(
+        f"{self.path} began on other images of {self.settings.dataset} than"
+        " those that are there now, perhaps of another version; choose"
+        " another workdir, or delete the folder to train it again"
+      )
+    values = {**dataclasses.asdict(self.settings), "data": data}
+    self._write("config.json", files.to_json(values, indent=2) + "\n")
 
   def append(self, line: dict[str, Any]) -> None:
-    """Adds one epoch to metrics.jsonl.
+    """Adds one epoch to metrics.jsonl; `seconds` start anew.
 
     Raises:
       RunError: where it has the epoch, which another process must have added.
     """
+    self.seconds = 0.0
     if not self._writes:
       return
     lines = self.metrics()
@@ -349,18 +370,18 @@ class Run:
 
   def saved_step(self) -> int:
     """Step of the last checkpoint; 0 where there is none."""
-    return max(ocp.utils.checkpoint_steps(self._folder), default=0)
+    return self._checkpoints.last_step()
 
   def save(self, state: training.TrainState) -> None:
-    """Writes a checkpoint of the state, unless its step has one."""
-    self._folder.mkdir(parents=True, exist_ok=True)
-    with self._checkpoints() as manager:
-      step = int(state.step)
-      if manager.latest_step() != step:
-        manager.save(step, args=ocp.args.StandardSave(_leaves(state)))
+    """Writes a checkpoint of the state, unless its step has one.
+
+    Raises:
+      RunError: where it cannot be written.
+    """
+    self._checkpoints.save(int(state.step), _leaves(state), self.seconds)
 
   def restore(self, fresh: training.TrainState) -> training.TrainState:
-    """Reads the last checkpoint; `fresh` where there is none.
+    """Reads the last checkpoint to go on from; `fresh` where there is none.
 
     Metrics of epochs after the checkpoint are taken back, as they will be
     computed again, the same.
@@ -371,37 +392,40 @@ class Run:
     Raises:
       RunError: where the checkpoint cannot be read or does not fit.
     """
+    state = self.last_state(fresh)
+    step = int(state.step)
+    if self._writes:
+      lines = self.metrics()  # without one that a kill cut off
+      self._write_metrics([line for line in lines if line["step"] <= step])
+    return state
+
+  def last_state(self, fresh: training.TrainState) -> training.TrainState:
+    """The state of the last checkpoint, and its `seconds`; writes nothing.
+
+    Args:
+      fresh: a state of this run's shapes; returned where there is none.
+
+    Raises:
+      RunError: where the checkpoint cannot be read or does not fit.
+    """
     step = self.saved_step()
     if not step:
-      self._keep_metrics(0)
       return fresh
-    with self._checkpoints() as manager:
-      try:
-        leaves = manager.restore(
-          step, args=ocp.args.StandardRestore(_leaves(fresh))
-        )
-      except Exception as error:  # orbax raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error) else ""
-        raise RunError(
-          f"checkpoint {self.path / 'checkpoints' / str(step)} cannot be read"
-          f" ({type(error).__name__}: {reason[:200]}); where another version of"
-          " stnjax wrote it, take another workdir, else delete that folder to"
-          " resume from the one before it, or from the start"
-        ) from error
-    values = [leaves[name] for name in _leaves(fresh)]
-    state = jax.tree.unflatten(jax.tree.structure(fresh), values)
-    self._keep_metrics(step)
-    return state
+    leaves = _leaves(fresh)
+    found, self.seconds = self._checkpoints.restore(step, leaves)
+    values = [found[name] for name in leaves]
+    return jax.tree.unflatten(jax.tree.structure(fresh), values)
 
   def finish(
     self, evaluation: dict[str, np.ndarray], results: dict[str, Any]
   ) -> None:
-    """Writes what the finished run found, and marks it done."""
+    """Writes what the finished run found, and marks it done.
+
+    Raises:
+      RunError: where a file cannot be written.
+    """
     if self._writes:
-      with (self.path / "evaluation.npz").open("wb") as file:
-        np.savez_compressed(file, **evaluation)
-      self._write("results.json", json.dumps(results, indent=2) + "\n")
-      self._write("DONE", "")
+      records.finish(self.path, evaluation, results)
 
   def fail(self, why: str) -> None:
     """Marks the run as one that cannot be finished."""
@@ -417,13 +441,17 @@ class Run:
     except OSError as error:
       raise RunError(f"cannot use {self.path}: {error}") from error
     if "config.json" not in names:
-      if names - {"config.json.partial"}:  # a kill can leave that one
+      if names - {"config.json.partial", "lock"}:  # a kill can leave those
         raise RunError(
           f"{self.path} is not a run folder (no config.json), and not empty;"
           " choose another workdir"
         )
       return
-    found = dataclasses.asdict(read_settings(self.path))
+    try:
+      found = dataclasses.asdict(read_settings(self.path))
+    except Damaged as error:
+      advice = "delete the folder to train the run anew"
+      raise Damaged(f"{error}; {advice}") from error
     changes = ", ".join(
       f"{name}: {found[name]} there, {value} here"
       for name, value in dataclasses.asdict(self.settings).items()
@@ -436,75 +464,52 @@ class Run:
       )
 
   def _write(self, name: str, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = self.path / f"{name}.partial"
-    partial.write_text(text)
-    partial.replace(self.path / name)
-
-  def _checkpoints(self) -> ocp.CheckpointManager:
-    among = ocp.options.MultiprocessingOptions(
-      primary_host=self._processes[0],
-      active_processes=set(self._processes),
-      barrier_sync_key_prefix=self.settings.name,
-    )
-    return ocp.CheckpointManager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(
-        create=False,
-        max_to_keep=_KEPT,
-        enable_async_checkpointing=False,
-        multiprocessing_options=among,
-      ),
-    )
-
-  def _keep_metrics(self, step: int) -> None:
-    """Drops the lines after `step`, and one that a kill cut off."""
-    if self._writes:
-      lines = self.metrics()
-      self._write_metrics([line for line in lines if line["step"] <= step])
+    files.write_whole(self.path / name, text)
 
   def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
     # Whole, as gs:// has no appending.
-    self._write("metrics.jsonl", "".join(json.dumps(k) + "\n" for k in lines))
+    self._write(
+      "metrics.jsonl", "".join(files.to_json(k) + "\n" for k in lines)
+    )
 
 
 def folder(workdir: str, settings: Settings) -> epath.Path:
-  """Where the run with these settings is, or would be."""
-  path = epath.Path(workdir).expanduser()
-  if "://" not in workdir:
-    path = path.resolve()  # absolute, as orbax wants it
-  return path / settings.name
-
-
-def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
-  """The lines of a run's metrics.jsonl; without one cut off by a kill.
+  """Where the run with these settings is, or would be.
 
   Raises:
-    RunError: for a line that is no JSON.
+    ValueError: for a workdir that is neither local nor `gs://`.
   """
-  path = epath.Path(folder) / "metrics.jsonl"
-  if not path.exists():
-    return []
-  lines = path.read_text().split("\n")
-  try:
-    return [json.loads(line) for line in lines[:-1]]
-  except ValueError as error:
-    raise RunError(f"cannot read {path}: {error}") from error
+  return files.place("workdir", workdir) / settings.name
 
 
 def read_settings(folder: epath.PathLike) -> Settings:
   """The settings of a run folder.
 
   Raises:
-    RunError: where the folder has no readable config.json.
+    Damaged: where the folder has no readable config.json, or one of a run with
+      another name.
   """
   path = epath.Path(folder) / "config.json"
+  values = _read_config(folder)
+  values.pop("data", None)
   try:
-    values = json.loads(path.read_text())
-    values.pop("data", None)
-    return settings_from_json(values)
-  except (OSError, ValueError, TypeError, AttributeError) as error:
-    raise RunError(f"cannot read {path}: {error}") from error
+    settings = settings_from_json(values)
+  except files.UNREADABLE as error:
+    raise Damaged(f"cannot read {path}: {error}") from error
+  if settings.name != path.parent.name:
+    raise Damaged(
+      f"{path} is that of a run named {settings.name}, and a folder has the"
+      " name of its run"
+    )
+  return settings
+
+
+def _read_config(folder: epath.PathLike) -> dict[str, Any]:
+  path = epath.Path(folder) / "config.json"
+  values = records.parse(path, files.read(path))
+  if not isinstance(values, dict):
+    raise Damaged(f"cannot read {path}: it holds no settings")
+  return values
 
 
 def fingerprint(images: np.ndarray) -> str:
@@ -519,8 +524,23 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
     TypeError: for a setting that there is not.
     ValueError: for a value that is not accepted.
   """
-  lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-  return Settings(**{**values, **lists})
+  values = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+  }
+  for field in dataclasses.fields(Settings):
+    value = values.get(field.name, field.default)
+    if not _is_of(value, field.type):
+      raise TypeError(f"{field.name} is of another type: {value!r}")
+  return Settings(**values)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+  """Whether a value from JSON is of a setting's type."""
+  if kind == tuple[int, ...]:
+    return isinstance(value, tuple) and all(_is_of(item, int) for item in value)
+  if isinstance(value, bool):
+    return kind is bool
+  return isinstance(value, int | float if kind is float else kind)
 
 
 def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:
@@ -698,7 +718,7 @@ def network_of(
   if trained:
     if not run.saved_step():
       raise RunError(f"{run.path} has no checkpoint to read the network from")
-    state = run.restore(state)
+    state = run.last_state(state)
   recipe = program.recipe
   return nnx.merge(recipe.graphdef, state.params, state.stats), recipe
 

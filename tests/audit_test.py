@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import audit, report, train
+from experiments import audit, finished, report, train
 from stnjax import alignability, networks, runs
 from tests import scripts, toy_sets
 
@@ -94,9 +94,9 @@ def test_fields_of_the_network_are_what_a_probe_finds():
 
 def test_audits_are_kept_and_reported(audits, workdir):
   run = runs.Run(workdir, TOY)
-  assert report.read_audits(run.path) == {}
-  report.write_audits(run.path, audits)
-  kept = report.read_audits(run.path)
+  assert finished.read_audits(run.path) == {}
+  finished.write_audits(run.path, audits)
+  kept = finished.read_audits(run.path)
   for state, one in audits.items():
     assert kept[state].geometry == one.geometry
     for layer, by_family in one.residuals.items():
@@ -113,8 +113,8 @@ def test_audits_are_kept_and_reported(audits, workdir):
   for damaged in ("{", "[]", '{"trained": 3}'):
     (run.path / "audit.json").write_text(damaged)
     with pytest.raises(runs.RunError, match="cannot read"):
-      report.read_audits(run.path)
-  report.write_audits(run.path, audits)
+      finished.read_audits(run.path)
+  finished.write_audits(run.path, audits)
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ import numpy as np
 from scipy import stats
 
 from experiments import claims, paper, report
+from experiments import finished as finished_runs
 from stnjax import runs
+from tests import toy_sets
 
 
 def finished(network, seed, error, left=1.0, **settings):
@@ -197,9 +199,7 @@ class ReadTest(absltest.TestCase):
   def write(self, folder, network="STN-C0", error=5.0, **settings):
     settings = runs.Settings(network=network, **settings)
     run = runs.Run(str(self.root / folder), settings)
-    run.start()
-    aligned = {"rotation": {"std": 10.0, "none": 50.0}}
-    run.finish({}, {"error": error / 100, "alignment": aligned})
+    toy_sets.finish(run, error / 100)
 
   def test_groups_of_one_name_are_told_apart(self):
     self.write("short", epochs=3)
@@ -218,15 +218,13 @@ class ReadTest(absltest.TestCase):
     failed = runs.Run(str(self.root / "a"), runs.Settings(seed=4))
     failed.start()
     failed.fail("because")
-    (group,), unfinished = claims.read(str(self.root))
+    (group,), left = claims.read(str(self.root))
     self.assertEqual(list(group.members), ["STN-C0"])
-    self.assertLen(unfinished, 2)
-    self.assertRegex(" ".join(unfinished), r"seed_4 \(failed\)")
+    self.assertLen(left, 2)
+    self.assertRegex(" ".join(map(str, left)), r"seed_4 \(failed\)")
     judged = claims.judge([group])
-    text = report.markdown(
-      claims.TITLE, claims.sections([], judged, unfinished)
-    )
-    self.assertIn("Not finished, and left out", text)
+    text = report.markdown(claims.TITLE, claims.sections([], judged, left))
+    self.assertIn("## Left out", text)
 
   def test_runs_win_over_an_old_report(self):
     """Also where some that it tells of are gone."""
@@ -282,17 +280,8 @@ class IntervalTest(absltest.TestCase):
 
 class FilesTest(absltest.TestCase):
   def write_run(self, root, name, seed, error):
-    run = runs.Run(root, runs.Settings(network=name, seed=seed))
-    run.start()
-    aligned = {"std": 1.0, "none": 50.0, "by_class": [1.0] * 10}
-    results = {
-      "parameters": {"total": 9, "localisation": 4},
-      "error": error / 100,
-      "alignment": {"rotation": aligned},
-      "seconds_per_epoch": 2.0,
-      "peak_memory_mb": 100,
-    }
-    run.finish({}, results)
+    settings = runs.Settings(network=name, seed=seed, epochs=1, eval_passes=1)
+    toy_sets.finish(runs.Run(root, settings), error / 100, left=0.02)
 
   def test_runs_of_a_folder_and_those_below_it_count_once(self):
     root = self.create_tempdir().full_path
@@ -321,7 +310,7 @@ class FilesTest(absltest.TestCase):
     kept.mkdir(parents=True)
     values = [
       {"settings": dataclasses.asdict(run.settings), "results": run.results}
-      for run in report.read(epath.Path(root) / "runs")[0]
+      for run in finished_runs.read(epath.Path(root) / "runs")[0]
     ]
     (kept / "results.json").write_text(json.dumps(values))
     self.assertEqual(
@@ -342,6 +331,9 @@ class FilesTest(absltest.TestCase):
     (root / "results.json").write_text('[{"settings": {"color": 1}}]')
     with self.assertRaisesRegex(runs.RunError, "cannot read .*results.json"):
       claims.read(str(root))
+    self.write_run(str(root), "STN-C0", 0, 5.0)
+    (_,), (left,) = claims.read(str(root))
+    self.assertIn("results.json", left.damage)
 
   def test_no_runs(self):
     with self.assertRaisesRegex(runs.RunError, "holds no finished run"):

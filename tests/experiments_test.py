@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import report, train
+from experiments import finished, report, train
 from stnjax import runs
 from tests import scripts, toy_sets
 from tests.scripts import finish, start
@@ -146,11 +146,9 @@ def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
 
     def train(self, signals):
       trained.append([run.settings.seed for run in self.members])
-      found = {s: {"error": s / 10} for s in trained[-1]}
       for run in self.members:
-        run.start()
-        run.finish({}, found[run.settings.seed])
-      return found
+        toy_sets.finish(run, error=run.settings.seed / 10)
+      return {run.settings.seed: run.results() for run in self.members}
 
   monkeypatch.setattr(train, "_Job", Job)
   steps = {2: 20, 4: 20, 5: 40}
@@ -325,12 +323,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     TOY, network="CNN", optimiser="sgd", learning_rate=1e38
   )
   for _ in range(2):  # it is not trained again
-    with pytest.raises(runs.RunError, match="seed_0: the loss is not finite"):
+    with pytest.raises(runs.RunError, match="seed_0: the .* not finite after"):
       train.train(wild, (0,), str(tmp_path))
   folder = runs.folder(str(tmp_path), wild)
   assert not (folder / "DONE").exists()
-  _, unfinished = report.read(folder.parent)
-  assert unfinished == [f"{wild.name} (failed)"]
+  _, left = finished.read(folder.parent)
+  assert left == [finished.LeftOut(f"{wild.name} (failed)")]
 
 
 @pytest.mark.usefixtures("toys")

@@ -13,9 +13,18 @@ from tests import scripts
 
 
 def finished(network, seed, error, left=None, undone=None, **settings):
-  results = {"error": error, "hardware": "", "parameters": {"total": 1}}
+  results = {
+    "error": error,
+    "hardware": "",
+    "parameters": {"total": 1, "localisation": 0},
+    "seconds": 2.0,
+    "seconds_per_epoch": 1.0,
+    "peak_memory_mb": 9,
+  }
   if left is not None:
-    results["alignment"] = {"rotation": {"std": 52 * left, "none": 52.0}}
+    unknown = {"slope": None, "by_class": [None]}
+    measured = {"std": 52 * left, "none": 52.0, **unknown}
+    results["alignment"] = {"rotation": measured}
   if undone is not None:
     results["undone"] = undone
   settings = {"family": "rotation", **settings}

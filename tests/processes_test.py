@@ -216,8 +216,7 @@ def test_one_that_waits_can_be_stopped(number, tmp_path):
   done = runs.Run(
     str(tmp_path), dataclasses.replace(settings, network="STN-C0")
   )
-  done.start()
-  done.finish({}, {"error": 0.5, "seconds": 1.0})
+  toy_sets.finish(done)
   first, other = start_together(["tests.toy_sets", "sweep"], flags, 2)
   folder = runs.folder(str(tmp_path), settings)
   while len(runs.read_metrics(folder)) < 3:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax import networks, runs, training
+from tests import toy_sets
 
 SETTINGS = runs.Settings(network="STN-SL1", width=0.03125)
 
@@ -161,9 +162,9 @@ class RunTest(absltest.TestCase):
   def test_finish_marks_the_run_last(self):
     run = start(self.workdir)
     self.assertFalse(run.done)
-    run.finish({"label": np.arange(3)}, {"error": 0.5})
+    toy_sets.finish(run, error=0.5)
     self.assertTrue(run.done)
-    self.assertEqual(run.results(), {"error": 0.5})
+    self.assertEqual(run.results()["error"], 0.5)
     self.assertEqual(runs.read_settings(self.folder), SETTINGS)
 
   def test_a_relative_workdir(self):

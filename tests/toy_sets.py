@@ -11,7 +11,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from stnjax import datasets, runs
+from stnjax import datasets, evaluation, runs
 
 SIZES = {"train": 96, "test": 40}
 SETTINGS = runs.Settings(
@@ -36,6 +36,68 @@ def load(name, split, data_dir=None):
   first = labels.reshape(count, -1)[:, 0]
   images += (12 * first[:, None, None, None]).astype(np.uint8)
   return datasets.Data(images, labels)
+
+
+def finish(run, error=0.25, left=0.5, **results):
+  """Has a run finished as if it had been trained, with these results.
+
+  Args:
+    run: its folder need not be there.
+    error: in thousandths.
+    left: share of the perturbation that its transformer left.
+    **results: besides those that all runs have.
+  """
+  settings = run.settings
+  known = datasets.SETS[settings.dataset]
+  axes = evaluation.AXES.get(settings.perturbation, ())
+  axes = axes if settings.network != "CNN" else ()
+  run.start()
+  for epoch in range(1, settings.epochs + 1):
+    line = {"epoch": epoch, "step": 4 * epoch, "train_loss": 1 / epoch}
+    measured = dict.fromkeys(axes, 50.0 * left)
+    values = {"error": error, "eval_loss": 1.0, "seconds": 2.0}
+    run.append({**line, **values, "alignment": measured})
+  count, passes = 1000, settings.eval_passes
+  heads = (known.heads,) if known.heads > 1 else ()
+  label = np.arange(count) % known.num_classes
+  wrong = np.arange(count) < round(count * error)
+  predicted = (label + wrong) % known.num_classes
+  if heads:
+    label, predicted = (
+      np.stack([x] * known.heads, 1) for x in (label, predicted)
+    )
+  turns = np.linspace(-1, 1, passes * count).reshape(passes, count)
+  if settings.perturbation == "translation":
+    turns = np.stack([turns, turns], axis=-1)
+  true = {f"true_{settings.perturbation}": turns} if axes else {}
+  shown = np.zeros((4, 10, *known.image_shape), np.uint8)
+  aligned = {
+    "std": 50.0 * left,
+    "none": 50.0,
+    "slope": -0.5,
+    "by_class": [50.0 * left] * min(count, known.num_classes),
+  }
+  run.finish(
+    {
+      "label": label.astype(np.int32),
+      "predicted": np.stack([predicted] * passes).astype(np.int16),
+      "pose": np.tile(np.eye(2, 3, dtype=np.float32), (passes, count, 1, 1)),
+      "before": shown,
+      "after": shown,
+      **true,
+    },
+    {
+      "parameters": {"total": 9, "localisation": 4, "classifier": 5},
+      "error": error,
+      **({"alignment": dict.fromkeys(axes, aligned)} if axes else {}),
+      "seconds": 2.0 * settings.epochs,
+      "seconds_per_epoch": 2.0,
+      "seeds_together": 1,
+      "peak_memory_mb": 100,
+      "hardware": "1 x cpu",
+      **results,
+    },
+  )
 
 
 @contextlib.contextmanager

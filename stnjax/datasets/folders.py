@@ -13,6 +13,7 @@ import sys
 from etils import epath
 import tensorflow_datasets as tfds
 
+from stnjax import files
 from stnjax.datasets import SETS, examples, preparing, records
 
 EMBEDDED = pathlib.Path(__file__).parent / "embedded"
@@ -46,17 +47,11 @@ def root(data_dir: str | os.PathLike | None) -> epath.Path:
   """
   if data_dir is None:
     return epath.Path(tfds.core.constants.DATA_DIR).expanduser()
-  text = os.fspath(data_dir)
-  scheme = re.match(r"[A-Za-z][\w+.-]*://", text)
-  if not text or (scheme and scheme[0] != "gs://"):
-    raise ValueError(
-      f"data_dir={text!r} is not supported; accepted: a local path, or gs://"
-    )
-  path = epath.Path(text).expanduser()
-  if not scheme and path.exists() and not path.is_dir():
+  path = files.place("data_dir", data_dir)
+  if path.exists() and not path.is_dir():
     raise NotADirectoryError(
-      f"data_dir={text!r} is a file; accepted: a folder that holds"
-      " <dataset>/<version>"
+      f"data_dir={os.fspath(data_dir)!r} is a file; accepted: a folder that"
+      " holds <dataset>/<version>"
     )
   return path
 
