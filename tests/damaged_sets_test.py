@@ -277,7 +277,7 @@ class PlacesTest(parameterized.TestCase):
   )
   def test_addresses_that_are_not_supported(self, data_dir):
     for name in ("mnist", "street_digits"):
-      with self.assertRaisesRegex(ValueError, "data_dir=.*local path.*gs://"):
+      with self.assertRaisesRegex(ValueError, "data_dir=.*local .*gs://"):
         datasets.load(name, "train", data_dir)
 
   def test_files_in_the_place_of_folders(self):
