@@ -374,6 +374,22 @@ class RegistrationTest(absltest.TestCase):
     ):
       self.assertFalse(bilinear._register(path))
 
+  @compiled
+  def test_a_file_for_a_newer_jaxlib_is_named_before_the_backend_starts(self):
+    header = self.create_tempfile(
+      "xla/ffi/api/c_api.h",
+      "#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 1\n",
+    )
+    older = str(pathlib.Path(header.full_path).parents[3])
+    path = pathlib.Path(bilinear.__file__).with_name("libbilinear.ffi")
+    with (
+      mock.patch.object(jax.ffi, "include_dir", lambda: older),
+      mock.patch.object(jax.ffi, "register_ffi_target") as register,
+      self.assertWarnsRegex(RuntimeWarning, r"jaxlib has 0\.1.*no-build-isola"),
+    ):
+      self.assertFalse(bilinear._register(path))
+    register.assert_not_called()
+
 
 if __name__ == "__main__":
   absltest.main()

@@ -452,6 +452,15 @@ ffi::Error spread_call(ffi::ThreadPool pool, ffi::AnyBuffer values,
 
 }  // namespace
 
+// The version of the interface that this was built for.
+extern "C" {
+#if defined(__GNUC__)
+__attribute__((visibility("default")))
+#endif
+extern const int32_t stnjax_bilinear_api[2] = {XLA_FFI_API_MAJOR,
+                                               XLA_FFI_API_MINOR};
+}
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_bilinear_read, read_call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import ctypes
 import functools
 import pathlib
+import re
 import warnings
 
 import jax
@@ -386,11 +387,12 @@ def _register(path: pathlib.Path) -> bool:
   names = [primitive.name for primitive in (_READ, _PULL, _SPREAD)]
   try:
     library = ctypes.CDLL(str(path))
+    _check_version(library)
     functions = [getattr(library, name) for name in names]
     for name, function in zip(names, functions, strict=True):
       target = jax.ffi.pycapsule(function)
       jax.ffi.register_ffi_target(name, target, platform="cpu")
-  except (OSError, AttributeError, RuntimeError) as error:
+  except (OSError, AttributeError, RuntimeError, ValueError) as error:
     # Built for another machine, by another version or for another jaxlib.
     if path.exists():
       warnings.warn(
@@ -402,6 +404,23 @@ def _register(path: pathlib.Path) -> bool:
       )
     return False
   return True
+
+
+def _check_version(library: ctypes.CDLL) -> None:
+  """Raises where a library was built for a newer jaxlib than is there.
+
+  XLA would refuse it only when the backend starts, and with it all of JAX.
+  """
+  built = tuple((ctypes.c_int32 * 2).in_dll(library, "stnjax_bilinear_api"))
+  header = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h")
+  defined = re.findall(
+    r"define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header.read_text()
+  )
+  if built > tuple(map(int, defined)):
+    raise RuntimeError(
+      f"it was built for version {built[0]}.{built[1]} of XLA's interface, and"
+      f" jaxlib has {'.'.join(defined)}"
+    )
 
 
 _COMPILED = _register(pathlib.Path(__file__).with_name("libbilinear.ffi"))
