@@ -1,14 +1,13 @@
 """Sampling grids: for each output pixel, the place to read in the input."""
 
 from collections.abc import Sequence
-import functools
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks, coordinates, sampling
+from stnjax import checks, coordinates, sampling, thinplate
 
 
 def affine_grid(
@@ -166,24 +165,12 @@ def tps_grid(
   """
   offsets, num_axes = _checked_field("offsets", offsets, least=2)
   output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
-  control_shape = offsets.shape[-num_axes - 1 : -1]
   lattice = coordinates.lattice(
     output_shape, align_corners=align_corners, dtype=offsets.dtype
   )
-  ends = [np.linspace(-1, 1, size) for size in control_shape]
-  controls = np.stack(np.meshgrid(*ends, indexing="ij")[::-1], axis=-1)
-  controls = controls.reshape(-1, num_axes)
-  precise = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-  weights = precise(
-    _spline_solution(controls).astype(offsets.dtype),
-    offsets.reshape(*offsets.shape[: -num_axes - 1], *controls.shape),
+  return lattice + thinplate.displacement(
+    offsets, output_shape, align_corners=align_corners
   )
-  basis = _spline_basis(
-    lattice.reshape(-1, num_axes), controls.astype(offsets.dtype), jnp
-  )
-  displacement = precise(basis, weights)
-  batch = displacement.shape[:-2]
-  return lattice + displacement.reshape(*batch, *output_shape, num_axes)
 
 
 def flow_grid(
@@ -268,6 +255,8 @@ def velocity_grid(
     [coordinates.half_extent(s, align_corners) for s in shape[::-1]]
   ).astype(field.dtype)
 
+  # The gradient keeps the field before each step and nothing from within.
+  @jax.checkpoint
   def square(displacement: jax.Array, _) -> tuple[jax.Array, None]:
     moved = sampling.sample_pixels(
       displacement, lattice + displacement * extents, padding="border"
@@ -337,29 +326,6 @@ def _divide(numerator: jax.Array, weight: jax.Array) -> jax.Array:
 def _nonzero_half_extent(size: int, align_corners: bool) -> float:
   # One pixel has no extent between corner centres: its coordinate is 0.
   return coordinates.half_extent(size, align_corners) or 1.0
-
-
-def _spline_basis(points, controls, numpy):
-  """Values `[P, K + N + 1]` at points `[P, N]`: the kernels, 1, the axes."""
-  # A product instead of a difference of squares: no cancellation.
-  squares = ((points[:, None] - controls) ** 2).sum(axis=-1)
-  apart = squares > 0
-  safe = numpy.where(apart, squares, 1)
-  flat = points.shape[-1] == 2
-  kernel = safe * numpy.log(safe) if flat else numpy.sqrt(safe)
-  ones = numpy.ones_like(points[:, :1])
-  kernel = numpy.where(apart, kernel, 0)
-  return numpy.concatenate([kernel, ones, points], axis=-1)
-
-
-def _spline_solution(controls: np.ndarray) -> np.ndarray:
-  """From values at the controls to weights of the basis, `[K + N + 1, K]`."""
-  basis = _spline_basis(controls, controls, np)
-  count, total = basis.shape
-  system = np.zeros((total, total))
-  system[:count] = basis
-  system[count:, :count] = basis[:, count:].T
-  return np.linalg.inv(system)[:, :count]
 
 
 def _checked(
