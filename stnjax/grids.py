@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks, coordinates, sampling, thinplate
+from stnjax import (
+  checks,
+  coordinates,
+  frames,
+  homogeneous,
+  sampling,
+  thinplate,
+)
 
 
 def affine_grid(
@@ -47,6 +54,8 @@ def affine_grid(
   """
   theta, output_shape = _checked(matrix, output_shape)
   checks.flag("align_corners", align_corners)
+  if theta.shape[-2] == theta.shape[-1]:
+    theta = homogeneous.rescaled(theta)
   sizes = output_shape[::-1]
   middles = [(s - 1) / 2 for s in sizes]
   extents = [_nonzero_half_extent(s, align_corners) for s in sizes]
@@ -83,7 +92,10 @@ def affine_pixel_grid(
   Raises:
     ValueError: for a wrong shape, or shapes of different dimension.
   """
-  centred = _centred(matrix, input_shape, output_shape, align_corners)
+  theta, output_shape = _checked(matrix, output_shape)
+  centred = frames.centred(
+    theta, input_shape, output_shape, align_corners, rescale=True
+  )
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
   middle = [(s - 1) / 2 for s in input_shape[::-1]]
   return _map_axes(centred, axes, middle)
@@ -112,19 +124,21 @@ def jacobian(
   Raises:
     ValueError: for a wrong shape, or shapes of different dimension.
   """
-  centred = _centred(matrix, input_shape, output_shape, align_corners)
+  theta, output_shape = _checked(matrix, output_shape)
+  centred = frames.centred(
+    theta, input_shape, output_shape, align_corners, rescale=True
+  )
   num_axes = len(output_shape)
   linear = centred[..., :num_axes, :num_axes]
   if centred.shape[-2] == num_axes:
     return linear
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
-  weight = _row(centred[..., -1, :], axes)[..., None, None]
   points = jnp.nan_to_num(_map_axes(centred, axes))
   per_pixel = (..., *[None] * num_axes, slice(None), slice(None))
   last = centred[..., -1:, :num_axes][per_pixel]
   # The quotient rule, with points = numerator / weight.
   change = linear[per_pixel] - points[..., None] * last
-  return _divide(change, weight)
+  return _divide(change, centred[..., -1, :], axes)
 
 
 def tps_grid(
@@ -164,7 +178,12 @@ def tps_grid(
   [[[0.25, 0.25]]]
   """
   offsets, num_axes = _checked_field("offsets", offsets, least=2)
-  output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
+  output_shape = checks.spatial_shape(
+    "output_shape",
+    output_shape,
+    num_axes,
+    owner=f"offsets of shape {offsets.shape}",
+  )
   lattice = coordinates.lattice(
     output_shape, align_corners=align_corners, dtype=offsets.dtype
   )
@@ -267,23 +286,6 @@ def velocity_grid(
   return flow_grid(displacement, align_corners=align_corners)
 
 
-def _centred(
-  matrix: ArrayLike,
-  input_shape: Sequence[int],
-  output_shape: Sequence[int],
-  align_corners: bool,
-) -> jax.Array:
-  """The matrix between pixel coordinates whose 0 is the middle of the image."""
-  theta, output_shape = _checked(matrix, output_shape)
-  num_axes = len(output_shape)
-  input_shape = checks.spatial_shape("input_shape", input_shape, num_axes)
-  into = [coordinates.half_extent(s, align_corners) for s in input_shape[::-1]]
-  out = [_nonzero_half_extent(s, align_corners) for s in output_shape[::-1]]
-  # Equal sizes divide to exactly 1.
-  scale = np.array([*into, 1.0])[:, None] / np.array([*out, 1.0])
-  return theta * scale[: theta.shape[-2]].astype(theta.dtype)
-
-
 def _map_axes(
   matrix: jax.Array,
   axes: Sequence[np.ndarray],
@@ -293,8 +295,7 @@ def _map_axes(
   num_axes = len(axes)
   mapped = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
   if matrix.shape[-2] > num_axes:
-    weight = _row(matrix[..., -1, :], axes)
-    stacked = _divide(jnp.stack(mapped, axis=-1), weight[..., None])
+    stacked = _divide(jnp.stack(mapped, axis=-1), matrix[..., -1, :], axes)
     mapped = jnp.unstack(stacked, axis=-1)
   if offset is not None:
     mapped = [m + m.dtype.type(o) for m, o in zip(mapped, offset, strict=True)]
@@ -314,10 +315,17 @@ def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
   return result
 
 
-def _divide(numerator: jax.Array, weight: jax.Array) -> jax.Array:
-  """The quotient; NaN, with zero gradients, where it is none."""
+def _divide(
+  numerator: jax.Array, row: jax.Array, axes: Sequence[np.ndarray]
+) -> jax.Array:
+  """The quotient by a row on the lattice; NaN, without gradient, if none."""
+  weight, size = _row(row, axes), _row(jnp.abs(row), [abs(a) for a in axes])
+  # Below, the weight is the rounding of terms that cancel.
+  least = 4 * jnp.finfo(weight.dtype).eps * size
+  further = (..., *[None] * (numerator.ndim - weight.ndim))
+  weight, least = weight[further], least[further]
   defined = jnp.isfinite(numerator) & jnp.isfinite(weight)
-  defined &= jnp.abs(weight) > jnp.finfo(weight.dtype).eps
+  defined &= jnp.abs(weight) > least
   # What is divided is masked too, or the gradient of the mask would be NaN.
   quotient = jnp.where(defined, numerator, 0) / jnp.where(defined, weight, 1)
   return jnp.where(defined, quotient, jnp.nan)
@@ -333,7 +341,13 @@ def _checked(
 ) -> tuple[jax.Array, tuple[int, ...]]:
   theta = checks.matrix("matrix", matrix)
   num_axes = theta.shape[-1] - 1
-  return theta, checks.spatial_shape("output_shape", output_shape, num_axes)
+  output_shape = checks.spatial_shape(
+    "output_shape",
+    output_shape,
+    num_axes,
+    owner=f"matrix of shape {theta.shape}",
+  )
+  return theta, output_shape
 
 
 def _checked_field(

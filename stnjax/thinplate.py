@@ -146,8 +146,7 @@ def _split(
   nodes = _chebyshev(math.ceil(bandwidth + 4 * bandwidth ** (1 / 3) + 4))
   sides = [_distances(nodes, control) for control in controls]
   terms, *_ = _terms(num_axes, spacing, _SAME, tolerance)
-  gaussians = zip(*(_factor(terms, side, num_axes) for side in sides))
-  taken = sum(functools.reduce(np.kron, factors) for factors in gaussians)
+  taken = _sum_of_terms([_factor(terms, side, num_axes) for side in sides])
   left = _basis([nodes] * num_axes, controls) @ solution - taken @ weights
   yield _Part(left, tuple(_interpolation(p, nodes)[None] for p in pixels))
 
@@ -183,6 +182,17 @@ def _factor(terms: _Terms, side: np.ndarray, num_axes: int) -> np.ndarray:
     return factor
   same = terms.rest ** (1 / num_axes) * (side == 0)
   return np.concatenate([factor, same[None]])
+
+
+def _sum_of_terms(factors: Sequence[np.ndarray]) -> np.ndarray:
+  """The sum of Kronecker products, `[P, K]`, of factors `[terms, p, k]`."""
+  *others, last = factors
+  left = others[0]
+  for factor in others[1:]:
+    left = left[:, :, None, :, None] * factor[:, None, :, None, :]
+    left = left.reshape(len(left), left.shape[1] * left.shape[2], -1)
+  total = np.tensordot(left, last, (0, 0)).swapaxes(1, 2)
+  return total.reshape(total.shape[0] * total.shape[1], -1)
 
 
 def _compress(

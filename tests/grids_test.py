@@ -106,6 +106,73 @@ class AffineTest(parameterized.TestCase):
       self.assertTrue(np.isfinite(value))
       self.assertTrue(np.isfinite(grad).all())
 
+  @parameterized.product(num_axes=(2, 3), dtype=("float32", "float64"))
+  def test_a_multiple_of_a_homography_is_the_same(self, num_axes, dtype):
+    rng = np.random.default_rng(0)
+    shape, tolerance = (6, 5, 4)[:num_axes], 100 * np.finfo(dtype).eps
+    theta = random_theta(rng, num_axes, projective=True)
+    image = rng.normal(size=(*shape, 1)).astype(dtype)
+
+    @jax.jit
+    def value_and_grad(theta):
+      return jax.value_and_grad(
+        lambda t: (stnjax.warp(image, t, antialias=True) ** 2).sum()
+      )(theta)
+
+    call = (shape, shape)
+    grid = jax.jit(lambda t: stnjax.affine_grid(t, shape))
+    slopes = jax.jit(lambda t: grids.jacobian(t, *call))
+    value, grad = value_and_grad(theta.astype(dtype))
+    change = slopes(theta.astype(dtype))
+    for scale in (1e-8, 1e-30, -1e30, 7.0, -0.3):
+      multiple = (theta * scale).astype(dtype)
+      np.testing.assert_allclose(
+        grid(multiple),
+        reference.grid(theta, shape, align_corners=False),
+        atol=tolerance,
+      )
+      np.testing.assert_allclose(slopes(multiple), change, atol=tolerance)
+      other, other_grad = value_and_grad(multiple)
+      np.testing.assert_allclose(other, value, rtol=tolerance)
+      np.testing.assert_allclose(
+        other_grad * scale, grad, atol=tolerance * np.abs(grad).max()
+      )
+
+  @pytest.mark.usefixtures("x64")
+  def test_gradient_of_a_multiple_of_a_homography(self):
+    rng = np.random.default_rng(0)
+    theta, image = random_theta(rng, 2, True), rng.normal(size=(5, 6, 1))
+    for scale in (1e-20, -20.0):
+      step = 1e-6 * scale
+      grad = jax.jit(jax.grad(lambda t: stnjax.warp(image, t).sum()))(
+        scale * theta
+      )
+      for place in np.ndindex(3, 3):
+        ends = []
+        for sign in (-1, 1):
+          moved = scale * theta
+          moved[place] += sign * step
+          grid = reference.grid(moved, (5, 6), align_corners=False)
+          out = reference.sample(
+            image, grid, method="linear", padding="zeros", align_corners=False
+          )
+          ends.append(out.sum())
+        expected = (ends[1] - ends[0]) / (2 * step)
+        self.assertAlmostEqual(
+          float(grad[place]) * scale, expected * scale, places=5
+        )
+
+  @parameterized.parameters(1.0, 1e-30, 1 / 3, -1e30)
+  def test_multiples_of_a_vanishing_denominator(self, scale):
+    theta = np.eye(3, dtype=np.float32)
+    theta[2] = [3, 0, -0.9]  # 0 at x = 0.3 but for rounding: column 6 of 10
+    theta *= np.float32(scale)
+    grid, pull = jax.vjp(lambda t: stnjax.affine_grid(t, (2, 10)), theta)
+    columns = np.isfinite(grid).all(axis=(0, 2))
+    self.assertEqual(np.flatnonzero(~columns).tolist(), [6])
+    (grad,) = pull(jnp.zeros_like(grid).at[:, 6].set(1))
+    np.testing.assert_array_equal(grad, 0)
+
   @parameterized.product(
     shape=((3, 4), (2, 3, 4)),
     projective=(False, True),
