@@ -24,35 +24,46 @@ _LIBRARY = re.compile(r"(stnjax|jax)\.")
 
 _BYTES = (jnp.bool_, jnp.int8, jnp.uint8)
 
+_LONGEST = 80  # characters of a value in a message
+
+
+def shown(value: Any) -> str:
+  """A value as messages show it: arrays by shape and dtype, others cut."""
+  if isinstance(value, np.ndarray | jax.Array):
+    return f"an array of shape {value.shape}, dtype {value.dtype}"
+  text = " ".join(repr(value).split())
+  return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
 
 def option(name: str, value: Any, accepted: Sequence[Any]) -> None:
   """Raises unless `value` is one of those `accepted`."""
   plain = value.item() if isinstance(value, np.generic) else value
   if not any(type(plain) is type(a) and plain == a for a in accepted):
     listed = ", ".join(repr(a) for a in accepted)
-    raise ValueError(f"{name}={value!r} is unknown; accepted: {listed}")
+    raise ValueError(f"{name}={shown(value)} is unknown; accepted: {listed}")
 
 
 def flag(name: str, value: Any) -> None:
   """Raises unless `value` is True or False, known while tracing."""
   if not isinstance(value, bool | np.bool_):
-    raise TypeError(f"{name} must be True or False, got {value!r}")
+    raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def whole(name: str, value: Any, least: int) -> None:
   """Raises unless `value` is a Python int of at least `least`."""
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
-    raise TypeError(f"{name} must be an int, got {value!r}")
+    raise TypeError(f"{name} must be an int, got {shown(value)}")
   if value < least:
     raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def spatial_shape(
-  name: str, shape: Any, num_axes: int | None = None
+  name: str, shape: Any, num_axes: int | None = None, *, owner: str = ""
 ) -> tuple[int, ...]:
   """Returns `shape` as a tuple of positive Python ints, or raises.
 
-  There are `num_axes` of them, or 2 or 3.
+  There are `num_axes` of them, or 2 or 3. An `owner` is what decides that, as
+  "matrix of shape (2, 3)".
   """
   layout = {2: "(H, W)", 3: "(D, H, W)"}.get(num_axes, "(H, W) or (D, H, W)")
   try:
@@ -60,12 +71,15 @@ def spatial_shape(
     integral = all(int(s) == s for s in shape)
   except (TypeError, ValueError, OverflowError):
     raise TypeError(
-      f"{name} must be a static {layout} of ints, got {shape!r}"
+      f"{name} must be a static {layout} of ints, got {shown(shape)}"
     ) from None
   accepted = (2, 3) if num_axes is None else (num_axes,)
   if not integral or len(sizes) not in accepted or min(sizes) < 1:
+    given = sizes if integral and len(sizes) <= 8 else shape
+    reason = f" for {owner}" if owner else ""
     raise ValueError(
-      f"{name} must be {layout} with sizes of at least 1, got {tuple(shape)}"
+      f"{name} must be {layout}{reason}, with sizes of at least 1,"
+      f" got {shown(given)}"
     )
   return sizes
 
@@ -75,13 +89,24 @@ def _real(name: str, value: Any) -> jax.Array:
   try:
     array = jnp.asarray(value)
   except (TypeError, ValueError):
-    raise TypeError(f"{name} must hold real numbers, got {value!r}") from None
+    array = _swapped(value)
+  if array is None:
+    raise TypeError(f"{name} must hold real numbers, got {shown(value)}")
   kinds = (jnp.floating, jnp.integer, jnp.bool_)
   known = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
   # Floats and integers of fewer bits do not mix with others, in JAX.
   if not known or array.dtype.itemsize < 2 and array.dtype not in _BYTES:
     raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
   return array
+
+
+def _swapped(value: Any) -> jax.Array | None:
+  """Numbers in the other byte order, which JAX does not take, in its own."""
+  try:
+    array = np.asarray(value)
+    return jnp.asarray(array.astype(array.dtype.newbyteorder("=")))
+  except (TypeError, ValueError):
+    return None
 
 
 def floating(name: str, array: Any) -> jax.Array:
@@ -160,7 +185,11 @@ def _outside_the_library() -> int:
 
 
 def batch(
-  name_a: str, shape_a: Sequence[int], name_b: str, shape_b: Sequence[int]
+  name_a: str,
+  shape_a: Sequence[int],
+  name_b: str,
+  shape_b: Sequence[int],
+  advice: str = "",
 ) -> None:
   """Raises unless two batch shapes broadcast against each other."""
   try:
@@ -168,5 +197,5 @@ def batch(
   except ValueError:
     raise ValueError(
       f"the batch axes of {name_a} and {name_b} must broadcast, got"
-      f" {tuple(shape_a)} and {tuple(shape_b)}"
+      f" {tuple(shape_a)} and {tuple(shape_b)}{advice}"
     ) from None

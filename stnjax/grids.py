@@ -1,16 +1,24 @@
 """Sampling grids: for each output pixel, the place to read in the input."""
 
 from collections.abc import Sequence
-import functools
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks, coordinates, sampling
+from stnjax import (
+  checks,
+  coordinates,
+  frames,
+  homogeneous,
+  promotion,
+  sampling,
+  thinplate,
+)
 
 
+@promotion.usual
 def affine_grid(
   matrix: ArrayLike,
   output_shape: Sequence[int],
@@ -48,6 +56,8 @@ def affine_grid(
   """
   theta, output_shape = _checked(matrix, output_shape)
   checks.flag("align_corners", align_corners)
+  if theta.shape[-2] == theta.shape[-1]:
+    theta = homogeneous.rescaled(theta)
   sizes = output_shape[::-1]
   middles = [(s - 1) / 2 for s in sizes]
   extents = [_nonzero_half_extent(s, align_corners) for s in sizes]
@@ -58,6 +68,7 @@ def affine_grid(
   return _map_axes(theta, axes)
 
 
+@promotion.usual
 def affine_pixel_grid(
   matrix: ArrayLike,
   input_shape: Sequence[int],
@@ -84,12 +95,16 @@ def affine_pixel_grid(
   Raises:
     ValueError: for a wrong shape, or shapes of different dimension.
   """
-  centred = _centred(matrix, input_shape, output_shape, align_corners)
+  theta, output_shape = _checked(matrix, output_shape)
+  centred = frames.centred(
+    theta, input_shape, output_shape, align_corners, rescale=True
+  )
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
   middle = [(s - 1) / 2 for s in input_shape[::-1]]
   return _map_axes(centred, axes, middle)
 
 
+@promotion.usual
 def jacobian(
   matrix: ArrayLike,
   input_shape: Sequence[int],
@@ -113,21 +128,24 @@ def jacobian(
   Raises:
     ValueError: for a wrong shape, or shapes of different dimension.
   """
-  centred = _centred(matrix, input_shape, output_shape, align_corners)
+  theta, output_shape = _checked(matrix, output_shape)
+  centred = frames.centred(
+    theta, input_shape, output_shape, align_corners, rescale=True
+  )
   num_axes = len(output_shape)
   linear = centred[..., :num_axes, :num_axes]
   if centred.shape[-2] == num_axes:
     return linear
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
-  weight = _row(centred[..., -1, :], axes)[..., None, None]
   points = jnp.nan_to_num(_map_axes(centred, axes))
   per_pixel = (..., *[None] * num_axes, slice(None), slice(None))
   last = centred[..., -1:, :num_axes][per_pixel]
   # The quotient rule, with points = numerator / weight.
   change = linear[per_pixel] - points[..., None] * last
-  return _divide(change, weight)
+  return _divide(change, centred[..., -1, :], axes)
 
 
+@promotion.usual
 def tps_grid(
   offsets: ArrayLike,
   output_shape: Sequence[int],
@@ -165,27 +183,21 @@ def tps_grid(
   [[[0.25, 0.25]]]
   """
   offsets, num_axes = _checked_field("offsets", offsets, least=2)
-  output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
-  control_shape = offsets.shape[-num_axes - 1 : -1]
+  output_shape = checks.spatial_shape(
+    "output_shape",
+    output_shape,
+    num_axes,
+    owner=f"offsets of shape {offsets.shape}",
+  )
   lattice = coordinates.lattice(
     output_shape, align_corners=align_corners, dtype=offsets.dtype
   )
-  ends = [np.linspace(-1, 1, size) for size in control_shape]
-  controls = np.stack(np.meshgrid(*ends, indexing="ij")[::-1], axis=-1)
-  controls = controls.reshape(-1, num_axes)
-  precise = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-  weights = precise(
-    _spline_solution(controls).astype(offsets.dtype),
-    offsets.reshape(*offsets.shape[: -num_axes - 1], *controls.shape),
+  return lattice + thinplate.displacement(
+    offsets, output_shape, align_corners=align_corners
   )
-  basis = _spline_basis(
-    lattice.reshape(-1, num_axes), controls.astype(offsets.dtype), jnp
-  )
-  displacement = precise(basis, weights)
-  batch = displacement.shape[:-2]
-  return lattice + displacement.reshape(*batch, *output_shape, num_axes)
 
 
+@promotion.usual
 def flow_grid(
   displacement: ArrayLike, *, align_corners: bool = False
 ) -> jax.Array:
@@ -224,6 +236,7 @@ def flow_grid(
   )
 
 
+@promotion.usual
 def velocity_grid(
   velocity: ArrayLike, *, steps: int = 7, align_corners: bool = False
 ) -> jax.Array:
@@ -268,6 +281,8 @@ def velocity_grid(
     [coordinates.half_extent(s, align_corners) for s in shape[::-1]]
   ).astype(field.dtype)
 
+  # The gradient keeps the field before each step and nothing from within.
+  @jax.checkpoint
   def square(displacement: jax.Array, _) -> tuple[jax.Array, None]:
     moved = sampling.sample_pixels(
       displacement, lattice + displacement * extents, padding="border"
@@ -276,23 +291,6 @@ def velocity_grid(
 
   displacement, _ = jax.lax.scan(square, field / 2**steps, length=steps)
   return flow_grid(displacement, align_corners=align_corners)
-
-
-def _centred(
-  matrix: ArrayLike,
-  input_shape: Sequence[int],
-  output_shape: Sequence[int],
-  align_corners: bool,
-) -> jax.Array:
-  """The matrix between pixel coordinates whose 0 is the middle of the image."""
-  theta, output_shape = _checked(matrix, output_shape)
-  num_axes = len(output_shape)
-  input_shape = checks.spatial_shape("input_shape", input_shape, num_axes)
-  into = [coordinates.half_extent(s, align_corners) for s in input_shape[::-1]]
-  out = [_nonzero_half_extent(s, align_corners) for s in output_shape[::-1]]
-  # Equal sizes divide to exactly 1.
-  scale = np.array([*into, 1.0])[:, None] / np.array([*out, 1.0])
-  return theta * scale[: theta.shape[-2]].astype(theta.dtype)
 
 
 def _map_axes(
@@ -304,8 +302,7 @@ def _map_axes(
   num_axes = len(axes)
   mapped = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
   if matrix.shape[-2] > num_axes:
-    weight = _row(matrix[..., -1, :], axes)
-    stacked = _divide(jnp.stack(mapped, axis=-1), weight[..., None])
+    stacked = _divide(jnp.stack(mapped, axis=-1), matrix[..., -1, :], axes)
     mapped = jnp.unstack(stacked, axis=-1)
   if offset is not None:
     mapped = [m + m.dtype.type(o) for m, o in zip(mapped, offset, strict=True)]
@@ -325,10 +322,17 @@ def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
   return result
 
 
-def _divide(numerator: jax.Array, weight: jax.Array) -> jax.Array:
-  """The quotient; NaN, with zero gradients, where it is none."""
+def _divide(
+  numerator: jax.Array, row: jax.Array, axes: Sequence[np.ndarray]
+) -> jax.Array:
+  """The quotient by a row on the lattice; NaN, without gradient, if none."""
+  weight, size = _row(row, axes), _row(jnp.abs(row), [abs(a) for a in axes])
+  # Below, the weight is the rounding of terms that cancel.
+  least = 4 * jnp.finfo(weight.dtype).eps * size
+  further = (..., *[None] * (numerator.ndim - weight.ndim))
+  weight, least = weight[further], least[further]
   defined = jnp.isfinite(numerator) & jnp.isfinite(weight)
-  defined &= jnp.abs(weight) > jnp.finfo(weight.dtype).eps
+  defined &= jnp.abs(weight) > least
   # What is divided is masked too, or the gradient of the mask would be NaN.
   quotient = jnp.where(defined, numerator, 0) / jnp.where(defined, weight, 1)
   return jnp.where(defined, quotient, jnp.nan)
@@ -339,35 +343,18 @@ def _nonzero_half_extent(size: int, align_corners: bool) -> float:
   return coordinates.half_extent(size, align_corners) or 1.0
 
 
-def _spline_basis(points, controls, numpy):
-  """Values `[P, K + N + 1]` at points `[P, N]`: the kernels, 1, the axes."""
-  # A product instead of a difference of squares: no cancellation.
-  squares = ((points[:, None] - controls) ** 2).sum(axis=-1)
-  apart = squares > 0
-  safe = numpy.where(apart, squares, 1)
-  flat = points.shape[-1] == 2
-  kernel = safe * numpy.log(safe) if flat else numpy.sqrt(safe)
-  ones = numpy.ones_like(points[:, :1])
-  kernel = numpy.where(apart, kernel, 0)
-  return numpy.concatenate([kernel, ones, points], axis=-1)
-
-
-def _spline_solution(controls: np.ndarray) -> np.ndarray:
-  """From values at the controls to weights of the basis, `[K + N + 1, K]`."""
-  basis = _spline_basis(controls, controls, np)
-  count, total = basis.shape
-  system = np.zeros((total, total))
-  system[:count] = basis
-  system[count:, :count] = basis[:, count:].T
-  return np.linalg.inv(system)[:, :count]
-
-
 def _checked(
   matrix: ArrayLike, output_shape: Sequence[int]
 ) -> tuple[jax.Array, tuple[int, ...]]:
   theta = checks.matrix("matrix", matrix)
   num_axes = theta.shape[-1] - 1
-  return theta, checks.spatial_shape("output_shape", output_shape, num_axes)
+  output_shape = checks.spatial_shape(
+    "output_shape",
+    output_shape,
+    num_axes,
+    owner=f"matrix of shape {theta.shape}",
+  )
+  return theta, output_shape
 
 
 def _checked_field(

@@ -6,7 +6,6 @@ object in the picture therefore moves by the *inverse* of the matrix.
 """
 
 from collections.abc import Sequence
-import functools
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from stnjax import checks, coordinates
+from stnjax import checks, frames, homogeneous, promotion
 
 _NUM_PARAMS = {  # family -> number for images, for volumes
   "translation": (2, 3),
@@ -46,6 +45,7 @@ def num_params(family: str, *, num_axes: int = 2) -> int:
   return _NUM_PARAMS[family][num_axes - 2]
 
 
+@promotion.usual
 def matrix(params: ArrayLike, family: str, *, num_axes: int = 2) -> jax.Array:
   """Turns parameter vectors into matrices; zeros are the identity.
 
@@ -109,11 +109,27 @@ def matrix(params: ArrayLike, family: str, *, num_axes: int = 2) -> jax.Array:
       )
 
 
-def identity(dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
-  """The affine identity, `[2, 3]`."""
-  return jnp.eye(2, 3, dtype=dtype)
+@promotion.usual
+def identity(
+  dtype: jax.typing.DTypeLike = jnp.float32, *, num_axes: int = 2
+) -> jax.Array:
+  """The affine identity.
+
+  Args:
+    dtype: floating dtype of the matrix.
+    num_axes: 2 for images, 3 for volumes.
+
+  Returns:
+    `[num_axes, num_axes + 1]`.
+
+  Raises:
+    ValueError: for an unknown number of axes.
+  """
+  checks.option("num_axes", num_axes, (2, 3))
+  return jnp.eye(num_axes, num_axes + 1, dtype=dtype)
 
 
+@promotion.usual
 def translation(offset: ArrayLike) -> jax.Array:
   """Matrix that adds `offset` `[..., N]` (N = 2 or 3, normalised units).
 
@@ -130,6 +146,7 @@ def translation(offset: ArrayLike) -> jax.Array:
   return jnp.concatenate([linear, offset[..., None]], axis=-1)
 
 
+@promotion.usual
 def scaling(factors: ArrayLike) -> jax.Array:
   """Matrix that multiplies coordinates by `factors` `[..., N]` (N = 2 or 3).
 
@@ -146,6 +163,7 @@ def scaling(factors: ArrayLike) -> jax.Array:
   return jnp.concatenate([linear, jnp.zeros_like(linear[..., :1])], axis=-1)
 
 
+@promotion.usual
 def rotation(angle: ArrayLike, *, axis: str | None = None) -> jax.Array:
   """Matrix that turns coordinates by `angle` `[...]`, radians.
 
@@ -175,6 +193,7 @@ def rotation(angle: ArrayLike, *, axis: str | None = None) -> jax.Array:
   return jnp.concatenate([turn, jnp.zeros_like(turn[..., :1])], axis=-1)
 
 
+@promotion.usual
 def shearing(shear: ArrayLike) -> jax.Array:
   """Matrix that adds `shear` `[...]` times y to x.
 
@@ -186,6 +205,7 @@ def shearing(shear: ArrayLike) -> jax.Array:
   return _rows([[one, shear, zero], [zero, one, zero]])
 
 
+@promotion.usual
 def compose(*matrices: ArrayLike) -> jax.Array:
   """The product of transforms: the last one is applied to coordinates first.
 
@@ -198,7 +218,8 @@ def compose(*matrices: ArrayLike) -> jax.Array:
 
   Returns:
     The product: `[..., N, N + 1]` where all are affine, else
-    `[..., N + 1, N + 1]`.
+    `[..., N + 1, N + 1]`. Where that would overflow or vanish, a multiple of
+    it, which is the same transform.
 
   Raises:
     ValueError: for no matrix, a wrong shape, or a mix of 2-D and 3-D.
@@ -211,14 +232,17 @@ def compose(*matrices: ArrayLike) -> jax.Array:
     shapes = [m.shape for m in checked]
     raise ValueError(f"matrices must all be 2-D or all 3-D, got {shapes}")
   affine = all(m.shape[-2] < m.shape[-1] for m in checked)
-  product = to_homogeneous(checked[0])
-  for factor in checked[1:]:
-    product = jnp.matmul(
-      product, to_homogeneous(factor), precision=jax.lax.Precision.HIGHEST
-    )
-  return product[..., :-1, :] if affine else product
+  if affine:
+    product = to_homogeneous(checked[0])
+    for factor in checked[1:]:
+      product = jnp.matmul(
+        product, to_homogeneous(factor), precision=jax.lax.Precision.HIGHEST
+      )
+    return product[..., :-1, :]
+  return homogeneous.product([to_homogeneous(m) for m in checked])
 
 
+@promotion.usual
 def invert(matrix: ArrayLike) -> jax.Array:
   """The inverse transform, in the shape of `matrix`.
 
@@ -226,16 +250,22 @@ def invert(matrix: ArrayLike) -> jax.Array:
     matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`.
 
   Returns:
-    The inverse; not finite where the matrix is singular.
+    The inverse. NaN in all entries where the matrix is singular, or would be
+    if its entries were changed by a few roundings. Of a projective matrix so
+    small or large that its inverse overflows or vanishes, a multiple.
 
   Raises:
     ValueError: for a wrong shape.
+
+  Gradient: exact; zero where the matrix is singular.
   """
   checked = checks.matrix("matrix", matrix)
-  inverse = jnp.linalg.inv(to_homogeneous(checked))
-  return inverse[..., : checked.shape[-2], :]
+  if checked.shape[-2] < checked.shape[-1]:
+    return homogeneous.inverse(to_homogeneous(checked))[..., :-1, :]
+  return homogeneous.projective_inverse(checked)
 
 
+@promotion.usual
 def from_pixels(
   matrix: ArrayLike,
   input_shape: Sequence[int],
@@ -267,17 +297,20 @@ def from_pixels(
   [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
   """
   pixels = checks.matrix("matrix", matrix)
-  into, out = _frames(pixels, input_shape, output_shape, align_corners)
-  if not into[0].all():
+  shapes = _shapes(pixels, input_shape, output_shape, align_corners)
+  if align_corners and 1 in shapes[0]:
     raise ValueError(
       "input_shape must have sizes of at least 2 with align_corners=True,"
-      f" got {tuple(input_shape)}"
+      f" got {shapes[0]}"
     )
-  scale, middle = into
-  inverse = _frame(1 / scale, -middle / scale)
-  return _between(inverse, pixels, _frame(*out))
+  into, out = (_middle(shape) for shape in shapes)
+  if pixels.shape[-2] == pixels.shape[-1]:
+    pixels = frames.over_last(pixels)
+  centred = frames.recentred(pixels, -into, -out)
+  return frames.normalised(centred, *shapes, align_corners)
 
 
+@promotion.usual
 def to_pixels(
   matrix: ArrayLike,
   input_shape: Sequence[int],
@@ -301,13 +334,12 @@ def to_pixels(
     ValueError: for a wrong shape.
   """
   theta = checks.matrix("matrix", matrix)
-  into, (scale, middle) = _frames(
-    theta, input_shape, output_shape, align_corners
-  )
-  inverse = _frame(1 / scale, -middle / scale)
-  return _between(_frame(*into), theta, inverse)
+  shapes = _shapes(theta, input_shape, output_shape, align_corners)
+  centred = frames.centred(theta, *shapes, align_corners)
+  return frames.recentred(centred, *(_middle(shape) for shape in shapes))
 
 
+@promotion.usual
 def from_opencv(
   matrix: ArrayLike,
   input_shape: Sequence[int],
@@ -360,6 +392,7 @@ class Decomposition(NamedTuple):
   translation: jax.Array  # [..., 2], normalised units
 
 
+@promotion.usual
 def decompose(matrix: ArrayLike) -> Decomposition:
   """Takes an affine matrix apart into translation, rotation, shear and scale.
 
@@ -380,29 +413,29 @@ def decompose(matrix: ArrayLike) -> Decomposition:
   checked = checks.floating("matrix", matrix)
   if checked.shape[-2:] != (2, 3):
     raise ValueError(f"matrix must be [..., 2, 3], got shape {checked.shape}")
-  # Relative to the largest entry, so that no square over- or underflows.
-  largest = jax.lax.stop_gradient(jnp.abs(checked[..., :2]).max(axis=(-2, -1)))
-  largest = jnp.where(largest > 0, largest, 1.0)
-  linear = checked[..., :2] / largest[..., None, None]
-  a, b = linear[..., 0, 0], linear[..., 0, 1]
-  c, d = linear[..., 1, 0], linear[..., 1, 1]
-  least = jnp.square(jnp.finfo(linear.dtype).eps)
+  linear = checked[..., :2]
+  # Each column over a power of two, so that no square over- or underflows.
+  sizes = homogeneous.magnitude(linear, axis=-2)
+  (a, b), (c, d) = jnp.moveaxis(linear / sizes, (-2, -1), (0, 1))
   # Both the input and the output of each division are masked: masking only
   # the output would leave NaN in the gradient.
   square = a * a + c * c
-  regular = square > least
-  scale_x = jnp.where(regular, jnp.sqrt(jnp.where(regular, square, 1.0)), 0.0)
+  regular = square > 0
+  length = jnp.where(regular, jnp.sqrt(jnp.where(regular, square, 1.0)), 0.0)
   angle = jnp.arctan2(jnp.where(regular, c, 0.0), jnp.where(regular, a, 1.0))
   det = a * d - b * c
-  scale_y = jnp.where(regular, det / jnp.where(regular, scale_x, 1.0), d)
+  height = jnp.where(regular, det / jnp.where(regular, length, 1.0), d)
+  # Below, the determinant is the rounding of its two products.
+  least = jnp.finfo(det.dtype).eps * (jnp.abs(a * d) + jnp.abs(b * c))
   invertible = jnp.abs(det) > least
   shear = jnp.where(
     invertible, (a * b + c * d) / jnp.where(invertible, det, 1.0), 0.0
   )
-  scale = jnp.stack([scale_x, scale_y], axis=-1) * largest[..., None]
+  scale = jnp.stack([length, height], axis=-1) * sizes[..., 0, :]
   return Decomposition(angle, scale, shear, checked[..., 2])
 
 
+@promotion.usual
 def to_homogeneous(matrix: ArrayLike) -> jax.Array:
   """Appends the row (0, ..., 0, 1) to an affine matrix; keeps a square one.
 
@@ -420,41 +453,34 @@ def to_homogeneous(matrix: ArrayLike) -> jax.Array:
   return jnp.concatenate([checked, last.at[..., -1].set(1)], axis=-2)
 
 
-def _frames(matrix, input_shape, output_shape, align_corners):
-  """Per image, (scale, middle) from normalised to pixel coordinates."""
+def _shapes(
+  matrix: jax.Array,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int] | None,
+  align_corners: bool,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The spatial shapes of an image and of the result, checked."""
   checks.flag("align_corners", align_corners)
-  num_axes = matrix.shape[-1] - 1
-  shapes = {"input_shape": input_shape, "output_shape": output_shape}
   if output_shape is None:
-    shapes["output_shape"] = input_shape
-  frames = []
-  for name, shape in shapes.items():
-    sizes = checks.spatial_shape(name, shape, num_axes)[::-1]
-    scale = [coordinates.half_extent(size, align_corners) for size in sizes]
-    frames.append((np.array(scale), (np.array(sizes) - 1) / 2))
-  into, (scale, middle) = frames
-  # One pixel has no extent between corner centres: its coordinate is 0.
-  return into, (np.where(scale > 0, scale, 1.0), middle)
-
-
-def _frame(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
-  frame = np.diag([*scale, 1.0])
-  frame[:-1, -1] = offset
-  return frame
-
-
-def _between(
-  left: np.ndarray, matrix: jax.Array, right: np.ndarray
-) -> jax.Array:
-  product = functools.reduce(
-    functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST),
-    (
-      left.astype(matrix.dtype),
-      to_homogeneous(matrix),
-      right.astype(matrix.dtype),
-    ),
+    output_shape = input_shape
+  into, out = (
+    checks.spatial_shape(
+      name,
+      shape,
+      matrix.shape[-1] - 1,
+      owner=f"matrix of shape {matrix.shape}",
+    )
+    for name, shape in (
+      ("input_shape", input_shape),
+      ("output_shape", output_shape),
+    )
   )
-  return product[..., : matrix.shape[-2], :]
+  return into, out
+
+
+def _middle(shape: Sequence[int]) -> np.ndarray:
+  """The pixel (x, y) or (x, y, z) of the middle of an image."""
+  return (np.array(shape[::-1]) - 1) / 2
 
 
 def _turn(params: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+import numpy as np
 
 from stnjax import antialiasing, checks, grids, promotion, sampling
 
@@ -90,8 +91,17 @@ def warp(
   batch, shape = image.shape[: -num_axes - 1], image.shape[-num_axes - 1 : -1]
   if output_shape is None:
     output_shape = shape
-  output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
-  checks.batch("image", batch, "transform", theta.shape[:-2])
+  output_shape = _checked_shape(image, theta, output_shape)
+  volumes = num_axes == 2 and len(batch) > theta.ndim - 2
+  checks.batch(
+    "image",
+    batch,
+    "transform",
+    theta.shape[:-2],
+    "; for volumes, transform must be [..., 3, 4] or [..., 4, 4]"
+    if volumes
+    else "",
+  )
   checks.flag("align_corners", align_corners)
   checks.flag("antialias", antialias)
   checks.flag("prefilter", prefilter)
@@ -130,3 +140,26 @@ def warp(
     result = result + sampling.outside(mask, jnp.asarray(fill_value))
   result = sampling.cast(result, image.dtype)
   return (result, mask) if return_mask else result
+
+
+def _checked_shape(
+  image: jax.Array, theta: jax.Array, output_shape: Sequence[int]
+) -> tuple[int, ...]:
+  """The output shape, or an error that names what does not fit."""
+  num_axes = theta.shape[-1] - 1
+  if np.shape(output_shape) == (5 - num_axes,) and image.ndim > 3:
+    kind, layout, other, sizes = {
+      2: ("images", "[..., 3, 4] or [..., 4, 4]", "volumes", "(H, W)"),
+      3: ("volumes", "[..., 2, 3] or [..., 3, 3]", "images", "(D, H, W)"),
+    }[num_axes]
+    raise ValueError(
+      f"transform is for {kind}, got shape {theta.shape}, but output_shape has"
+      f" {5 - num_axes} sizes, got {tuple(output_shape)}; for {other},"
+      f" transform must be {layout}, for {kind}, output_shape must be {sizes}"
+    )
+  return checks.spatial_shape(
+    "output_shape",
+    output_shape,
+    num_axes,
+    owner=f"transform of shape {theta.shape}",
+  )

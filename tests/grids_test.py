@@ -34,6 +34,18 @@ def smooth_field(rng, shape, size):
   return (field * size / np.abs(field).max()).astype(np.float32)
 
 
+def scipy_spline(values):
+  """scipy's thin-plate spline of values `[*controls, C]` on the lattice."""
+  *shape, channels = values.shape
+  axes = np.meshgrid(*[np.linspace(-1, 1, k) for k in shape], indexing="ij")
+  return scipy.interpolate.RBFInterpolator(
+    np.stack(axes[::-1], -1).reshape(-1, len(shape)),
+    values.reshape(-1, channels),
+    kernel="thin_plate_spline" if len(shape) == 2 else "linear",
+    degree=1,
+  )
+
+
 def check_gradients(function, *arguments, modes=("fwd", "rev")):
   """First derivatives against differences, from one compiled program."""
   check_grads(
@@ -94,6 +106,73 @@ class AffineTest(parameterized.TestCase):
       self.assertTrue(np.isfinite(value))
       self.assertTrue(np.isfinite(grad).all())
 
+  @parameterized.product(num_axes=(2, 3), dtype=("float32", "float64"))
+  def test_a_multiple_of_a_homography_is_the_same(self, num_axes, dtype):
+    rng = np.random.default_rng(0)
+    shape, tolerance = (6, 5, 4)[:num_axes], 100 * np.finfo(dtype).eps
+    theta = random_theta(rng, num_axes, projective=True)
+    image = rng.normal(size=(*shape, 1)).astype(dtype)
+
+    @jax.jit
+    def value_and_grad(theta):
+      return jax.value_and_grad(
+        lambda t: (stnjax.warp(image, t, antialias=True) ** 2).sum()
+      )(theta)
+
+    call = (shape, shape)
+    grid = jax.jit(lambda t: stnjax.affine_grid(t, shape))
+    slopes = jax.jit(lambda t: grids.jacobian(t, *call))
+    value, grad = value_and_grad(theta.astype(dtype))
+    change = slopes(theta.astype(dtype))
+    for scale in (1e-8, 1e-30, -1e30, 7.0, -0.3):
+      multiple = (theta * scale).astype(dtype)
+      np.testing.assert_allclose(
+        grid(multiple),
+        reference.grid(theta, shape, align_corners=False),
+        atol=tolerance,
+      )
+      np.testing.assert_allclose(slopes(multiple), change, atol=tolerance)
+      other, other_grad = value_and_grad(multiple)
+      np.testing.assert_allclose(other, value, rtol=tolerance)
+      np.testing.assert_allclose(
+        other_grad * scale, grad, atol=tolerance * np.abs(grad).max()
+      )
+
+  @pytest.mark.usefixtures("x64")
+  def test_gradient_of_a_multiple_of_a_homography(self):
+    rng = np.random.default_rng(0)
+    theta, image = random_theta(rng, 2, True), rng.normal(size=(5, 6, 1))
+    for scale in (1e-20, -20.0):
+      step = 1e-6 * scale
+      grad = jax.jit(jax.grad(lambda t: stnjax.warp(image, t).sum()))(
+        scale * theta
+      )
+      for place in np.ndindex(3, 3):
+        ends = []
+        for sign in (-1, 1):
+          moved = scale * theta
+          moved[place] += sign * step
+          grid = reference.grid(moved, (5, 6), align_corners=False)
+          out = reference.sample(
+            image, grid, method="linear", padding="zeros", align_corners=False
+          )
+          ends.append(out.sum())
+        expected = (ends[1] - ends[0]) / (2 * step)
+        self.assertAlmostEqual(
+          float(grad[place]) * scale, expected * scale, places=5
+        )
+
+  @parameterized.parameters(1.0, 1e-30, 1 / 3, -1e30)
+  def test_multiples_of_a_vanishing_denominator(self, scale):
+    theta = np.eye(3, dtype=np.float32)
+    theta[2] = [3, 0, -0.9]  # 0 at x = 0.3 but for rounding: column 6 of 10
+    theta *= np.float32(scale)
+    grid, pull = jax.vjp(lambda t: stnjax.affine_grid(t, (2, 10)), theta)
+    columns = np.isfinite(grid).all(axis=(0, 2))
+    self.assertEqual(np.flatnonzero(~columns).tolist(), [6])
+    (grad,) = pull(jnp.zeros_like(grid).at[:, 6].set(1))
+    np.testing.assert_array_equal(grad, 0)
+
   @parameterized.product(
     shape=((3, 4), (2, 3, 4)),
     projective=(False, True),
@@ -135,16 +214,7 @@ class ThinPlateTest(parameterized.TestCase):
   def test_against_scipy(self, control_shape, output_shape):
     num_axes = len(control_shape)
     offsets = np.random.default_rng(0).normal(size=(*control_shape, num_axes))
-    axes = np.meshgrid(
-      *[np.linspace(-1, 1, k) for k in control_shape], indexing="ij"
-    )
-    controls = np.stack(axes[::-1], -1).reshape(-1, num_axes)
-    spline = scipy.interpolate.RBFInterpolator(
-      controls,
-      offsets.reshape(-1, num_axes),
-      kernel="thin_plate_spline" if num_axes == 2 else "linear",
-      degree=1,
-    )
+    spline = scipy_spline(offsets)
     lattice = np.asarray(coordinates.lattice(output_shape, dtype=np.float64))
     expected = lattice + spline(lattice.reshape(-1, num_axes)).reshape(
       lattice.shape
@@ -179,12 +249,77 @@ class ThinPlateTest(parameterized.TestCase):
       atol=1e-5,
     )
 
-  def test_single_precision_is_enough_for_many_points(self):
-    offsets = np.random.default_rng(0).normal(size=(12, 12, 2)) * 0.05
-    with jax.enable_x64(True):
-      exact = np.asarray(stnjax.tps_grid(offsets, (64, 64)))
-    single = stnjax.tps_grid(offsets.astype(np.float32), (64, 64))
-    np.testing.assert_allclose(single, exact, atol=5e-5)  # 2e-3 pixels
+  @parameterized.parameters(
+    ((2, 2), (1024, 1100)),
+    ((7, 7), (3, 5)),
+    ((12, 12), (1024, 40)),
+    ((32, 32), (1024, 8)),
+    ((3, 24), (30, 2000)),
+    ((4, 3, 5), (50, 40, 60)),
+  )
+  def test_constant_offsets_shift_by_exactly_that(self, controls, shape):
+    offsets = jnp.full((*controls, len(controls)), 0.25)
+    np.testing.assert_array_equal(
+      jax.jit(lambda o: stnjax.tps_grid(o, shape))(offsets),
+      np.asarray(coordinates.lattice(shape)) + np.float32(0.25),
+    )
+
+  @parameterized.parameters(
+    ((12, 12), (512, 80), False),
+    ((32, 32), (1024, 8), True),
+    ((3, 24), (30, 2000), True),
+    ((6, 5, 4), (41, 40, 37), True),
+  )
+  def test_single_precision_of_many_controls(self, controls, shape, ends):
+    num_axes, rng = len(controls), np.random.default_rng(0)
+    offsets = 0.05 * rng.normal(size=(*controls, num_axes))
+    offsets = offsets.astype(np.float32)
+    spline = scipy_spline(offsets)
+    axes = [
+      (np.arange(s) - (s - 1) / 2) / ((s - 1) / 2 if ends else s / 2)
+      for s in shape
+    ]
+    lattice = np.stack(np.meshgrid(*axes, indexing="ij")[::-1], -1)
+    # The ends of the first axis, where splines swing most, and its middle.
+    rows = [0, 1, shape[0] // 2, -1]
+    places = lattice[rows].reshape(-1, num_axes)
+    grid = stnjax.tps_grid(offsets, shape, align_corners=ends)
+    self.assertEqual(grid.dtype, jnp.float32)
+    moved = np.asarray(grid, np.float64)[rows].reshape(-1, num_axes) - places
+    # 16 roundings of the largest offset, and one of the coordinate itself.
+    bound = np.finfo(np.float32).eps * (16 * np.abs(offsets).max() + 1)
+    np.testing.assert_allclose(moved, spline(places), atol=bound, rtol=0)
+
+  def test_affine_offsets_in_single_precision(self):
+    theta = np.array([[0.8, -0.3, 0.1], [0.2, 1.1, -0.2]])
+    x, y = np.meshgrid(np.linspace(-1, 1, 12), np.linspace(-1, 1, 12))
+    controls = np.stack([x, y], -1)
+    offsets = controls @ theta[:, :2].T + theta[:, 2] - controls
+    np.testing.assert_allclose(
+      stnjax.tps_grid(offsets.astype(np.float32), (300, 100)),
+      reference.grid(theta, (300, 100), align_corners=False),
+      atol=6e-7,
+    )
+
+  def test_gradient_and_memory_of_many_controls(self):
+    offsets, shape = jnp.zeros((24, 24, 2)), (512, 512)
+
+    @jax.jit
+    def gradient(offsets, weight):
+      return jax.grad(lambda o: (stnjax.tps_grid(o, shape) * weight).sum())(
+        offsets
+      )
+
+    weight = np.zeros((*shape, 2), np.float32)
+    weight[100, 300, 0] = 1
+    unit = np.eye(24 * 24).reshape(24, 24, -1)
+    place = (np.array([[300, 100]]) + 0.5) / 256 - 1
+    expected = scipy_spline(unit)(place).reshape(24, 24)
+    grad = gradient(offsets, weight)
+    np.testing.assert_allclose(grad[..., 0], expected, atol=3e-6)
+    np.testing.assert_array_equal(grad[..., 1], 0)
+    memory = gradient.lower(offsets, weight).compile().memory_analysis()
+    self.assertLess(memory.temp_size_in_bytes, 16 * weight.nbytes)
 
   @parameterized.parameters((), (0,), (2, 3))
   def test_batches(self, *batch):
@@ -284,6 +419,13 @@ class VelocityTest(parameterized.TestCase):
       for s in (0, 2, 4, 7)
     ]
     self.assertTrue((np.diff(errors) < 0).all(), errors)
+
+  def test_gradient_does_not_keep_every_step(self):
+    field = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda v: stnjax.velocity_grid(v).sum()))
+    memory = gradient.lower(field).compile().memory_analysis()
+    # The fields before the 7 steps, and a step of its own.
+    self.assertLess(memory.temp_size_in_bytes, 40 * field.size * 4)
 
   @pytest.mark.usefixtures("x64")
   def test_gradient(self):

@@ -91,7 +91,17 @@ class FamilyTest(parameterized.TestCase):
     self.assertEqual(matrix.dtype, jnp.float32)
 
 
-class BuildersTest(absltest.TestCase):
+class BuildersTest(parameterized.TestCase):
+  @parameterized.parameters(2, 3)
+  def test_identity(self, num_axes):
+    matrix = transforms.identity(num_axes=num_axes)
+    np.testing.assert_array_equal(matrix, np.eye(num_axes, num_axes + 1))
+    self.assertEqual(matrix.dtype, jnp.float32)
+    short = transforms.identity(jnp.bfloat16, num_axes=num_axes)
+    self.assertEqual(short.dtype, jnp.bfloat16)
+    with self.assertRaisesRegex(ValueError, "num_axes=1 is unknown"):
+      transforms.identity(num_axes=1)
+
   def test_values(self):
     np.testing.assert_allclose(
       transforms.shearing(0.5), [[1, 0.5, 0], [0, 1, 0]]
@@ -104,6 +114,113 @@ class BuildersTest(absltest.TestCase):
       [[1, 0, 0, 1], [0, 1, 0, 2], [0, 0, 1, 3]],
     )
     self.assertEqual(transforms.rotation(jnp.zeros((2, 3))).shape, (2, 3, 2, 3))
+
+
+class MultipleTest(parameterized.TestCase):
+  """Homographies times a number, in pixels: entries from 1e-6 to 300."""
+
+  matrix = np.array([[1.1, 0.2, 300], [-0.1, 0.9, -200], [1e-6, -2e-6, 1]])
+
+  def check(self, ours, expected):
+    ours = np.asarray(ours, np.float64)
+    np.testing.assert_allclose(
+      ours / ours[2, 2], expected / expected[2, 2], rtol=1e-5
+    )
+
+  @parameterized.parameters(1.0, 1e-8, 1e-30, -1e30, 3.0)
+  def test_algebra(self, scale):
+    multiple = (self.matrix * scale).astype(np.float32)
+    inverse = np.linalg.inv(self.matrix)
+    self.check(transforms.invert(multiple), inverse)
+    np.testing.assert_allclose(
+      transforms.invert(multiple), inverse / scale, rtol=1e-5
+    )
+    product = self.matrix @ self.matrix
+    self.check(transforms.compose(multiple, multiple), product)
+    shift = np.array([[1, 0, 0.5], [0, 1, -0.5]])
+    shifted = np.vstack([shift, [0, 0, 1]]) @ product
+    self.check(transforms.compose(shift, multiple, multiple), shifted)
+    shapes = ((300, 400), (200, 500))
+    into, out = (
+      np.array([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1]])
+      for h, w in shapes
+    )
+    theta = transforms.from_pixels(multiple, *shapes)
+    self.check(theta, into @ self.matrix @ np.linalg.inv(out))
+    theta = transforms.from_opencv(multiple, *shapes)
+    self.check(theta, into @ inverse @ np.linalg.inv(out))
+
+  @parameterized.parameters(1e-30, 1e30)
+  def test_gradient_of_the_inverse_of_a_multiple(self, scale):
+    matrix = np.array([[1.1, 0.2, 0.3], [-0.1, 0.9, -0.2], [0.1, -0.2, 1]])
+
+    multiple = (matrix * scale).astype(np.float32)
+    grad = jax.grad(lambda m: transforms.invert(m)[0, 1] * scale)(multiple)
+    inverse = np.linalg.inv(matrix)
+    # d inv = -inv d inv
+    expected = -np.outer(inverse[0], inverse[:, 1])
+    np.testing.assert_allclose(grad * scale, expected, rtol=1e-5, atol=1e-6)
+
+
+class SingularTest(parameterized.TestCase):
+  @parameterized.parameters((3, 1), (3, 2), (4, 1), (4, 3))
+  def test_no_entry_of_the_inverse_is_finite(self, width, rank):
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(2, 500, width, width))
+    product = left[..., :rank] @ right[..., :rank, :]
+    whole = np.round(left[..., :rank] * 3) @ np.round(right[..., :rank, :] * 3)
+    sizes = np.exp(rng.normal(size=(2, 500, width)) * 5)
+    uneven = product * sizes[0, :, None] * sizes[1, :, :, None]
+    invert = jax.jit(transforms.invert)
+    for matrices in (product, whole, uneven):
+      inverse = invert(matrices.astype(np.float32))
+      self.assertFalse(np.isfinite(inverse).any())
+    if rank < width - 1:
+      affine = np.concatenate(
+        [product[:, :-1, :-1], 100 * left[:, :-1, :1]], axis=-1
+      )
+      inverse = invert(affine.astype(np.float32))
+      self.assertFalse(np.isfinite(inverse).any())
+
+  def test_zeros_that_rounding_makes_nonzero(self):
+    for rows in (
+      [[18, 8, 8], [4, 0, 0], [-10, 0, 0]],
+      [[-2, 0, 0], [-8, -6, -3], [-6, 0, 0]],
+      [[0.1, 0.2, 5], [0.3, 0.6, 7]],
+      np.zeros((2, 3)),
+    ):
+      inverse = transforms.invert(np.array(rows, np.float32))
+      self.assertFalse(np.isfinite(inverse).any())
+
+  @parameterized.parameters(
+    ([[1e-6, 0, 40], [0, 1e3, -5]],),
+    ([[1, 0, 1e6], [0, 1, 1e6]],),
+    ([[1, 1e-6, 500], [2e-6, 1e-3, 400], [1e-6, -1e-7, 1]],),
+    ([[1, 1e5, 0], [0, 1, 0]],),
+    ([[1, 1, 0], [1, 1.0001, 0]],),
+    ([[1e-12, 0, 0], [0, 1e12, 0], [0, 0, 1]],),
+  )
+  def test_scales_and_angles_that_are_not_singular(self, rows):
+    matrix = np.array(rows, np.float32)
+    square = np.eye(3)
+    square[: len(rows)] = matrix
+    inverse = np.linalg.inv(square)[: len(rows)]
+    error = np.abs(transforms.invert(matrix) - inverse)
+    size = np.abs(inverse)
+    bound = 1e-3 * size + 1e-6 * size.max(axis=-1, keepdims=True)
+    self.assertTrue((error <= bound).all())
+
+  @pytest.mark.usefixtures("x64")
+  def test_gradient_beside_a_singular_matrix(self):
+    matrices = np.array([[[1.2, 0.3, 0.1], [-0.2, 0.8, 0]], np.ones((2, 3))])
+    invert = jax.jit(transforms.invert)
+    check_grads(invert, (matrices[:1],), 2, ("fwd", "rev"))
+    inverse, pull = jax.vjp(invert, matrices)
+    (alone,) = jax.vjp(invert, matrices[:1])[1](jnp.ones((1, 2, 3)))
+    (grad,) = pull(jnp.ones((2, 2, 3)))
+    self.assertTrue(np.isnan(inverse[1]).all())
+    np.testing.assert_allclose(grad[:1], alone, rtol=1e-12)
+    np.testing.assert_array_equal(grad[1], 0)
 
 
 @pytest.mark.usefixtures("x64")
@@ -210,6 +327,20 @@ class ScaleOfDecompositionTest(parameterized.TestCase):
       transforms.scaling(parts.scale),
     )
     np.testing.assert_allclose(again / size, matrix / size, atol=1e-6)
+
+  @parameterized.parameters(1e-30, 1e-12, 1e-6, 1e20)
+  def test_a_column_of_another_size_comes_back(self, size):
+    turned = np.array([[0.6, 1, 0], [-0.8, 2, 0]])
+    turned[:, 0] *= size
+    parts = transforms.decompose(turned)
+    self.assertAlmostEqual(float(parts.scale[0] / size), 1, places=5)
+    self.assertAlmostEqual(
+      float(parts.rotation), np.arctan2(-0.8, 0.6), places=5
+    )
+    # Turned back: the second column is (shear, 1) times its scale.
+    across, down = np.array([[0.6, -0.8], [0.8, 0.6]]) @ [1, 2]
+    self.assertAlmostEqual(float(parts.scale[1]), down, places=5)
+    self.assertAlmostEqual(float(parts.shear), across / down, places=5)
 
   @parameterized.parameters(0.0, 1e-30, 1e-20, 1e-12, 1e-6)
   def test_gradients_are_finite_next_to_singular(self, size):
@@ -391,6 +522,89 @@ class ConverterTest(parameterized.TestCase):
     )
     pixels = transforms.to_pixels(theta, **call)
     np.testing.assert_allclose(transforms.from_pixels(pixels, **call), theta)
+
+  @parameterized.product(
+    sizes=(((333, 1001), (333, 1001)), ((37, 41), (30, 49)), ((1, 28), (5, 1))),
+    align_corners=(False, True),
+    function=("from_pixels", "from_opencv"),
+  )
+  def test_whole_pixels_are_copied_exactly(
+    self, sizes, align_corners, function
+  ):
+    into, out = sizes
+    if align_corners and 1 in into:
+      into = (2, 28)
+    image = np.random.default_rng(0).normal(size=(*into, 1)).astype(np.float32)
+    call = dict(align_corners=align_corners)
+    warp = jax.jit(
+      lambda m: stnjax.warp(
+        image,
+        getattr(transforms, function)(m, into, out, **call),
+        output_shape=out,
+        return_mask=True,
+        **call,
+      )
+    )
+    rows, columns = np.indices(out)
+    # The identity, shifts, a mirror, and a turn with a stretch; and multiples.
+    for (a, b, x), (c, d, y) in (
+      ((1, 0, 0), (0, 1, 0)),
+      ((1, 0, 7), (0, 1, -3)),
+      ((1, 0, into[1] - 2), (0, 1, 1 - into[0])),
+      ((-1, 0, into[1] - 1), (0, 1, 2)),
+      ((0, 1, 3), (-1, 0, into[0] // 2)),
+    ):
+      pixels = np.array([[a, b, x], [c, d, y], [0, 0, 1]])
+      xs, ys = a * columns + b * rows + x, c * columns + d * rows + y
+      inside = (xs >= 0) & (xs < into[1]) & (ys >= 0) & (ys < into[0])
+      expected = np.where(
+        inside, image[ys % into[0], xs % into[1], 0], np.float32(0)
+      )
+      if function == "from_opencv":
+        pixels = np.linalg.inv(pixels).round()
+      for matrix in (pixels[:2], pixels, 3 * pixels):
+        moved, mask = warp(matrix.astype(np.float32))
+        np.testing.assert_array_equal(mask, inside)
+        np.testing.assert_array_equal(moved[..., 0], expected)
+
+  @parameterized.parameters(False, True)
+  def test_whole_pixels_at_every_size(self, align_corners):
+    rng = np.random.default_rng(0)
+    for size in range(1 + align_corners, 131):
+      shifts = np.array([0, 1, -3, size // 2, 1 - size, rng.integers(size)])
+      others = np.array([size, size + 3, size * 2, 2 * size // 3 + 1])
+      other = int(rng.choice(others))
+      call = dict(
+        input_shape=(size, size),
+        output_shape=(other, other),
+        align_corners=align_corners,
+      )
+      pixels = np.tile(np.eye(2, 3, dtype=np.float32), (6, 1, 1))
+      pixels[:, 0, 2], pixels[:, 1, 2] = shifts, -shifts
+      theta = transforms.from_pixels(pixels, **call)
+      np.testing.assert_array_equal(transforms.to_pixels(theta, **call), pixels)
+      theta = transforms.from_opencv(pixels, **call)
+      np.testing.assert_array_equal(
+        transforms.to_pixels(theta, **call)[..., 2], -pixels[..., 2]
+      )
+      # As users write it: a shift over half the size, rounded once.
+      units = 2 * shifts / max(size - align_corners, 1)
+      theta = transforms.translation(np.stack([units, -units], axis=-1))
+      call["output_shape"] = None
+      np.testing.assert_array_equal(transforms.to_pixels(theta, **call), pixels)
+
+  def test_gradient_of_conversions_at_whole_pixels(self):
+    # 15.5 of 28 pixels come back as 15.5 only by agreement.
+    theta = transforms.from_pixels(
+      jnp.array([[1.0, 0, 15.5], [0, 1, 0]]), (28, 28)
+    )
+    slopes = jax.jacfwd(lambda t: transforms.to_pixels(t, (28, 28)))(theta)
+    expected = np.zeros((2, 3, 2, 3))
+    for row, column in np.ndindex(2, 3):
+      expected[row, column, row, column] = 14 if column == 2 else 1
+      if column < 2:
+        expected[row, 2, row, column] = -13.5
+    np.testing.assert_allclose(slopes, expected)
 
   @parameterized.parameters(
     (ValueError, "matrix must be", dict(matrix=np.eye(2))),

@@ -226,6 +226,42 @@ class WarpTest(parameterized.TestCase):
     ),
   )
   def test_wrong_arguments_are_named(self, error, message, arguments):
+    self.check_error(error, message, arguments)
+
+  @parameterized.parameters(
+    ("transform must be .*, 3, 4", (4, 4, 4, 1), (2, 3), (4, 4, 4)),
+    ("transform must be .*, 3, 4", (2, 4, 4, 4, 1), (3, 3), (4, 4, 4)),
+    ("transform must be .*, 2, 3", (4, 4, 4, 1), (3, 4), (4, 4)),
+    ("transform must be .*, 3, 4", (5, 4, 4, 4, 1), (5, 2, 3), None),
+  )
+  def test_images_taken_for_volumes(self, message, image, transform, shape):
+    arguments = dict(
+      image=jnp.zeros(image),
+      transform=jnp.zeros(transform),
+      output_shape=shape,
+    )
+    self.check_error(ValueError, message, arguments)
+
+  def test_no_message_holds_an_array(self):
+    long = np.zeros(5000)
+    for name in ("transform", "output_shape", "method", "padding", "antialias"):
+      for value in (long, jnp.zeros(5000), list(long), ["no"] * 5000):
+        with self.assertRaises((TypeError, ValueError)) as caught:
+          self.check_error(KeyError, "", {name: value})
+        self.assertLess(len(str(caught.exception)), 400)
+
+  @parameterized.parameters(">f4", ">f8", ">f2", ">i2", ">u4")
+  def test_the_other_byte_order(self, dtype):
+    image = np.arange(12).reshape(3, 4, 1)
+    theta = np.array([[1, 0, 0.5], [0, 1, 0]])
+    expected = np.array([[1, 2, 3, 0], [5, 6, 7, 0], [9, 10, 11, 0]])
+    out = stnjax.warp(image.astype(dtype), theta.astype(">f8"))
+    self.assertEqual(out.dtype, jnp.asarray(image.astype(dtype[1:])).dtype)
+    np.testing.assert_array_equal(out[..., 0], expected)
+    rows = list(theta.astype(">f4"))
+    np.testing.assert_array_equal(stnjax.warp(image, rows)[..., 0], expected)
+
+  def check_error(self, error, message, arguments):
     call = {
       "image": jnp.zeros((4, 4, 1)),
       "transform": jnp.eye(2, 3),
