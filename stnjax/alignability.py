@@ -762,7 +762,7 @@ def _checked_geometry(value: Any) -> Geometry:
   if not fits:
     raise ValueError(
       "geometry must be a Geometry of pairs (x, y) with steps above 0, for one"
-      f" layer, got {value!r}"
+      f" layer, got {checks.shown(value)}"
     )
   return found
 

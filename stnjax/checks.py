@@ -84,7 +84,7 @@ def spatial_shape(
   return sizes
 
 
-def _real(name: str, value: Any) -> jax.Array:
+def real(name: str, value: Any) -> jax.Array:
   """Returns `value` as an array of real numbers or booleans, or raises."""
   try:
     array = jnp.asarray(value)
@@ -111,7 +111,7 @@ def _swapped(value: Any) -> jax.Array | None:
 
 def floating(name: str, array: Any) -> jax.Array:
   """Returns `array` as float32 or wider; raises for complex and bool."""
-  array = _real(name, array)
+  array = real(name, array)
   if array.dtype == jnp.bool_:
     raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
   return array.astype(jnp.promote_types(array.dtype, jnp.float32))
@@ -145,7 +145,7 @@ def matrix(name: str, array: Any) -> jax.Array:
 
 def image(name: str, array: Any, num_axes: int) -> jax.Array:
   """Returns an image with `num_axes` spatial axes and channels, or raises."""
-  array = _real(name, array)
+  array = real(name, array)
   layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
   if array.ndim < num_axes + 1:
     raise ValueError(f"{name} must be {layout}, got shape {array.shape}")

@@ -153,8 +153,14 @@ def sample_pixels(
     )
   if not prefilter and method != "spline":
     raise ValueError(f"prefilter=False needs method='spline', got {method!r}")
+  batch, rest = image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
+  volumes = num_axes == 2 and len(batch) > len(rest)
   checks.batch(
-    "image", image.shape[: -num_axes - 1], "grid", points.shape[: -num_axes - 1]
+    "image",
+    batch,
+    "grid",
+    rest,
+    "; for volumes, grid must be [..., d, h, w, 3]" if volumes else "",
   )
   return _sample(
     image,
@@ -218,7 +224,8 @@ def splat(
   checks.option("padding", padding, UNFILLED)
   grid, num_axes = _checked_grid(grid)
   output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
-  given, values = values, checks.floating("values", values)
+  given = checks.real("values", values)
+  values = checks.floating("values", given)
   if values.shape[-num_axes - 1 : -1] != grid.shape[-num_axes - 1 : -1]:
     raise ValueError(
       "values must have the spatial shape of grid,"
@@ -233,9 +240,8 @@ def splat(
     grid, output_shape, align_corners=align_corners
   )
   result = _splat(values, points, output_shape, padding, align_corners)
-  dtype = jnp.asarray(given).dtype
-  floats = jnp.issubdtype(dtype, jnp.floating)
-  return result.astype(dtype if floats else values.dtype)
+  floats = jnp.issubdtype(given.dtype, jnp.floating)
+  return result.astype(given.dtype if floats else values.dtype)
 
 
 def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -491,7 +497,7 @@ def _checked_fill(
   if image.dtype == jnp.bool_ and isinstance(fill_value, bool):
     fill_value = float(fill_value)
   checks.floating("fill_value", fill_value)
-  fill = jnp.asarray(fill_value)
+  fill = checks.real("fill_value", fill_value)
   if fill.shape not in ((), (channels,)):
     raise ValueError(
       f"fill_value must be a number or [{channels}], one per channel of the"
@@ -517,5 +523,5 @@ def _checked_key(key: jax.Array | None, method: str) -> jax.Array | None:
   if (typed and shape != ()) or (
     not typed and (dtype != jnp.uint32 or shape != (2,))
   ):
-    raise TypeError(f"key must be one jax.random.key, got {key!r}")
+    raise TypeError(f"key must be one jax.random.key, got {checks.shown(key)}")
   return key

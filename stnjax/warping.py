@@ -137,7 +137,9 @@ def warp(
   if filled or return_mask:
     mask = sample(image, return_mask=True, **fill)[1]
   if filled:
-    result = result + sampling.outside(mask, jnp.asarray(fill_value))
+    result = result + sampling.outside(
+      mask, checks.real("fill_value", fill_value)
+    )
   result = sampling.cast(result, image.dtype)
   return (result, mask) if return_mask else result
 

@@ -520,6 +520,40 @@ class RangeTest(parameterized.TestCase):
       jax.eval_shape(lambda image: stnjax.grid_sample(image, grid), image)
 
 
+class ByteOrderTest(parameterized.TestCase):
+  """Arrays of either byte order are read alike."""
+
+  @parameterized.parameters("f4", "f8", "i2")
+  def test_calls(self, kind):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 9, (5, 6, 2)).astype(f">{kind}")
+    grid = rng.uniform(-1.2, 1.2, (4, 3, 2)).astype(">f4")
+    fill = np.array([1, 2], f">{kind}")
+
+    def native(array):
+      return array.astype(array.dtype.newbyteorder("="))
+
+    for call in (
+      lambda i, g, f: stnjax.grid_sample(
+        i, g, padding="constant", fill_value=f
+      ),
+      lambda i, g, f: stnjax.splat(i[:4, :3], g, (5, 6)),
+      lambda i, g, f: stnjax.warp(
+        i,
+        np.eye(2, 3, dtype=">f4"),
+        output_shape=(3, 4),
+        padding="constant",
+        fill_value=f,
+        antialias=True,
+      ),
+      lambda i, g, f: stnjax.spline_coefficients(i),
+    ):
+      ours = call(image, grid, fill)
+      expected = call(native(image), native(grid), native(fill))
+      self.assertEqual(ours.dtype, expected.dtype)
+      np.testing.assert_array_equal(ours, expected)
+
+
 class ChannelsFirstTest(parameterized.TestCase):
   CALLS = {
     "warp": lambda image: stnjax.warp(image, jnp.eye(2, 3)),
