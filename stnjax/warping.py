@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
