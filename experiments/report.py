@@ -356,8 +356,8 @@ def _figures(members: dict[str, list[Finished]]) -> Iterator[tuple]:
     yield (
       axis,
       f"What the transformer does against what was done:"
-      f" {axis.replace('_', ' ')}, less the pose common to the class; blue:"
-      " undone exactly (slope -1), red: orthogonal regression."
+      f" {axis.replace('_', ' ')}, less the pose common to the class; dashed:"
+      " undone exactly (slope -1), orange: orthogonal regression."
       f" Seed {seed}.",
       plots.pose_density(axis, true, applied, labels),
     )
