@@ -16,7 +16,7 @@ import numpy as np
 MAX_SIZE = 2**30
 """Pixels of the longest axis of an image, whose indices are 32-bit."""
 
-# An image with so few rows, and so many columns and channels, is rather one
+# An image with so few rows, more columns and so many channels is rather one
 # whose channels come first.
 _FEW, _MANY = 4, 16
 
@@ -165,7 +165,7 @@ def image(name: str, array: Any, num_axes: int) -> jax.Array:
 def channels_last(name: str, shape: Sequence[int], num_axes: int) -> None:
   """Warns where the shape of an image looks as if its channels came first."""
   first, *rest = shape[-num_axes - 1 :]
-  if first <= _FEW < _MANY <= min(rest):
+  if first <= _FEW < min(rest[:-1]) and rest[-1] >= _MANY:
     layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
     # Python shows it once for each line that calls the library.
     warnings.warn(

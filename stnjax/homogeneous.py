@@ -1,7 +1,7 @@
 """Square matrices of transforms: arithmetic at any scale.
 
-A projective matrix times a number is the same transform, and may be of any
-size.
+A projective matrix times a number is the same transform, of any size that its
+dtype holds in full precision.
 """
 
 from collections.abc import Sequence

@@ -154,7 +154,7 @@ def sample_pixels(
   if not prefilter and method != "spline":
     raise ValueError(f"prefilter=False needs method='spline', got {method!r}")
   batch, rest = image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
-  volumes = num_axes == 2 and len(batch) > len(rest)
+  volumes = num_axes == 2 and len(batch) >= max(1, len(rest))
   checks.batch(
     "image",
     batch,
@@ -258,20 +258,22 @@ def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
   return result.astype(dtype)
 
 
-def outside(mask: jax.Array, fill: jax.Array) -> jax.Array:
+def outside(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
   """The part of a sample that is fill.
 
   Args:
     mask: `[...]`, the weight of the sample that came from inside.
     fill: `[]` or `[C]`.
+    reach: `[...]`, below 1 where a fill that is not finite reaches.
 
   Returns:
-    `[..., C]`, or `[..., 1]`. A fill that is not finite stays outside, and has
-    no slope.
+    `[..., C]`, or `[..., 1]`. A fill that is not finite has no gradient, and
+    gives none to the mask.
   """
   share = 1 - mask[..., None]
   finite = jnp.isfinite(fill)
-  bad = jnp.where(share != 0, jnp.sign(lax.stop_gradient(share)) * fill, 0)
+  bad = jnp.sign(lax.stop_gradient(share)) * lax.stop_gradient(fill)
+  bad = jnp.where(reach[..., None] == 1, 0, bad)
   return jnp.where(finite, share * jnp.where(finite, fill, 0), bad)
 
 
@@ -321,7 +323,10 @@ def _sample(
       inside = mask[..., None] > 0
       result = jnp.where(inside, result, cast(fill, image.dtype))
     else:
-      result = result + outside(mask, fill)
+      reach = mask
+      if method == "spline":  # its weights ring on, far inside
+        reach = _coverage(points, image.shape, "linear", implementation)
+      result = result + outside(mask, fill, reach)
   result = cast(result, image.dtype)
   return (result, mask) if return_mask else result
 

@@ -91,7 +91,7 @@ def warp(
   if output_shape is None:
     output_shape = shape
   output_shape = _checked_shape(image, theta, output_shape)
-  volumes = num_axes == 2 and len(batch) > theta.ndim - 2
+  volumes = num_axes == 2 and len(batch) >= max(1, theta.ndim - 2)
   checks.batch(
     "image",
     batch,
@@ -136,9 +136,11 @@ def warp(
   if filled or return_mask:
     mask = sample(image, return_mask=True, **fill)[1]
   if filled:
-    result = result + sampling.outside(
-      mask, checks.real("fill_value", fill_value)
-    )
+    reach = mask
+    if method == "spline":
+      reach = sample(image, method="linear", return_mask=True)[1]
+    value = checks.real("fill_value", fill_value)
+    result = result + sampling.outside(mask, value, reach)
   result = sampling.cast(result, image.dtype)
   return (result, mask) if return_mask else result
 

@@ -401,7 +401,7 @@ class FillTest(parameterized.TestCase):
     np.testing.assert_array_equal(out.ravel(), [7, 7])
 
   @parameterized.product(
-    method=("nearest", "linear", "cubic"), fill=(np.nan, np.inf)
+    method=("nearest", "linear", "cubic", "spline"), fill=(np.nan, np.inf)
   )
   def test_a_fill_that_is_not_finite_stays_outside(self, method, fill):
     grid = np.stack(np.meshgrid([-3.0, -0.31, 0.17], [0.2]), -1)
@@ -429,6 +429,7 @@ class FillTest(parameterized.TestCase):
       picture = stnjax.warp(image, theta, fill_value=fill, **options)
       return jnp.where(np.isfinite(bad), picture, 0).sum()
 
+    self.assertEqual(jax.grad(loss, 2)(image, theta, fill), 0)
     gradients = jax.grad(loss, (0, 1))
     chex.assert_trees_all_close(
       gradients(image, theta, fill), gradients(image, theta, 0.0), atol=1e-4
@@ -563,6 +564,16 @@ class ChannelsFirstTest(parameterized.TestCase):
     ),
     "coefficients": stnjax.spline_coefficients,
   }
+
+  @parameterized.parameters(
+    ((2, 3, 8, 224), 2), ((1, 28, 28), 2), ((2, 1, 8, 20, 20), 3)
+  )
+  def test_warns_of_small_ones(self, shape, num_axes):
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with self.assertWarnsRegex(UserWarning, "moveaxis"):
+      jax.eval_shape(
+        lambda i: stnjax.warp(i, jnp.eye(num_axes, num_axes + 1)), image
+      )
 
   @parameterized.parameters(*CALLS)
   def test_warns_once_and_where_it_was_called(self, name):
