@@ -5,6 +5,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import stnjax
 from stnjax import coordinates, datasets, runs, sampling, transforms
@@ -140,8 +141,15 @@ class StrictModesTest(parameterized.TestCase):
 
 
 class NetworksTest(parameterized.TestCase):
-  @parameterized.parameters("STN-C1", "STN-SL0,1", "STN-UCN1", "DEF1")
-  def test_a_training_step(self, name):
+  def test_training_of_an_stn(self):
+    self.check("STN-SL0,1")
+
+  @parameterized.parameters("STN-C1", "STN-UCN1", "DEF1")
+  @pytest.mark.slow
+  def test_training_of_others(self, name):
+    self.check(name)
+
+  def check(self, name):
     def step():
       settings = runs.Settings(network=name, width=0.1, batch_size=4)
       images = np.arange(8 * 28 * 28).reshape(8, 28, 28, 1).astype(np.uint8)
