@@ -382,11 +382,11 @@ def print_plan(
     layout = programs.lay_out(len(job.seeds), size, plan.lanes[0])
     for settings in job.members():
       try:
-        state = _state(workdir, settings)
+        state = f"{_state(workdir, settings)}  {layout}"
       except runs.Damaged as error:
         state = f"damaged: {error}"
         damaged.append(settings.name)
-      lines.append(f"{settings.name}  {count:,} parameters  {state}  {layout}")
+      lines.append(f"{settings.name}  {count:,} parameters  {state}")
   print(*lines, plan.text, sep="\n", end="")
   if damaged:
     raise runs.RunError(f"damaged, see above: {', '.join(damaged)}")

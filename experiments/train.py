@@ -310,8 +310,9 @@ class _Job:
         step = int(states[i].step)
         if before and not step:
           print(
-            f"{run.path} has no checkpoint: its metrics of {before} epochs are"
-            " dropped, and it is trained from the start",
+            f"{run.path} has no checkpoint: its metrics of {before}"
+            f" epoch{'s' * (before > 1)} are dropped, and it is trained from"
+            " the start",
             flush=True,
           )
         run.check_metrics(step, step // self._per_epoch)
