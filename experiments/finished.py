@@ -13,17 +13,25 @@ import numpy as np
 
 from stnjax import alignability, files, records, runs
 
-_TRACES = ("DONE", "FAILED", "metrics.jsonl", "evaluation.npz", "checkpoints")
-
 
 class Finished(NamedTuple):
-  """A finished run, read back."""
+  """A finished run, read back.
+
+  Attributes:
+    settings: Settings of the run.
+    results: Contents of its results.json.
+    metrics: Lines of its metrics.jsonl.
+    folder: Where it is.
+    audits: By state of the network.
+    classes: Those of the test images, in the order of `by_class`.
+  """
 
   settings: runs.Settings
   results: dict[str, Any]
   metrics: list[dict[str, Any]]
   folder: epath.Path
-  audits: Mapping[str, alignability.Audit] = {}  # by state of the network
+  audits: Mapping[str, alignability.Audit] = {}
+  classes: Sequence[int] = ()
 
   def evaluation(self) -> Mapping[str, np.ndarray]:
     return records.read_evaluation(self.folder, self.settings)
@@ -54,8 +62,11 @@ def read(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
   for folder in files.subfolders(root):
     try:
       if not (folder / "config.json").exists():
-        if any((folder / name).exists() for name in _TRACES):
-          raise runs.Damaged(f"{folder / 'config.json'} is missing")
+        if any((folder / name).exists() for name in records.TRACES):
+          raise runs.Damaged(
+            f"{folder / 'config.json'} is missing; delete {folder} to train the"
+            " run anew"
+          )
       elif (folder / "DONE").exists():
         finished.append(_read_run(folder))
       else:
@@ -68,14 +79,15 @@ def read(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
 
 def _read_run(folder: epath.Path) -> Finished:
   settings = runs.read_settings(folder)
-  results, metrics, _ = records.read(folder, settings)
+  results, metrics, arrays = records.read(folder, settings)
   audits = read_audits(folder)
   if trained := audits.get("trained"):
     results["undone"] = {
       name: np.round(profile, 4).tolist()
       for name, profile in trained.profile().items()
     }
-  return Finished(settings, results, metrics, folder, audits)
+  classes = np.unique(arrays["label"]).tolist()
+  return Finished(settings, results, metrics, folder, audits, classes)
 
 
 def read_results(folder: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
@@ -84,7 +96,9 @@ def read_results(folder: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
   They have no metrics and no evaluation: enough to be compared.
   """
   path = folder / "results.json"
-  run = any((folder / name).exists() for name in ("config.json", *_TRACES))
+  run = any(
+    (folder / name).exists() for name in ("config.json", *records.TRACES)
+  )
   if run or not path.exists():  # results.json of a run is its own
     return [], []
   found = []

@@ -282,24 +282,31 @@ def table(members: dict[str, list[Finished]]) -> Table:
 
 
 def _by_class(members: dict[str, list[Finished]]) -> Iterator[str | Table]:
-  """What is left for each class: means over the seeds."""
+  """What is left for each class: means over the seeds that have it."""
   for axis in _all_axes(members):
+    found = {
+      name: [
+        dict(zip(run.classes, run.results["alignment"][axis]["by_class"]))
+        for run in group
+      ]
+      for name, group in members.items()
+      if axis in _axes(group)
+    }
+    classes = sorted(
+      {k for one in found.values() for left in one for k in left}
+    )
     rows = [
       [
         name,
         *(
-          spread([value], 2)
-          for value in np.mean(
-            [run.results["alignment"][axis]["by_class"] for run in group],
-            axis=0,
-          )
+          spread([np.mean([left[k] for left in one if k in left] or np.nan)], 2)
+          for k in classes
         ),
       ]
-      for name, group in members.items()
-      if axis in _axes(group)
+      for name, one in found.items()
     ]
     yield f"{_in_words(axis).capitalize()}, by class, mean over the seeds:"
-    yield Table(["network", *map(str, range(len(rows[0]) - 1))], rows)
+    yield Table(["network", *map(str, classes)], rows)
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -365,27 +365,47 @@ def print_plan(
   """Prints each run's name, parameters, state and devices, without training.
 
   Raises:
-    RunError: for a run folder that cannot be used.
+    RunError: for a run folder that cannot be used; for damaged runs, after all
+      are printed.
     ValueError: for jobs that cannot be trained.
     FileNotFoundError: for a data set that is not prepared.
   """
   plan = make_plan(jobs)
   plan.check()
   for job in plan.jobs:
+    train.check_data(job.settings, data_dir)
+  lines, damaged = [], []
+  for job in plan.jobs:
     network = runs.abstract_network(job.settings)
     count = networks.count_parameters(network)["total"]
     size = job.settings.batch_size
     layout = programs.lay_out(len(job.seeds), size, plan.lanes[0])
     for settings in job.members():
-      run = runs.Run(workdir, settings)
-      if run.done or run.failed:
-        state = "done" if run.done else "failed"
-      else:
-        state = f"{len(run.metrics())}/{settings.epochs} epochs"
-      print(f"{settings.name}  {count:,} parameters  {state}  {layout}")
-  print(plan.text, end="")
-  for job in plan.jobs:
-    train.check_data(job.settings, data_dir)
+      try:
+        state = f"{_state(workdir, settings)}  {layout}"
+      except runs.Damaged as error:
+        state = f"damaged: {error}"
+        damaged.append(settings.name)
+      lines.append(f"{settings.name}  {count:,} parameters  {state}")
+  print(*lines, plan.text, sep="\n", end="")
+  if damaged:
+    raise runs.RunError(f"damaged, see above: {', '.join(damaged)}")
+
+
+def _state(workdir: str, settings: runs.Settings) -> str:
+  """How far a run is, as `train` would find it.
+
+  Raises:
+    Damaged: for a run that `train` would not go on with.
+  """
+  run = runs.Run(workdir, settings)
+  if run.done:
+    run.results()  # raises
+    return "done"
+  if run.failed:
+    return "failed"
+  run.saved_step()  # raises
+  return f"{len(run.metrics())}/{settings.epochs} epochs"
 
 
 def define_selection() -> None:

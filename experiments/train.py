@@ -36,7 +36,6 @@ from stnjax import (
   networks,
   perturbations,
   programs,
-  records,
   runs,
   training,
 )
@@ -128,10 +127,15 @@ def train(
   with contextlib.ExitStack() as claims:
     by_step: dict[int, list[runs.Run]] = {}
     for run in _claim(pending, claims, devices, errors):
-      if run.done:  # meanwhile, by another process
-        results[run.settings.seed] = run.results()
-      else:
-        by_step.setdefault(run.saved_step(), []).append(run)
+      try:
+        if run.done:  # meanwhile, by another process
+          results[run.settings.seed] = run.results()
+        else:
+          by_step.setdefault(run.saved_step(), []).append(run)
+      except runs.Damaged as error:
+        if _shared(devices):
+          raise  # the other processes would wait for this one
+        errors.append(str(error))
     for members in by_step.values():
       with (
         jax.default_device(_first_local(devices)),
@@ -301,17 +305,21 @@ class _Job:
     for i, run in enumerate(self._runs):
       try:
         run.start(data)
+        before = len(run.metrics())
         states[i] = run.restore(states[i])
         step = int(states[i].step)
-        lines = [line for line in run.metrics() if line["step"] <= step]
-        epochs = step // self._per_epoch
-        records.check_epochs(run.path, lines, epochs, run.settings)
+        if before and not step:
+          print(
+            f"{run.path} has no checkpoint: its metrics of {before}"
+            f" epoch{'s' * (before > 1)} are dropped, and it is trained from"
+            " the start",
+            flush=True,
+          )
+        run.check_metrics(step, step // self._per_epoch)
       except runs.RunError as error:
         if _shared(self._devices):
           raise  # the other processes would wait for this one
-        advice = "; delete the folder to train the run anew"
-        damaged = isinstance(error, runs.Damaged)
-        self._errors.append(f"{error}{advice if damaged else ''}")
+        self._errors.append(str(error))
         kept[i] = False
     self._states = programs.stacked(*states)
     self._keep(kept)

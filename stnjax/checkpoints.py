@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from stnjax import files
-from stnjax.files import RunError
+from stnjax.files import Damaged, RunError
 
 _SUMS = "SHA256SUMS"
 _KEPT = 2  # the last, and one before in case it is damaged
@@ -50,12 +50,15 @@ class Checkpoints:
     """Step of the last checkpoint; 0 if there is none.
 
     Raises:
-      RunError: If the folder cannot be listed.
+      Damaged: If the folder cannot be listed.
     """
     try:
       return max(ocp.utils.checkpoint_steps(self.folder), default=0)
     except (OSError, ValueError) as error:
-      raise RunError(f"cannot read {self.folder}: {_reason(error)}") from error
+      raise Damaged(
+        f"cannot read {self.folder}: {_reason(error)}; delete it to train the"
+        " run from the start"
+      ) from error
 
   def save(
     self, step: int, arrays: Mapping[str, np.ndarray], seconds: float
@@ -131,14 +134,15 @@ class Checkpoints:
     except Exception as error:  # orbax raises many kinds
       raise RunError(
         f"checkpoint {path} cannot be read ({_reason(error)}); where another"
-        " version of stnjax wrote it, take another workdir, else delete that"
-        " folder to resume from the one before it, or from the start"
+        f" version of stnjax wrote it, take another workdir, else delete {path}"
+        " to resume from the checkpoint before it, or from the start"
       ) from error
     if not sealed:
-      warnings.warn(
-        f"checkpoint {path} has no checksum, as older versions wrote none:"
-        " damage to it would not be noticed",
-        stacklevel=2,
+      print(
+        f"warning: checkpoint {path} has no checksum, as older versions wrote"
+        " none: damage to it would not be noticed",
+        file=sys.stderr,
+        flush=True,
       )
     return found, float(found.pop(_SECONDS, 0.0))
 
@@ -193,9 +197,10 @@ def _without_patterns(folder: epath.Path) -> Iterator[epath.Path]:
 
 @functools.cache
 def _hush_threads() -> None:
-  """Keeps threads from printing tracebacks of errors that are raised as well.
+  """Keeps orbax from printing errors that are raised as well, or do no harm.
 
-  Orbax logs those of its threads; and it closes a loop that tensorstore still
+  It logs those of its threads, and of metadata that it can do without; it
+  leaves tasks behind that failed; and it closes a loop that tensorstore still
   calls, in threads that outlast any block of code here. Once, and to stay.
   """
   printed = sys.unraisablehook
@@ -206,7 +211,17 @@ def _hush_threads() -> None:
 
   sys.unraisablehook = without_closed_loops
   logging.getLogger("absl").addFilter(
-    lambda record: not (record.exc_info and "orbax" in record.pathname)
+    lambda record: (
+      record.levelno < logging.ERROR
+      and not record.exc_info
+      or "orbax" not in record.pathname
+    )
+  )
+  logging.getLogger("asyncio").addFilter(
+    lambda record: "orbax" not in record.getMessage()  # where a task is from
+  )
+  warnings.filterwarnings(
+    "ignore", r"coroutine '\w*Handler\.\w+' was never awaited", RuntimeWarning
   )
 
 
@@ -230,8 +245,13 @@ def _checksum(values: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-  """The system's reason, or the kind of an error and its first line."""
+  """The system's reason, or an error's first line; its kind if unforeseen."""
   if code := re.search(r"os_error_code='(\d+)'", str(error)):
     return os.strerror(int(code[1]))
-  lines = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  lines = str(error).strip().splitlines() or [""]
+  if isinstance(error, RunError):
+    return lines[0]
+  kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+  return kind + lines[0][:200]

@@ -37,6 +37,15 @@ class Damaged(RunError):
   """Files of one run cannot be used; other runs are not concerned."""
 
 
+@contextlib.contextmanager
+def advising(advice: str) -> Iterator[None]:
+  """Adds what to do to the messages of damaged files."""
+  try:
+    yield
+  except Damaged as error:
+    raise Damaged(f"{error}; {advice}") from error
+
+
 def place(name: str, path: str) -> epath.Path:
   """Resolves a folder that a user named, the same way everywhere.
 
@@ -119,7 +128,9 @@ def writing(path: epath.PathLike) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    raise RunError(f"cannot write {path}: {_reason(error)}") from error
+    blocked = isinstance(error, IsADirectoryError | FileExistsError)
+    advice = "; delete what is there, or move it away" if blocked else ""
+    raise RunError(f"cannot write {path}: {_reason(error)}{advice}") from error
 
 
 def checksums(folder: epath.Path, names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from etils import epath
 import numpy as np
 
-from stnjax import datasets, evaluation, files
+from stnjax import datasets, evaluation, files, perturbations
 from stnjax.files import Damaged
 
 if TYPE_CHECKING:
@@ -28,11 +28,14 @@ METRICS, EVALUATION, RESULTS = (
   "results.json",
 )
 _SUMMED = ("config.json", METRICS, EVALUATION, RESULTS)
+TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
+"""What only a run leaves, so that a folder with it lacks its config.json."""
 
 _NUMBERS = ("error", "seconds", "seconds_per_epoch", "peak_memory_mb")
 _MEASURED = ("std", "none", "slope")  # of an alignment; may be unknown
 _LARGEST = 1e30
 _PER_EPOCH = ("train_loss", "error", "seconds")
+_MOST_SHOWN = 16  # rows, and columns, of images before and after the warp
 
 
 class Record(NamedTuple):
@@ -78,21 +81,18 @@ def read(folder: epath.Path, settings: Settings) -> Record:
     Damaged: If a file is missing or is not what the run wrote; the message
       names it and says what to do.
   """
-  try:
-    done = folder / "DONE"
+  done, path = folder / "DONE", folder / RESULTS
+  with files.advising(
+    f"delete {done} and train again to evaluate the last checkpoint anew, or"
+    f" delete {folder} to train the run anew"
+  ):
     if files.read(done):
       files.compare_checksums(done, _SUMMED)
     metrics = read_metrics(folder)
     check_epochs(folder, metrics, settings.epochs, settings)
     evaluation = read_evaluation(folder, settings)
-    path = folder / RESULTS
     results = check_results(path, parse(path, files.read(path)), settings)
     _compare(path, results, evaluation, settings)
-  except Damaged as error:
-    raise Damaged(
-      f"{error}; delete {folder / 'DONE'} and train again to evaluate the last"
-      " checkpoint anew, or delete the folder to train the run anew"
-    ) from error
   return Record(results, metrics, evaluation)
 
 
@@ -183,10 +183,15 @@ def read_evaluation(
   if _axes(settings):
     true = f"true_{settings.perturbation}"
     require(true, "f", passes, (*passes, 2))
+  rows, columns, _ = perturbations.output_shape(
+    settings.perturbation, known.image_shape
+  )
+  most = (_MOST_SHOWN, _MOST_SHOWN, rows, columns, 3)
   shown = [np.shape(arrays.get(name)) for name in ("before", "after")]
   for name, shape in zip(("before", "after"), shown):
     fits = len(shape) == 5 and all(shape) and shape[:2] == shown[0][:2]
-    _require(path, fits and shape[-1] in (1, 3), f"{name} has shape {shape}")
+    fits = fits and np.all(np.array(shape) <= most) and shape[-1] in (1, 3)
+    _require(path, fits, f"{name} has shape {shape}")
     require(name, "u", shape)
   return arrays
 

@@ -20,6 +20,7 @@ import functools
 import itertools
 import math
 import numbers
+import os
 from typing import Any
 import zlib
 
@@ -279,6 +280,7 @@ class Run:
     Raises:
       RunError: where the folder belongs to a run with other settings, or is
         no run folder.
+      Damaged: where it is a run's whose config.json is missing or unreadable.
     """
     self.settings = settings
     self.path = folder(workdir, settings)
@@ -302,11 +304,28 @@ class Run:
     path = self.path / "FAILED"
     if not path.exists():
       return ""
-    return files.read(path).decode(errors="replace").strip() or "it failed"
+    with files.advising(_anew(self.path)):
+      found = files.read(path)
+    return found.decode(errors="replace").strip() or "it failed"
 
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, one per epoch."""
-    return read_metrics(self.path)
+    """The lines of metrics.jsonl, one per epoch.
+
+    Raises:
+      Damaged: where a line is not one of metrics.
+    """
+    with files.advising(_anew(self.path)):
+      return read_metrics(self.path)
+
+  def check_metrics(self, step: int, epochs: int) -> None:
+    """Checks that metrics up to a step tell of as many epochs.
+
+    Raises:
+      Damaged: where an epoch, or a number of it, is missing.
+    """
+    lines = [line for line in self.metrics() if line["step"] <= step]
+    with files.advising(_anew(self.path)):
+      records.check_epochs(self.path, lines, epochs, self.settings)
 
   def results(self) -> dict[str, Any]:
     """The results of a finished run.
@@ -369,7 +388,11 @@ class Run:
     self._write_metrics([*lines, line])
 
   def saved_step(self) -> int:
-    """Step of the last checkpoint; 0 where there is none."""
+    """Step of the last checkpoint; 0 where there is none.
+
+    Raises:
+      Damaged: where the folder of checkpoints cannot be listed.
+    """
     return self._checkpoints.last_step()
 
   def save(self, state: training.TrainState) -> None:
@@ -439,19 +462,23 @@ class Run:
     except FileNotFoundError:
       return
     except OSError as error:
-      raise RunError(f"cannot use {self.path}: {error}") from error
+      if not self.path.parent.is_dir():  # no run's fault, but the workdir's
+        raise RunError(f"cannot use {self.path}: {error}") from error
+      raise Damaged(
+        f"cannot use {self.path}: {error.strerror}; {_anew(self.path)}"
+      ) from error
     if "config.json" not in names:
+      if names & {*records.TRACES, records.RESULTS}:
+        raise Damaged(
+          f"{self.path / 'config.json'} is missing; {_anew(self.path)}"
+        )
       if names - {"config.json.partial", "lock"}:  # a kill can leave those
         raise RunError(
           f"{self.path} is not a run folder (no config.json), and not empty;"
           " choose another workdir"
         )
       return
-    try:
-      found = dataclasses.asdict(read_settings(self.path))
-    except Damaged as error:
-      advice = "delete the folder to train the run anew"
-      raise Damaged(f"{error}; {advice}") from error
+    found = dataclasses.asdict(read_settings(self.path))
     changes = ", ".join(
       f"{name}: {found[name]} there, {value} here"
       for name, value in dataclasses.asdict(self.settings).items()
@@ -487,7 +514,7 @@ def read_settings(folder: epath.PathLike) -> Settings:
 
   Raises:
     Damaged: where the folder has no readable config.json, or one of a run with
-      another name.
+      another name; the message says what to do.
   """
   path = epath.Path(folder) / "config.json"
   values = _read_config(folder)
@@ -495,21 +522,27 @@ def read_settings(folder: epath.PathLike) -> Settings:
   try:
     settings = settings_from_json(values)
   except files.UNREADABLE as error:
-    raise Damaged(f"cannot read {path}: {error}") from error
+    raise Damaged(f"cannot read {path}: {error}; {_anew(folder)}") from error
   if settings.name != path.parent.name:
     raise Damaged(
       f"{path} is that of a run named {settings.name}, and a folder has the"
-      " name of its run"
+      " name of its run; rename the folder, or delete it"
     )
   return settings
 
 
 def _read_config(folder: epath.PathLike) -> dict[str, Any]:
   path = epath.Path(folder) / "config.json"
-  values = records.parse(path, files.read(path))
-  if not isinstance(values, dict):
-    raise Damaged(f"cannot read {path}: it holds no settings")
+  with files.advising(_anew(folder)):
+    values = records.parse(path, files.read(path))
+    if not isinstance(values, dict):
+      raise Damaged(f"cannot read {path}: it holds no settings")
   return values
+
+
+def _anew(folder: epath.PathLike) -> str:
+  """What to do about a run that is damaged beyond its results."""
+  return f"delete {os.fspath(folder)} to train the run anew"
 
 
 def fingerprint(images: np.ndarray) -> str:

@@ -1,13 +1,15 @@
 """Checkpoints: what comes back is what was saved, or an error says so."""
 
+import contextlib
 import errno
+import io
+import logging
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 from unittest import mock
-import warnings
 
 from absl.testing import absltest, parameterized
 from etils import epath
@@ -16,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from stnjax import checkpoints
-from stnjax.files import RunError
+from stnjax.files import Damaged, RunError
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -85,13 +87,15 @@ class CheckpointsTest(parameterized.TestCase):
 
   def test_older_versions_wrote_no_checksums(self):
     save_as_older_versions(self.folder, ARRAYS)
-    with self.assertWarnsRegex(UserWarning, "has no checksum"):
+    with contextlib.redirect_stderr(io.StringIO()) as told:
       found = self.kept.restore(10, ARRAYS)
     self.assert_restored(found, seconds=0.0)
+    (line,) = told.getvalue().splitlines()
+    self.assertRegex(line, "^warning: .*checkpoints/10 has no checksum")
     self.kept.save(20, ARRAYS, 1.5)
-    with warnings.catch_warnings():
-      warnings.simplefilter("error")
+    with contextlib.redirect_stderr(io.StringIO()) as told:
       self.assert_restored(self.kept.restore(20, ARRAYS))
+    self.assertEmpty(told.getvalue())
 
   def test_without_checksum_what_is_not_finite_is_refused(self):
     wrong = {**ARRAYS, ".zeros": np.full((40,), np.nan, np.float32)}
@@ -110,8 +114,31 @@ class CheckpointsTest(parameterized.TestCase):
   def test_a_missing_file_is_named(self):
     self.kept.save(10, ARRAYS, 1.5)
     shutil.rmtree(self.folder / "10" / "default" / "d")
-    with self.assertRaisesRegex(RunError, "10/default/d/.* is missing"):
+    with self.assertRaisesRegex(
+      RunError, r"\(\S+10/default/d/\S+ is missing\).*delete \S+/10 "
+    ):
       self.kept.restore(10, ARRAYS)
+
+  def test_what_cannot_be_listed_says_what_to_delete(self):
+    self.folder.write_text("x")
+    with self.assertRaisesRegex(
+      Damaged, "cannot read .*checkpoints: Not a dir.*; delete it"
+    ):
+      self.kept.last_step()
+
+  def test_damaged_metadata_prints_nothing(self):
+    """Orbax logs an error, and restores all the same."""
+    self.kept.save(10, ARRAYS, 1.5)
+    (self.folder / "10" / "SHA256SUMS").unlink()
+    for text in (b"", b"\xff", b'{"item_handlers": '):
+      (self.folder / "10" / "_CHECKPOINT_METADATA").write_bytes(text)
+      with self.assertNoLogs(level="ERROR"):
+        self.assert_restored(self.kept.restore(10, ARRAYS))
+    task = "Task exception was never retrieved\nfuture: <Task coro=<A() done, "
+    with self.assertNoLogs("asyncio", level="ERROR"):
+      logging.getLogger("asyncio").error(f"{task}defined at /orbax/a.py:1>")
+    with self.assertLogs("asyncio", level="ERROR"):
+      logging.getLogger("asyncio").error(f"{task}defined at /other/a.py:1>")
 
   def test_a_full_disk_is_named(self):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -5,11 +5,21 @@ import io
 import json
 import os
 import pathlib
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import audit, claims, finished, prediction, report, train
+from experiments import (
+  audit,
+  claims,
+  finished,
+  prediction,
+  report,
+  sweep,
+  train,
+)
 from stnjax import alignability, files, runs
 from tests import scripts, toy_sets
 
@@ -180,6 +190,11 @@ def test_results_of_another_form(edit, workdir, capsys):
     {"after": lambda x: x[:, :3]},
     {"after": lambda x: x[..., :0]},
     {"after": lambda x: x.astype(np.float32)},
+    {"after": lambda x: np.zeros((4, 10, 28, 9999, 1), np.uint8)},
+    {
+      "before": lambda x: np.zeros((1, 9999, 28, 28, 1), np.uint8),
+      "after": lambda x: np.zeros((1, 9999, 28, 28, 1), np.uint8),
+    },
   ],
 )
 def test_arrays_of_another_form(changes, workdir, capsys):
@@ -307,9 +322,10 @@ def test_numbers_that_are_not_known_are_reported_as_such(workdir):
   assert "| – |" in row
 
 
-def test_a_damaged_run_is_named_by_train_and_the_others_go_on(
-  workdir, monkeypatch
-):
+@pytest.fixture
+def trained(monkeypatch):
+  """Has runs finished without training."""
+
   class Job:
     def __init__(self, members, *_):
       self.members = members
@@ -320,6 +336,11 @@ def test_a_damaged_run_is_named_by_train_and_the_others_go_on(
       return {run.settings.seed: run.results() for run in self.members}
 
   monkeypatch.setattr(train, "_Job", Job)
+  monkeypatch.setattr(train, "load_data", lambda *_: ((), ()))
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_damaged_run_is_named_by_train_and_the_others_go_on(workdir):
   for name in ("results.json", "config.json"):
     (workdir / TOY.name / name).write_text("{}")
     with pytest.raises(runs.RunError, match=f"{name}.*delete") as caught:
@@ -327,6 +348,102 @@ def test_a_damaged_run_is_named_by_train_and_the_others_go_on(
     assert "\n" not in str(caught.value)
     other = dataclasses.replace(TOY, seed=1)
     assert runs.Run(str(workdir), other).results()["error"] == 0.25
+
+
+def blocked(name):
+  """Damage: a folder in place of a file, or the other way round."""
+
+  def damage(folder):
+    path = folder / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    path.write_text("x") if name in ("checkpoints", "") else path.mkdir()
+
+  return damage
+
+
+UNFINISHED = {
+  "config.json is missing": lambda folder: (folder / "config.json").unlink(),
+  "Not a directory": blocked(""),
+  "config.json: Is a directory": blocked("config.json"),
+  "checkpoints: Not a directory": blocked("checkpoints"),
+  "FAILED: Is a directory": blocked("FAILED"),
+  "lock: Is a directory": blocked("lock"),
+}
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("told", [*UNFINISHED])
+def test_a_damaged_unfinished_run_costs_a_sweep_no_other(
+  told, tmp_path, capsys
+):
+  run = runs.Run(str(tmp_path), TOY)
+  run.start()
+  (run.path / "metrics.jsonl").write_text("")
+  UNFINISHED[told](run.path)
+  jobs = [sweep.Job(TOY, (0, 1)), sweep.Job(CNN, (0,))]
+  (error,) = sweep.run_all(jobs, str(tmp_path), [jax.devices()[:1]])
+  assert f"{run.path}" in str(error) and told in str(error)
+  assert "; delete " in str(error)
+  for settings in (dataclasses.replace(TOY, seed=1), CNN):
+    assert runs.Run(str(tmp_path), settings).done
+  if "lock" in told:  # which a look does not need
+    return
+  capsys.readouterr()
+  with pytest.raises(runs.RunError, match=f"damaged.*{TOY.name}$"):
+    sweep.print_plan(jobs, str(tmp_path))
+  rows = capsys.readouterr().out.splitlines()
+  assert [row.split()[0] for row in rows[:3]] == [
+    settings.name for job in jobs for settings in job.members()
+  ]
+  assert "damaged: " in rows[0] and told in rows[0]
+  assert "  done  " in rows[1] and "  done  " in rows[2]
+
+
+def test_a_dry_run_looks_into_finished_runs(workdir, capsys):
+  jobs = [sweep.Job(TOY, (0,)), sweep.Job(CNN, (0,))]
+  (workdir / TOY.name / "results.json").write_text("{}")
+  with pytest.raises(runs.RunError, match=TOY.name):
+    sweep.print_plan(jobs, str(workdir))
+  first, second = capsys.readouterr().out.splitlines()[:2]
+  assert "results.json is damaged" in first and "  done  " in second
+
+
+def test_a_dry_run_checks_the_data_before_it_prints(tmp_path, capsys):
+  large = dataclasses.replace(TOY, batch_size=10**6)
+  with pytest.raises(ValueError, match="batch_size"):
+    sweep.print_plan([sweep.Job(large, (0,))], str(tmp_path))
+  assert not capsys.readouterr().out
+
+
+def test_runs_on_other_classes_share_a_table(workdir, capsys):
+  """Test sets may differ: the columns are classes, and a dash is none."""
+  other = dataclasses.replace(TOY, network="STN-SL1")
+  for settings in (dataclasses.replace(TOY, seed=1), other):
+    run = runs.Run(str(workdir), settings)
+    measured = {"std": 1.0, "none": 50.0, "slope": -1.0}
+    aligned = {"rotation": {**measured, "by_class": [5.0] * 9}}
+    toy_sets.finish(run, error=0.125, alignment=aligned)
+    (run.path / "DONE").write_text("")
+    change_arrays(
+      run.path / "evaluation.npz",  # class 3 becomes 4
+      label=lambda x: np.where(x == 3, 4, x),
+      predicted=lambda x: np.where(x == 3, 4, x),
+    )
+    with np.load(run.path / "evaluation.npz") as kept:
+      wrong = {"error": float(np.mean(kept["predicted"][0] != kept["label"]))}
+    change(run.path / "results.json", wrong.__ror__)
+  report.write(str(workdir))
+  assert not capsys.readouterr().err
+  rows = (workdir / "report" / "report.md").read_text().splitlines()
+  cells = [row.split(" | ") for row in rows if row.count(" | ") == 10]
+  (head,) = [row for row in cells if row[0] == "| network"]
+  assert head[1:] == [*map(str, range(9)), "9 |"]
+  means = {row[0]: row[1:] for row in cells}
+  assert means["| STN-C0"] == ["15.00"] * 3 + ["25.00"] + ["15.00"] * 5 + [
+    "15.00 |"
+  ]
+  assert means["| STN-SL1"] == ["5.00"] * 3 + ["–"] + ["5.00"] * 5 + ["5.00 |"]
 
 
 def test_audits_leave_out_damaged_runs(workdir, capsys):

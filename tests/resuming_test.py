@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import types
 
 import jax
@@ -200,6 +201,20 @@ def test_without_locks_a_second_process_is_noticed_all_the_same(
   assert runs.Run(str(tmp_path), settings).results()["error"] > 0
 
 
+def test_metrics_without_a_checkpoint_are_not_dropped_silently(
+  tmp_path, capsys
+):
+  once = dataclasses.replace(TOY, epochs=1)
+  train.train(once, (0,), str(tmp_path))
+  path = runs.Run(str(tmp_path), once).path
+  assert "no checkpoint" not in capsys.readouterr().out
+  shutil.rmtree(path / "checkpoints")
+  (path / "DONE").unlink()
+  train.train(once, (0,), str(tmp_path))
+  told = f"{path} has no checkpoint: its metrics of 1 epoch"
+  assert capsys.readouterr().out.count(told) == 1
+
+
 def test_metrics_that_lack_epochs_are_not_gone_on_from(tmp_path, monkeypatch):
   stop_after(monkeypatch, 8)
   with pytest.raises(KeyboardInterrupt):
@@ -212,7 +227,7 @@ def test_metrics_that_lack_epochs_are_not_gone_on_from(tmp_path, monkeypatch):
     with toy_sets.loaded(), pytest.raises(runs.RunError) as caught:
       train.train(TOY, (0,), str(tmp_path))
     assert "metrics.jsonl" in str(caught.value)
-    assert "delete the folder" in str(caught.value)
+    assert f"delete {path.parent}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
