@@ -517,7 +517,7 @@ def write(workdir: str) -> list[Judged]:
   judged = judge(groups)
   root = files.place("workdir", workdir)
   text = report.markdown(TITLE, sections(groups, judged, left))
-  files.write(root / "claims.md", text)
+  files.write_whole(root / "claims.md", text)
   values = [
     {
       "claim": item.claim.statement,
@@ -534,7 +534,9 @@ def write(workdir: str) -> list[Judged]:
     }
     for item in judged
   ]
-  files.write(root / "claims.json", files.to_json(values, indent=1) + "\n")
+  files.write_whole(
+    root / "claims.json", files.to_json(values, indent=1) + "\n"
+  )
   return judged
 
 
