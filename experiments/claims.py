@@ -10,7 +10,8 @@ wherever runs allow it: runs that differ in network and seed alone are compared
 with each other. A comparison holds, or does not, where the 95 % confidence
 interval of its difference over the seeds lies on one side of the bound; else
 there are not enough runs. Those of fewer than three seeds are shown, and say
-nothing.
+nothing. Damaged runs are left out and named, on stderr too; the exit status is
+0 all the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence

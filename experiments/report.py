@@ -5,7 +5,8 @@
 writes runs/report/report.md with its figures as PNG, results.json with what all
 runs found, and report.html, one page that holds everything. Runs that differ in
 more than network and seed, in their data set or epochs for instance, get a
-section each.
+section each. Damaged runs are left out and named, in the report and on stderr;
+the exit status is 0 all the same, as there is a report.
 """
 
 import base64

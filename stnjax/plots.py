@@ -194,10 +194,12 @@ def pose_density(
   bins = min(60, max(1, len(np.unique(every))))
   edges = np.linspace(*x_range, bins + 1), np.linspace(*y_range, 91)
   for panel, name in zip(axes, true, strict=False):
-    x, y, line = _response(
+    found = evaluation.response(
       axis, true[name], applied[name], None if labels is None else labels[name]
     )
-    counts, *_ = np.histogram2d(x, y, bins=edges)
+    x, (y, line) = np.asarray(true[name]), found
+    fine = np.isfinite(x) & np.isfinite(y)
+    counts, *_ = np.histogram2d(x[fine], y[fine], bins=edges)
     # The root shows the tails beside a sharp ridge.
     panel.pcolormesh(*edges, np.sqrt(counts.T), cmap="Greys", rasterized=True)
     panel.plot(x_range, -x_range, "--", color=drawing.COLOURS[1], lw=1)
@@ -214,22 +216,6 @@ def pose_density(
   figure.supxlabel(f"{name}, of the perturbation", fontsize=9)
   figure.supylabel("of the transformer", fontsize=9)
   return figure
-
-
-def _response(
-  axis: str,
-  true: np.ndarray,
-  applied: np.ndarray,
-  labels: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, evaluation.Line]:
-  """What was done and what is applied, where known, and the line of all."""
-  true, applied = np.asarray(true), np.asarray(applied)
-  if not true.size:
-    return true, applied, evaluation.Line(np.nan, np.nan)
-  with np.errstate(invalid="ignore"):  # infinite poses have no mean
-    found = evaluation.response(axis, true, applied, labels)
-  fine = np.isfinite(true) & np.isfinite(found.applied)
-  return true[fine], found.applied[fine], found.line
 
 
 def error_lines(
