@@ -20,7 +20,6 @@ import functools
 import itertools
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
@@ -145,9 +144,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
   wanted = timing.shapes(timing.each_once("shapes", _SHAPES.value))
-  output = pathlib.Path(_OUTPUT.value)
-  outputs = output / "bench_gpu_compile.json", output / "bench_gpu_compile.md"
-  timing.make_folder(outputs, _OVERWRITE.value)
+  names = "bench_gpu_compile.json", "bench_gpu_compile.md"
+  outputs = timing.outputs(_OUTPUT.value, names, _OVERWRITE.value)
   rows = []
   for shape, name, kernel, sums in itertools.product(
     wanted, bench_tpu_compile.PASSES, _KERNELS.value, SUMS
@@ -155,9 +153,9 @@ def main() -> None:
     rows.append(measure(kernel, shape, name, sums))
     print(table(rows).splitlines()[-1], flush=True)
   values = {"gpu": str(device()), "jax": jax.__version__, "rows": rows}
-  files.write(outputs[0], json.dumps(values, indent=1) + "\n")
+  files.write_whole(outputs[0], json.dumps(values, indent=1) + "\n")
   text = f"H100, jax {jax.__version__}, float32:\n\n{table(rows)}"
-  files.write(outputs[1], text)
+  files.write_whole(outputs[1], text)
   print(f"written: {outputs[0]}, {outputs[1]}")
 
 

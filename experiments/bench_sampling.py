@@ -29,7 +29,7 @@ import os
 import pathlib
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,16 +193,23 @@ def tables(rows: Sequence[Case]) -> str:
 
 
 def chosen_peers() -> list[str]:
-  """The peers of --peers, or all that are installed."""
+  """Returns the peers of --peers, or all that are installed.
+
+  Raises:
+    ValueError: If one is unknown, given twice, or not there.
+  """
   if _PEERS.value is None:
     return [peer for peer in peers.PEERS if peers.installed(peer)]
   for peer in timing.each_once("peers", _PEERS.value):
     if peer not in peers.PEERS:
-      raise app.UsageError(
+      raise ValueError(
         f"--peers={peer!r} is unknown; accepted: {', '.join(peers.PEERS)}"
       )
     if not peers.installed(peer):
-      raise app.UsageError(f"--peers={peer!r} is not there for this device")
+      raise ValueError(
+        f"--peers={peer!r} is not there for this device; install it, or leave"
+        " it out"
+      )
   return _PEERS.value
 
 
@@ -213,9 +220,8 @@ def main() -> None:
   dtypes = timing.each_once("dtype", _DTYPES.value)
   if not _COMPILED.value:
     without_compiler()
-  output = pathlib.Path(_OUTPUT.value)
-  outputs = output / "bench_sampling.json", output / "bench_sampling.md"
-  timing.make_folder(outputs, _OVERWRITE.value)
+  names = "bench_sampling.json", "bench_sampling.md"
+  outputs = timing.outputs(_OUTPUT.value, names, _OVERWRITE.value)
   rows = []
   for shape in shapes:
     for method, dtype in itertools.product(methods, dtypes):
@@ -225,8 +231,8 @@ def main() -> None:
       )
   text = tables(rows)
   values = {"machine": timing.machine(), "rows": rows}
-  files.write(outputs[0], json.dumps(values))
-  files.write(outputs[1], text + "\n")
+  files.write_whole(outputs[0], json.dumps(values))
+  files.write_whole(outputs[1], text + "\n")
   print(f"{text}\n\nwritten: {outputs[0]}, {outputs[1]}")
 
 

@@ -11,8 +11,8 @@ half. It writes bench_scaling.md, .png and, with every measurement, .json. About
 """
 
 from collections.abc import Sequence
+import io
 import json
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -99,11 +99,8 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> str:
 
 
 def main() -> None:
-  output = pathlib.Path(_OUTPUT.value)
-  data, text, picture = (
-    output / f"bench_scaling.{ending}" for ending in ("json", "md", "png")
-  )
-  timing.make_folder((data, text, picture), _OVERWRITE.value)
+  names = [f"bench_scaling.{ending}" for ending in ("json", "md", "png")]
+  data, text, picture = timing.outputs(_OUTPUT.value, names, _OVERWRITE.value)
   libraries = ["stnjax", *filter(peers.installed, ["torch"])]
   rows = []
   for axis, shapes in AXES.items():
@@ -111,10 +108,11 @@ def main() -> None:
     rows += measure(axis, shapes, libraries, _ROUNDS.value)
   found = lines(rows)
   values = {"machine": timing.machine(), "rows": rows}
-  files.write(data, json.dumps(values))
-  files.write(text, table(found) + "\n")
-  with files.writing(picture):
-    plots.scaling(found).savefig(picture, dpi=150)
+  files.write_whole(data, json.dumps(values))
+  files.write_whole(text, table(found) + "\n")
+  drawn = io.BytesIO()
+  plots.scaling(found).savefig(drawn, format="png", dpi=150)
+  files.write_whole(picture, drawn.getvalue())
   print(f"{table(found)}\n\nwritten: {data}, {text}, {picture}")
 
 

@@ -28,10 +28,9 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -272,7 +271,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
   if not _SHAPES.value and not _STEPS.value:
-    raise app.UsageError("--shapes and --steps are both empty")
+    raise ValueError(
+      "--shapes and --steps are both empty; accepted: at least one of either"
+    )
   wanted = shapes(_SHAPES.value)
   if wanted:
     timing.each_once("shapes", _SHAPES.value)
@@ -283,9 +284,8 @@ def main() -> None:
   compiler = Compiler(_TOPOLOGY.value)
   batch_size = _BATCH_PER_CHIP.value * compiler.chips
   settings = [step_settings(text, batch_size) for text in _STEPS.value]
-  output = pathlib.Path(_OUTPUT.value)
-  outputs = output / "bench_tpu_compile.json", output / "bench_tpu_compile.md"
-  timing.make_folder(outputs, _OVERWRITE.value)
+  names = "bench_tpu_compile.json", "bench_tpu_compile.md"
+  outputs = timing.outputs(_OUTPUT.value, names, _OVERWRITE.value)
   warps, steps = [], []
   for shape in wanted:
     for name in _PASSES.value:
@@ -310,8 +310,8 @@ def main() -> None:
     parts.append(
       f"Training steps, all chips of {where}:\n\n{step_table(steps)}"
     )
-  files.write(outputs[0], json.dumps(values, indent=1) + "\n")
-  files.write(outputs[1], "\n".join(parts))
+  files.write_whole(outputs[0], json.dumps(values, indent=1) + "\n")
+  files.write_whole(outputs[1], "\n".join(parts))
   print(f"written: {outputs[0]}, {outputs[1]}")
 
 

@@ -36,11 +36,10 @@ import itertools
 import json
 import math
 import os
-import pathlib
 import typing
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -551,30 +550,25 @@ def set_up_torch() -> None:
 
 
 def main() -> None:
-  names = _NETWORKS.value
-  if not names or len(set(names)) < len(names):
-    raise app.UsageError(
-      f"--networks must name networks, each once, got {','.join(names)!r}"
-    )
+  names = timing.each_once("networks", _NETWORKS.value)
   protocol = PROTOCOLS[_PROTOCOL.value]
   changes = {"width": _WIDTH.value, "batch_size": _BATCH_SIZE.value}
   changes = {k: v for k, v in changes.items() if v is not None}
   every = [protocol.of(name, **changes) for name in names]
   if every[0].batch_size > protocol.images:
-    raise app.UsageError(
+    raise ValueError(
       f"--batch_size must be at most {protocol.images}, got"
       f" {every[0].batch_size}"
     )
   most = protocol.images // every[0].batch_size
   if _STEPS.value > most:
-    raise app.UsageError(
+    raise ValueError(
       f"--steps must be at most {most}, an epoch, got {_STEPS.value}"
     )
   for settings in every:  # raises for one that cannot be built
     hardware.check_memory(settings, _SEEDS.value, jax.devices()[:1])
-  output = pathlib.Path(_OUTPUT.value)
-  outputs = output / "bench_training.json", output / "bench_training.md"
-  timing.make_folder(outputs, _OVERWRITE.value)
+  written = "bench_training.json", "bench_training.md"
+  outputs = timing.outputs(_OUTPUT.value, written, _OVERWRITE.value)
   set_up_torch()
   data = epoch_of(protocol.images)
   rows = []
@@ -602,8 +596,8 @@ def main() -> None:
     "channels_last": _CHANNELS_LAST.value,
     "rows": rows,
   }
-  files.write(outputs[0], json.dumps(results))
-  files.write(outputs[1], text + "\n")
+  files.write_whole(outputs[0], json.dumps(results))
+  files.write_whole(outputs[1], text + "\n")
   print(f"{text}\n\nwritten: {outputs[0]}, {outputs[1]}")
 
 

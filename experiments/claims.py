@@ -10,7 +10,8 @@ wherever runs allow it: runs that differ in network and seed alone are compared
 with each other. A comparison holds, or does not, where the 95 % confidence
 interval of its difference over the seeds lies on one side of the bound; else
 there are not enough runs. Those of fewer than three seeds are shown, and say
-nothing.
+nothing. Damaged runs are left out and named, on stderr too; the exit status is
+0 all the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -517,7 +518,7 @@ def write(workdir: str) -> list[Judged]:
   judged = judge(groups)
   root = files.place("workdir", workdir)
   text = report.markdown(TITLE, sections(groups, judged, left))
-  files.write(root / "claims.md", text)
+  files.write_whole(root / "claims.md", text)
   values = [
     {
       "claim": item.claim.statement,
@@ -534,7 +535,9 @@ def write(workdir: str) -> list[Judged]:
     }
     for item in judged
   ]
-  files.write(root / "claims.json", files.to_json(values, indent=1) + "\n")
+  files.write_whole(
+    root / "claims.json", files.to_json(values, indent=1) + "\n"
+  )
   return judged
 
 

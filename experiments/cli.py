@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import json
 import math
 import re
 import sys
 from typing import Any
 
 from absl import app, flags, logging
+import jax
 
-from stnjax import runs
+from stnjax import files, runs
 
 
 class Interrupted(Exception):
@@ -147,35 +149,52 @@ def run(
   """Runs a script; user errors are one line and exit status 1.
 
   `--verbosity=1` shows where an error came from. `--only_check_args` only
-  checks the flags, as `check` does, and prints the workdir.
+  checks the flags, as `check` does, and prints as JSON the values of `workdir`
+  and `data_dir` and the names of the `datasets` to train on.
 
   Args:
     main: Function of the script.
     takes_arguments: Whether `main` takes the command line's arguments that are
       not flags; else these are an error.
     check: Reads the flags as `main` does, and raises for those that cannot be
-      used, without a look at files or devices.
+      used, without a look at files or devices. May return `runs.Settings`, in
+      any nesting of tuples and lists.
   """
 
   def parse(argv: list[str]) -> list[str]:
     left = app.parse_flags_with_usage(argv)
-    if flags.FLAGS.only_check_args:
+    with _one_line():
       if len(left) > 1 and not takes_arguments:
-        sys.exit(f"error: unexpected argument {left[1]!r}")
-      with _one_line():
-        check()
-      print(WORKDIR.value)
+        raise ValueError(
+          f"unexpected argument {left[1]!r}; accepted: flags, --name=value"
+        )
+      if flags.FLAGS.only_check_args:
+        print(_places(check()))
     return left
 
   def guarded(argv: list[str]) -> None:
-    if len(argv) > 1 and not takes_arguments:
-      raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.ERROR)  # orbax tells of every step
     with _one_line():
       main(*([argv[1:]] if takes_arguments else []))
 
   app.run(guarded, flags_parser=parse)
+
+
+def _places(found: Any) -> str:
+  """The line of `--only_check_args`; `found` is what the check returned.
+
+  Raises:
+    ValueError: If a folder is of a kind that is not accepted.
+  """
+  places = {}
+  for name in ("workdir", "data_dir"):
+    places[name] = flags.FLAGS[name].value if name in flags.FLAGS else None
+    if places[name] is not None:
+      files.place(name, places[name])
+  every = [one for one in jax.tree.leaves(found) if hasattr(one, "dataset")]
+  datasets = sorted({settings.dataset for settings in every})
+  return json.dumps({**places, "datasets": datasets})
 
 
 @contextlib.contextmanager

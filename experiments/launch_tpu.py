@@ -17,16 +17,18 @@ On a slice of several hosts `train` trains one network on all chips. `sweep` and
 
 from collections.abc import Sequence
 from concurrent import futures
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments import cli
+from stnjax.datasets import folders
 
 SCRIPTS = ("train", "sweep", "paper")
 
@@ -220,7 +222,18 @@ def check(
   added = ["--distributed"] if tpu.hosts > 1 else []
   if nodes > 1:
     added.append(f"--shard=0/{nodes}")
-  workdir = checked_workdir([*script, *added])
+  places = checked([*script, *added])
+  workdir, data_dir = places["workdir"], places["data_dir"]
+  for dataset in places["datasets"]:
+    if not (data_dir or "").startswith("gs://") and folders.needs_preparing(
+      dataset, data_dir
+    ):
+      raise ValueError(
+        f"--dataset={dataset} is not on the TPU's disk, with --data_dir="
+        f"{data_dir}: give the script a --data_dir=gs://... that has it, or"
+        " --dataset=mnist_subset, street_numbers, street_digits or drifters,"
+        " without --data_dir"
+      )
   if not workdir.startswith("gs://") and (delete or tpu.hosts > 1):
     raise ValueError(
       f"runs would be lost with the TPU's disk, in --workdir={workdir}: give"
@@ -230,23 +243,25 @@ def check(
 
 
 _PRINTS = "it only prints; give it to the script on this machine"
+_JOINS = "the hosts of a slice find each other by themselves"
 _REFUSED = {
   "flagfile": "the file stays on this machine; write its flags out",
   **dict.fromkeys(
     ("dry_run", "list", "only_check_args", "noonly_check_args"), _PRINTS
   ),
   **dict.fromkeys(("help", "helpshort", "helpfull", "helpxml"), _PRINTS),
+  **dict.fromkeys(("coordinator", "num_processes", "process_id"), _JOINS),
 }
 
 
-def checked_workdir(script: Sequence[str]) -> str:
+def checked(script: Sequence[str]) -> dict[str, Any]:
   """Has a script check its own flags, on this machine.
 
   Args:
     script: Module in `experiments`, and its flags.
 
   Returns:
-    The workdir that it would use.
+    The `workdir`, `data_dir` and `datasets` that it would use.
 
   Raises:
     ValueError: if it refuses its flags; with what it says.
@@ -270,7 +285,7 @@ def checked_workdir(script: Sequence[str]) -> str:
     reason = " ".join(lines[told.index(True) :] if any(told) else lines[-1:])
     reason = reason.removeprefix("error: ") or "it prints its help"
     raise ValueError(f"{module} would not start: {reason}")
-  return printed[-1]
+  return json.loads(printed[-1])
 
 
 def launch(plan: Sequence[Step], delete: bool) -> None:

@@ -174,7 +174,7 @@ def write(workdir: str) -> dict[str, Correlation]:
     for quantity, label in labels.items()
   }
   drawn = plots.labelled_points("undone by the audit (%)", panels)
-  files.write(picture, report.png(drawn))
+  files.write_whole(picture, report.png(drawn))
   rows = [
     [
       p.where,
@@ -204,13 +204,13 @@ def write(workdir: str) -> dict[str, Correlation]:
     ],
   )
   sections = [section, *report.left_out(left)]
-  files.write(root / "prediction.md", report.markdown(_TITLE, sections))
+  files.write_whole(root / "prediction.md", report.markdown(_TITLE, sections))
   values = {
     "points": [p._asdict() for p in found],
     "correlations": {q: c._asdict() for q, c in correlations.items()},
   }
   text = files.to_json(values, indent=1) + "\n"
-  files.write(root / "prediction.json", text)
+  files.write_whole(root / "prediction.json", text)
   return correlations
 
 

@@ -14,10 +14,13 @@ Needs no TensorFlow and downloads nothing; what `--manual_dir` is:
 - street_numbers, street_digits, drifters: not needed, the sets are generated.
 """
 
+import os
 import pathlib
 import signal
+import sys
 
 from absl import flags
+import tensorflow_datasets as tfds
 
 from experiments import cli
 from stnjax.datasets import (
@@ -64,6 +67,7 @@ def main() -> None:
   kept = folder.is_dir() and any(folder.iterdir())
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, _interrupt)
+  tfds.display_progress_bar(sys.stderr.isatty())  # which clutter a log
   try:
     if not kept:
       builder = builder_class(data_dir=root, file_format="array_record")
@@ -94,15 +98,15 @@ def _manual_dir(instructions: str) -> str:
   """The folder of the flag.
 
   Raises:
-    ValueError: without the flag.
+    ValueError: Without the flag, or if it is empty.
     FileNotFoundError: for a folder that is not there, or is empty.
   """
   given = _MANUAL_DIR.value
-  if given is None:
+  if not (given or "").strip():
     raise ValueError(
       f"--dataset={_DATASET.value} needs --manual_dir: {instructions}"
     )
-  folder = pathlib.Path(given).expanduser()
+  folder = pathlib.Path(os.path.expanduser(given))
   if not folder.is_dir() or not any(folder.iterdir()):
     raise FileNotFoundError(
       f"--manual_dir={given} is no folder, or is empty: {instructions}"

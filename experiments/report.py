@@ -5,7 +5,8 @@
 writes runs/report/report.md with its figures as PNG, results.json with what all
 runs found, and report.html, one page that holds everything. Runs that differ in
 more than network and seed, in their data set or epochs for instance, get a
-section each.
+section each. Damaged runs are left out and named, in the report and on stderr;
+the exit status is 0 all the same, as there is a report.
 """
 
 import base64
@@ -91,14 +92,16 @@ def write(workdir: str) -> epath.Path:
     for number, (settings, members) in enumerate(groups(found), 1)
   ]
   sections += left_out(left)
-  files.write(output / "report.md", markdown(_TITLE, sections))
+  files.write_whole(output / "report.md", markdown(_TITLE, sections))
   values = [
     {"settings": dataclasses.asdict(run.settings), "results": run.results}
     for run in found
   ]
-  files.write(output / "results.json", files.to_json(values, indent=1) + "\n")
+  files.write_whole(
+    output / "results.json", files.to_json(values, indent=1) + "\n"
+  )
   page = output / "report.html"
-  files.write(page, _page(sections))
+  files.write_whole(page, _page(sections))
   return page
 
 
@@ -164,7 +167,7 @@ def _section(
   ]
   for name, caption, figure in _figures(members):
     path = output / f"{name}_{number}.png"
-    files.write(path, png(figure))
+    files.write_whole(path, png(figure))
     parts.append(Picture(path, caption))
   for name, group in members.items():
     # Those of the first seed that has some.
@@ -172,7 +175,7 @@ def _section(
     if not audits:
       continue
     path = output / f"audit_{name}_{number}.png"
-    files.write(path, png(plots.alignability(audits)))
+    files.write_whole(path, png(plots.alignability(audits)))
     parts += [
       f"{name}: what a spatial warp of each layer's features undoes of a"
       " transform of the image, by its inverse / by the best warp found / with"

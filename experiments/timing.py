@@ -5,44 +5,63 @@ import importlib.metadata
 import importlib.util
 import math
 import os
-import pathlib
 import platform
 import re
 import time
 from typing import Any
 
-from absl import app
+from etils import epath
 import jax
 import numpy as np
 
+from stnjax import files
 from stnjax.kernels import bilinear
 
 PAUSE = 0.02
 """Seconds before each turn, until the threads of the last one stop spinning."""
 
 
-def make_folder(files: Sequence[pathlib.Path], overwrite: bool) -> None:
+def outputs(
+  output: str, names: Sequence[str], overwrite: bool
+) -> list[epath.Path]:
   """Makes the folder of results, before anything is measured.
 
+  Args:
+    output: Value of --output, the folder.
+    names: Names of the files that hold the results.
+    overwrite: Whether the files may be there already.
+
+  Returns:
+    The paths of the files.
+
   Raises:
-    UsageError: where results lie already, unless --overwrite allows it, or
-      where there can be no folder.
+    ValueError: If results are there already and may not be replaced, or the
+      folder cannot be made.
   """
-  folder = files[0].parent
-  if not overwrite and any(file.exists() for file in files):
-    raise app.UsageError(
-      f"--output={folder} holds results; --overwrite replaces them"
+  folder = files.place("--output", output)
+  paths = [folder / name for name in names]
+  if not overwrite and any(path.exists() for path in paths):
+    raise ValueError(
+      f"--output={output} holds results; --overwrite replaces them"
     )
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise app.UsageError(f"--output={folder} cannot be made: {error}") from None
+    why = error.strerror or str(error)
+    raise ValueError(
+      f"--output={output} cannot be made ({why}); choose another folder"
+    ) from None
+  return paths
 
 
 def each_once(flag: str, values: Sequence[str]) -> Sequence[str]:
-  """The values of a flag, which are some and differ."""
+  """Returns the values of a flag, which are some and differ.
+
+  Raises:
+    ValueError: If there are none, or one is given twice.
+  """
   if not values or len(set(values)) < len(values):
-    raise app.UsageError(
+    raise ValueError(
       f"--{flag} must name at least one, each once, got {','.join(values)!r}"
     )
   return values

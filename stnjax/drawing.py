@@ -76,7 +76,9 @@ def _columns(figure: Figure, labels: Sequence[str]) -> int:
 
 def tick(axis: Axes, places: Sequence[int]) -> None:
   """Ticks at all places, or at some where they would not fit."""
-  if len(places) <= 16:
+  room = axis.get_position().width * axis.figure.get_figwidth()  # inches
+  digits = max((len(str(place)) for place in places), default=1)
+  if len(places) * (0.08 + 0.09 * digits) <= room:
     axis.set_xticks(places)
   else:
     axis.locator_params(axis="x", integer=True)
@@ -86,6 +88,21 @@ def require(name: str, values: Mapping) -> None:
   """Raises for an empty mapping."""
   if not values:
     raise ValueError(f"{name} must not be empty")
+
+
+def require_alike(
+  name: str, values: Mapping, other: str, others: Mapping
+) -> None:
+  """Raises unless `others` has an array `[N]` for each of `values`."""
+  for key, array in values.items():
+    if key not in others:
+      raise ValueError(f"{other} lacks {key!r}, which {name} has")
+    shapes = np.shape(array), np.shape(others[key])
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+      raise ValueError(
+        f"{name} and {other} must both be [N] for {key!r}, got shapes"
+        f" {shapes[0]} and {shapes[1]}"
+      )
 
 
 def finite(arrays: Iterable[np.ndarray]) -> np.ndarray:

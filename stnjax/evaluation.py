@@ -129,13 +129,17 @@ def residual(
   return left
 
 
+@np.errstate(invalid="ignore")
 def _mean(axis: str, values: np.ndarray) -> float:
   """The mean along an axis; of angles, that of their directions."""
+  if not values.size:
+    return np.nan
   if axis == "rotation":
     return float(np.angle(np.exp(1j * np.radians(values)).mean(), deg=True))
   return float(values.mean())
 
 
+@np.errstate(invalid="ignore")
 def _about(axis: str, values: np.ndarray, middle: float) -> np.ndarray:
   """Values less their middle; angles in (-180, 180]."""
   if axis == "rotation":
@@ -214,9 +218,10 @@ def alignment(
 
 
 def _rms(values: np.ndarray) -> float:
-  return float(np.sqrt(np.mean(values**2)))
+  return float(np.sqrt(np.mean(values**2))) if values.size else np.nan
 
 
+@np.errstate(invalid="ignore")
 def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
   """Orthogonal regression: both variables err alike.
 
@@ -226,9 +231,12 @@ def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
 
   Returns:
     The line through the mean along the direction of largest variance; slope
-    and intercept are NaN where `x` and `y` have no variance to go by.
+    and intercept are NaN where `x` and `y` have no variance to go by, are
+    empty or not finite.
   """
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  if not x.size:
+    return Line(np.nan, np.nan)
   (xx, xy), (_, yy) = np.cov(x, y, bias=True)
   gap = np.hypot(yy - xx, 2 * xy)
   if xx > yy:  # each form is exact where the other cancels
@@ -238,6 +246,8 @@ def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
   return Line(float(slope), float(y.mean() - slope * x.mean()))
 
 
+# At infinity, or of weight 0 there: NaN.
+@np.errstate(invalid="ignore", divide="ignore")
 def _affine_at_centre(matrix: np.ndarray) -> np.ndarray:
   """The affine map that a projective one is close to at the origin."""
   checks.matrix("poses", matrix)

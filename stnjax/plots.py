@@ -122,7 +122,16 @@ def before_and_after(
 
   Returns:
     The figure; the perturbed images are its first panel, "input".
+
+  Raises:
+    ValueError: For images of another shape, or none.
   """
+  for name, images in [("before", before), *after.items()]:
+    if np.ndim(images) != 5 or not np.size(images):
+      raise ValueError(
+        f"{name} must be [draws, classes, height, width, channels], at least"
+        f" one of each, got shape {np.shape(images)}"
+      )
   panels = [("input", before), *after.items()]  # a network may be named so
   columns = 2 if len(panels) > 2 else len(panels)
   rows = -(-len(panels) // columns)
@@ -161,9 +170,14 @@ def pose_density(
     are labels. On the dashed line, of slope -1, the perturbation is undone.
 
   Raises:
-    ValueError: for no network.
+    ValueError: For no network, an unknown axis, or values that are missing or
+      of another length.
   """
   drawing.require("true", true)
+  checks.option("axis", axis, tuple(evaluation.UNITS))
+  drawing.require_alike("true", true, "applied", applied)
+  if labels is not None:
+    drawing.require_alike("true", true, "labels", labels)
   columns = min(4, len(true))
   rows = -(-len(true) // columns)
   size = _WIDTH / columns
@@ -181,7 +195,7 @@ def pose_density(
   edges = np.linspace(*x_range, bins + 1), np.linspace(*y_range, 91)
   for panel, name in zip(axes, true, strict=False):
     found = evaluation.response(
-      axis, true[name], applied[name], labels[name] if labels else None
+      axis, true[name], applied[name], None if labels is None else labels[name]
     )
     x, (y, line) = np.asarray(true[name]), found
     fine = np.isfinite(x) & np.isfinite(y)
@@ -412,12 +426,13 @@ def alignability(
     undone, against depth.
 
   Raises:
-    ValueError: for no audits.
+    ValueError: For no audits, or an unknown kind.
   """
   drawing.require("audits", audits)
+  checks.option("kind", kind, ("aligned", "best", "mixed"))
   shown = next(iter(audits.values()))
-  panels = len(shown.families) + 2  # and the legends
-  columns = min(3, panels)
+  panels = len(shown.families) + 1
+  columns = min(3, panels + 1)
   rows = -(-panels // columns)
   figure = Figure(figsize=(_WIDTH, 2.7 * rows), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -431,11 +446,14 @@ def alignability(
     )
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-  profile = axes[panels - 2]
+  profile = axes[panels - 1]
   _draw_profiles(profile, audits, kind)
-  for axis in axes[panels - 1 :]:
+  for axis in axes[panels:]:
     axis.set_axis_off()
-  _explain(axes[panels - 1], axes[0], profile)
+  if panels < len(axes):
+    _explain(axes[panels], axes[0], profile)
+  else:
+    _explain_below(figure, axes[0], profile)
   return figure
 
 
@@ -478,26 +496,55 @@ def _draw_residuals(
   axis.plot(family.magnitudes, before.mean(axis=1), **style, **hollow)
 
 
-def _explain(axis: Axes, residuals: Axes, profile: Axes) -> None:
-  """Draws the legends of residuals and of profiles, in a panel of its own."""
+def _entries(residuals: Axes) -> tuple[list, list[str]]:
+  """The legend of residuals: the layers, and with and without a warp."""
   layers, names = residuals.get_legend_handles_labels()
   grey = {"color": drawing.COLOURS[0], "marker": "o", "markersize": 4}
   both = [
     Line2D([], [], **grey),
     Line2D([], [], ls=":", lw=1, markerfacecolor="white", **grey),
   ]
-  crowded = len(names) > 12 or max(map(len, names), default=0) > 12
-  options = {"frameon": False, "fontsize": 7, "ncols": 1 + (len(names) > 12)}
+  return [*layers, *both], [*names, "with the warp", "without a warp"]
+
+
+def _explain_below(figure: Figure, residuals: Axes, profile: Axes) -> None:
+  """Draws the legends below full rows of panels; the figure grows for them."""
+  options = {"frameon": False, "fontsize": 7, "title_fontsize": 8}
+  handles, labels = _entries(residuals)
+  columns = 5 if max(map(len, labels)) <= 14 else 4
+  figure.legend(
+    handles,
+    labels,
+    title="residual",
+    loc="outside lower left",
+    ncols=columns,
+    **options,
+  )
+  undone = profile.get_legend_handles_labels()
+  figure.legend(*undone, title="undone", loc="outside lower right", **options)
+  lines = max(-(-len(labels) // columns), len(undone[1]))
+  figure.set_figheight(figure.get_figheight() + 0.3 + 0.15 * lines)
+
+
+def _explain(axis: Axes, residuals: Axes, profile: Axes) -> None:
+  """Draws the legends in a panel of their own; that of profiles if it fits."""
+  handles, names = _entries(residuals)
+  crowded = len(names) > 14 or max(map(len, names[:-2]), default=0) > 12
+  options = {"frameon": False, "fontsize": 7, "ncols": 1 + (len(names) > 14)}
   left = axis.legend(
-    [*layers, *both],
-    [*names, "with the warp", "without a warp"],
+    handles,
+    names,
     title="residual",
     title_fontsize=8,
     loc="upper left",
     **options,
   )
+  if crowded:
+    drawing.legend_outside(axis.figure, [profile])
+    axis.figure.legends[-1].set_title("undone", {"size": 8})
+    return
   axis.add_artist(left)  # a second legend would replace it
-  (profile if crowded else axis).legend(
+  axis.legend(
     *profile.get_legend_handles_labels(),
     title="undone",
     title_fontsize=8,

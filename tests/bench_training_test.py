@@ -179,7 +179,7 @@ class ScriptTest(parameterized.TestCase):
     ("--networks=DEF1", "network='DEF1' has no counterpart in torch"),
     ("--networks=STN-SL1x2", "has no counterpart in torch"),
     ("--networks=CNN,STN-C5", "depth 5 is deeper than the classifier"),
-    ("--networks=CNN,CNN", "--networks must name networks, each once"),
+    ("--networks=CNN,CNN", "--networks must name at least one, each once"),
     ("--width=0", "width must be positive"),
     ("--batch_size=20000", "--batch_size must be at most 10000"),
     ("--steps=0", "--steps"),

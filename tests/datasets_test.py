@@ -342,7 +342,7 @@ class GeneratedTest(absltest.TestCase):
     file = pathlib.Path(self.root, "file")
     file.touch()
     with self.assertRaisesRegex(
-      OSError, f"street_numbers cannot be written to {file}/x .*data_dir"
+      OSError, f"{file}/x/street_numbers/.* cannot be written.*data_dir"
     ):
       self.load(f"{file}/x")
 
@@ -388,6 +388,9 @@ class PrepareDataTest(absltest.TestCase):
       f"plankton prepared in {data_dir}/plankton/1.0.0: 3 train, 1 test\n",
     )
     self.assertLen(datasets.load("plankton", "train", data_dir).images, 3)
+    # No bars of progress in a log, and no folder for downloads.
+    self.assertNotIn("\r", err)
+    self.assertEqual(os.listdir(data_dir), ["plankton"])
 
   def test_data_dir_that_is_none(self):
     root = self.create_tempdir()
@@ -426,15 +429,25 @@ class PrepareDataTest(absltest.TestCase):
     process.send_signal(signal.SIGTERM)
     code, _, err = scripts.finish(process)
     self.assertEqual(code, 128 + signal.SIGTERM)
-    self.assertRegex(err, "\ninterrupted; .*svhn/1.0.0 was not prepared.*\n$")
+    self.assertRegex(
+      err, "(^|\n)interrupted; .*svhn/1.0.0 was not prepared.*\n$"
+    )
     self.assertEmpty(list(root.glob("tfds/svhn/*")))
 
   def test_mistakes_are_one_line(self):
-    code, _, err = self.prepare("--dataset=svhn")
-    self.assertEqual(code, 1)
-    self.assertRegex(
-      err, "^error: --dataset=svhn needs --manual_dir: .*train.tar.gz.*\n$"
-    )
+    root = self.create_tempdir()
+    root.create_file("in/x")
+    needs = "--dataset=svhn needs --manual_dir: .*train.tar.gz"
+    below = "/proc/x/svhn/1.0.0 cannot be written .*choose another data_dir"
+    for flags, message in (
+      ([], needs),
+      (["--manual_dir="], needs),
+      (["--manual_dir=~nobody-here/x"], "--manual_dir=~nobody-here/x is no"),
+      ([f"--manual_dir={root.full_path}/in", "--data_dir=/proc/x"], below),
+    ):
+      code, _, err = self.prepare("--dataset=svhn", *flags)
+      self.assertEqual(code, 1)
+      self.assertRegex(err, f"^error: {message}.*\n$")
 
 
 class ImportTest(absltest.TestCase):

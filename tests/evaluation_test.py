@@ -1,5 +1,7 @@
 """Metrics against hand-made cases, NumPy and scipy."""
 
+import warnings
+
 from absl.testing import absltest, parameterized
 import jax.numpy as jnp
 import numpy as np
@@ -222,6 +224,29 @@ class AlignmentTest(parameterized.TestCase):
       found = evaluation.alignment(axis, values, applied[axis], np.zeros(50))
       self.assertLess(found.std, 1e-4)
       self.assertAlmostEqual(found.slope, -1, places=4)
+
+  @parameterized.parameters(
+    ([], []),
+    ([1.0, 2.0, 3.0], [np.inf, -np.inf, 1.0]),
+    ([np.inf, 1.0, 2.0], [0.0, np.nan, 1.0]),
+  )
+  def test_none_and_infinite_poses_are_nan_without_warnings(self, *poses):
+    true, applied = map(np.array, poses)
+    labels = np.zeros(len(true), int)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      for axis in ("rotation", "scale_x"):
+        found = evaluation.alignment(axis, true, applied, labels)
+        line = evaluation.response(axis, true, applied).line
+        np.testing.assert_array_equal([found.std, found.slope, *line], np.nan)
+
+  def test_a_pose_at_infinity_is_nan_without_warnings(self):
+    poses = np.stack([np.eye(3), np.full((3, 3), np.inf), np.diag([1, 1, 0])])
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      found = evaluation.applied(poses, (28, 28))
+    for values in found.values():
+      np.testing.assert_array_equal(values, [0, np.nan, np.nan])
 
 
 class ErrorTest(absltest.TestCase):

@@ -467,13 +467,18 @@ def test_a_workdir_of_another_kind_is_one_clear_line(name, tmp_path):
     assert told in result.stderr.splitlines()[-1]
 
 
-def test_a_full_disk_is_named_while_reporting(workdir):
+def test_a_full_disk_is_named_while_reporting_and_leaves_the_old(workdir):
   (workdir / "report").mkdir()
-  for name in ("report.md", "results.json", "report.html", "curves_1.png"):
-    path = workdir / "report" / name
-    path.unlink(missing_ok=True)
-    path.symlink_to("/dev/full")
+  names = ["report.md", "results.json", "report.html", "curves_1.png"]
+  written = [(report.write, f"report/{name}") for name in names]
+  written += [(claims.write, name) for name in ("claims.md", "claims.json")]
+  for write, name in written:
+    path, partial = workdir / name, workdir / f"{name}.partial"
+    path.write_text("old")
+    partial.symlink_to("/dev/full")
     with pytest.raises(files.RunError) as caught:
-      report.write(str(workdir))
-    assert f"cannot write {path}: No space left" in str(caught.value)
-    path.unlink()
+      write(str(workdir))
+    assert f"cannot write {path}" in str(caught.value)
+    assert "No space left" in str(caught.value)
+    assert path.read_text() == "old"
+    partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Flags that cannot be used: one clear line from every script."""
 
+import json
 import re
 
 import pytest
@@ -173,7 +174,8 @@ def test_the_narrowest_network_has_one_filter_a_layer():
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
   flags = ["--only_check_args", "--workdir=/dev/null/x", "--dataset=svhn"]
   done = scripts.run("sweep", *flags, "--perturbation=none")
-  assert (done.returncode, done.stdout) == (0, "/dev/null/x\n"), done.stderr
+  places = {"workdir": "/dev/null/x", "data_dir": None, "datasets": ["svhn"]}
+  assert (done.returncode, json.loads(done.stdout)) == (0, places), done.stderr
   done = scripts.run("paper", "--only_check_args", "--list")
   assert done.returncode == 0, done.stderr
 

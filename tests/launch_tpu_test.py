@@ -258,6 +258,14 @@ def script(*flags):
     ("train --flagfile=x", "--flagfile=x does not go with launch_tpu"),
     ("sweep --help", "--help does not go with launch_tpu"),
     ("paper --list", "--list does not go with launch_tpu"),
+    ("sweep --workdir=gs://", "workdir='gs://' is not supported"),
+    ("paper --preset=rotation --workdir=gs:///x", "workdir='gs:///x' is not"),
+    ("train --data_dir=http://x", "data_dir='http://x' is not supported"),
+    ("sweep --dataset=mnist", "--dataset=mnist is not on the TPU's disk"),
+    ("train --data_dir=/here", "--dataset=mnist_subset is not on the TPU's"),
+    ("paper --preset=cifar --size=full", "--dataset=cifar10 is not on the"),
+    ("sweep --process_id=0", "--process_id=0 does not go with launch_tpu"),
+    ("train --coordinator h:1", "--coordinator does not go with launch_tpu"),
   ],
 )
 def test_flags_of_the_script_are_checked_first(words, message, monkeypatch):
@@ -274,6 +282,15 @@ def test_flags_of_the_script_are_checked_first(words, message, monkeypatch):
   with pytest.raises(ValueError, match=message) as error:
     launch_tpu.check("stn", tpu, [name, CLOUD, *flags], 1, True)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "words",
+  ["--dataset=mnist --data_dir=gs://b/sets", "--dataset=street_digits"],
+)
+def test_sets_that_the_tpu_finds_or_draws_are_accepted(words):
+  done = script("--zone=z", "--", "train", CLOUD, *words.split())
+  assert done.returncode == 0, done.stderr
 
 
 def test_a_script_keeps_the_share_that_its_node_gives_it():

@@ -1,5 +1,8 @@
 """Figures: what is drawn, read back from the figure's own artists."""
 
+import itertools
+import warnings
+
 from absl.testing import absltest, parameterized
 from matplotlib import colors
 import numpy as np
@@ -105,8 +108,55 @@ class AlignabilityTest(absltest.TestCase):
     states = [t.get_text() for t in legend.get_legend().get_texts()]
     self.assertEqual(states, ["shift", *audits])  # none is left out
 
+  def test_fourteen_layers_fit(self):
+    """Ticks stay apart, legends off the panels, and no row is left blank."""
+    rng = np.random.default_rng(0)
+    for count in (2, 4, 5):
+      families = {
+        f"family {i}": alignability.Family(None, (1.0, 2.0), "px")
+        for i in range(count)
+      }
+      residuals = {
+        f"block {i}": {
+          name: alignability.Residuals(*rng.uniform(1, 2, (4, 2, 3)), [1, 1])
+          for name in families
+        }
+        for i in range(14)
+      }
+      audit = alignability.Audit(families, {}, residuals)
+      figure = plots.alignability({"trained": audit, "untrained": audit})
+      figure.draw_without_rendering()
+      profile = figure.axes[count]
+      ticks = [
+        label.get_window_extent()
+        for label in profile.get_xticklabels()
+        if label.get_text()
+      ]
+      for left, right in itertools.pairwise(ticks):
+        self.assertLess(left.x1, right.x0)
+      panels = [a.get_window_extent() for a in figure.axes if a.axison]
+      legends = [legend.get_window_extent() for legend in figure.legends]
+      for box, other in itertools.combinations([*panels, *legends], 2):
+        self.assertFalse(box.overlaps(other))
+      self.assertIsNone(profile.get_legend())
+      for legend in figure.legends:
+        self.assertGreaterEqual(legend.get_window_extent().x0, 0)
+        self.assertLessEqual(legend.get_window_extent().x1, figure.bbox.width)
+      rows = {round(panel.y0) for panel in panels}
+      self.assertLen(rows, -(-(count + 1) // 3))
+      with self.assertRaisesRegex(ValueError, "kind='x' is unknown"):
+        plots.alignability({"trained": audit}, kind="x")
 
-class PictureTest(absltest.TestCase):
+
+class PictureTest(parameterized.TestCase):
+  @parameterized.parameters((0, 3), (3, 0))
+  def test_no_images_are_refused(self, draws, classes):
+    none, some = np.zeros((draws, classes, 4, 4, 1)), np.zeros((1, 1, 4, 4, 1))
+    with self.assertRaisesRegex(ValueError, "before must be .*at least one"):
+      plots.before_and_after(none, {})
+    with self.assertRaisesRegex(ValueError, "STN-C0 must be .*at least one"):
+      plots.before_and_after(some, {"STN-C0": none})
+
   def test_a_network_may_be_called_input(self):
     before = np.zeros((1, 2, 4, 4, 1))
     figure = plots.before_and_after(before, {"input": before + 1})
@@ -182,7 +232,40 @@ class DensityTest(parameterized.TestCase):
       "scale_x", {"a": np.array(true)}, {"a": np.array(applied)}
     )
     self.assertEqual(figure.axes[0].get_title(), "a: slope none")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
+
+  @parameterized.parameters(
+    ([1.0, 2.0, 3.0], [np.inf, 1.0, 2.0], None),
+    ([1.0, 2.0, 3.0], [-np.inf, np.inf, 2.0], [0, 0, 1]),
+    ([1.0, np.inf, 3.0], [1.0, 1.0, 2.0], [0, 1, 1]),
+    ([], [], []),
+  )
+  def test_infinite_and_no_poses_are_drawn_without_warnings(
+    self, true, applied, labels
+  ):
+    arguments = [{"a": np.array(values)} for values in (true, applied)]
+    if labels is not None:
+      arguments.append({"a": np.array(labels)})
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      figure = plots.pose_density("rotation", *arguments)
+      figure.draw_without_rendering()
+    fine = np.isfinite(true) & np.isfinite(applied)
+    counts = figure.axes[0].collections[0].get_array() ** 2
+    self.assertLessEqual(counts.sum(), fine.sum())
+    self.assertEqual(figure.axes[0].get_title(), "a: slope none")
+
+  def test_arguments_that_do_not_fit_are_named(self):
+    three, two = {"a": np.ones(3)}, {"a": np.ones(2)}
+    for arguments, message in (
+      (("shear", three, three), "axis='shear' is unknown.*rotation"),
+      (("rotation", three, {}), "applied lacks 'a'"),
+      (("rotation", three, two), r"true and applied must both be \[N\]"),
+      (("rotation", three, three, {}), "labels lacks 'a'"),
+      (("rotation", three, three, two), r"labels must both be \[N\] for 'a'"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        plots.pose_density(*arguments)
 
 
 class NameTest(absltest.TestCase):
@@ -201,7 +284,7 @@ class NameTest(absltest.TestCase):
       ),
     ]
     for figure in figures:
-      figure.canvas.draw()
+      figure.draw_without_rendering()
       width = figure.bbox.width
       for legend in [*figure.legends, *(a.get_legend() for a in figure.axes)]:
         if legend:
@@ -286,7 +369,7 @@ class WarpTest(absltest.TestCase):
       np.testing.assert_array_equal(
         shown, expected[..., 0] if name == "channel" else expected
       )
-    figure.canvas.draw()
+    figure.draw_without_rendering()
 
   def test_a_grid_of_a_volume_is_refused(self):
     with self.assertRaisesRegex(ValueError, r"grid must be \[h, w, 2\]"):

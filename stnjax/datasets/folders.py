@@ -83,6 +83,12 @@ def find(
   return _prepared(name, place)
 
 
+def needs_preparing(name: str, data_dir: str | None) -> bool:
+  """Whether a set must lie in `data_dir`: it is neither brought nor drawn."""
+  embedded = data_dir is None and (EMBEDDED / name).exists()
+  return name not in _GENERATED and not embedded
+
+
 def _prepared(name: str, place: epath.Path) -> epath.Path:
   """The folder of the newest prepared version of a set."""
   folder = place / name

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import io
+import os
 import pathlib
 import sys
+import tempfile
 from typing import BinaryIO
 
 import numpy as np
@@ -41,7 +43,7 @@ def prepare(
     manual_dir: folder of the files that it is made from, where it needs any.
 
   Raises:
-    UnwritableError: where the disk is full, or cannot be written to.
+    UnwritableError: If the disk is full, or the folder cannot be written to.
   """
   folder = builder.data_path
   # TFDS removes its folder unless it is killed.
@@ -55,18 +57,35 @@ def prepare(
     manual_dir=manual_dir, try_download_gcs=False
   )
   try:
-    # TFDS tells stdout of a download.
-    with contextlib.redirect_stdout(io.StringIO()):
-      builder.download_and_prepare(download_config=config)
+    with (
+      # TFDS makes folders for downloads, which would be left in data_dir.
+      tempfile.TemporaryDirectory() as downloads,
+      # It tells stdout of a download.
+      contextlib.redirect_stdout(io.StringIO()),
+    ):
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      builder.download_and_prepare(
+        download_dir=downloads, download_config=config
+      )
   except (OSError, RuntimeError) as error:
     # The writer of array_record raises RuntimeError.
-    if isinstance(error, OSError) and error.errno not in _FULL:
+    if isinstance(error, OSError) and not _is_of(folder, error):
       raise
     why = " ".join(str(error).split())
     raise UnwritableError(
       f"{folder} cannot be written ({why}); make room there, or choose another"
       " data_dir"
     ) from error
+
+
+def _is_of(folder: pathlib.PurePath, error: OSError) -> bool:
+  """Whether an error is of writing a set, not of reading what it is made of."""
+  if error.errno in _FULL:
+    return True
+  if error.filename is None:
+    return False
+  named = pathlib.Path(os.fsdecode(error.filename))
+  return folder.is_relative_to(named) or named.is_relative_to(folder.parent)
 
 
 def png(image: np.ndarray) -> bytes:
