@@ -39,7 +39,9 @@ def finished_runs(workdir: str, only: str) -> list[runs.Run]:
   try:
     pattern = re.compile(only)
   except re.error as error:
-    raise ValueError(f"--only={only!r} is no pattern: {error}") from error
+    raise ValueError(
+      f"--only={only!r} is not a valid regular expression: {error}"
+    ) from error
   found, left = [], []
   for folder in files.subfolders(root):
     if not (folder / "DONE").exists() or not pattern.search(folder.name):

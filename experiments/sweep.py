@@ -89,7 +89,9 @@ def select(
       for job in jobs
     ]
   except re.error as error:
-    raise ValueError(f"--only={only!r} is no pattern: {error}") from error
+    raise ValueError(
+      f"--only={only!r} is not a valid regular expression: {error}"
+    ) from error
   chosen = [
     Job(dataclasses.replace(job.settings, seed=seeds[0]), seeds)
     for job, seeds in zip(jobs, kept, strict=True)

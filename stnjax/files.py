@@ -190,12 +190,14 @@ def claimed(folder: epath.Path) -> Iterator[None]:
   file systems without locks, are not locked.
 
   Args:
-    folder: Local or `gs://`; removed at the end if it is still empty.
+    folder: Local or `gs://`; removed at the end if it is still empty, with its
+      parent if that was not there before.
 
   Raises:
     RunError: If another process holds it, or it cannot be made.
   """
   with writing(folder):
+    made = [folder] if folder.parent.exists() else [folder, folder.parent]
     folder.mkdir(parents=True, exist_ok=True)
   if os.fspath(folder).startswith("gs://"):
     yield
@@ -208,7 +210,8 @@ def claimed(folder: epath.Path) -> Iterator[None]:
   finally:
     with contextlib.suppress(OSError):
       os.unlink(path)  # while it is held, see `_lock`
-      os.rmdir(folder)
+      for empty in made:
+        os.rmdir(empty)
     os.close(lock)
 
 

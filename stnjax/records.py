@@ -43,7 +43,7 @@ class Record(NamedTuple):
 
   Attributes:
     results: Contents of results.json, with NaN for null.
-    metrics: Lines of metrics.jsonl, likewise.
+    metrics: Lines of metrics.jsonl, with NaN for null.
     evaluation: Arrays of evaluation.npz.
   """
 

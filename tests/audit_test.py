@@ -131,7 +131,7 @@ def test_the_script(workdir, capsys):
   "flags, message",
   [
     (["--only=STN"], "holds no finished run that matches 'STN'"),
-    (["--only=("], "--only='(' is no pattern"),
+    (["--only=("], "--only='(' is not a valid reg"),
     (["--images=1"], "--images=1: 1 is not integer >= 2"),
     (["--method=nearest"], "nearest"),
   ],

@@ -250,7 +250,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
       "more_iterations: a UCN has no transformer to repeat",
     ),
     ("sweep", ["--only=xyz"], "matches none of the 5 runs"),
-    ("sweep", ["--only=("], "is no pattern"),
+    ("sweep", ["--only=("], "is not a valid reg"),
     ("sweep", ["--shard=2/2"], "--shard='2/2' must be i/n"),
     ("sweep", ["--seeds=1,x"], "--seeds must be whole numbers"),
     ("report", ["--workdir=/none"], "holds no finished run"),
