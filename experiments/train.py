@@ -437,14 +437,9 @@ class _Job:
 
   def _drop_diverged(self, step: int) -> None:
     """Marks runs with numbers that are not finite as failed."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self._states)]
+    # On the devices: states may be large, and this is after each dispatch.
+    kept = np.asarray(programs.all_finite(self._states))
     losses = np.asarray(self._states.totals.loss)
-    kept = np.array(
-      [
-        all(checkpoints.is_finite(leaf[i]) for leaf in leaves)
-        for i in range(len(self._runs))
-      ]
-    )
     for run, loss, fine in zip(self._runs, losses, kept, strict=True):
       if not fine:
         lost = "parameters are" if np.isfinite(loss) else "loss is"

@@ -46,6 +46,16 @@ def member(states: TrainState, index: int) -> TrainState:
   return jax.tree.map(lambda x: x[index], states)
 
 
+@jax.jit
+def all_finite(states: TrainState) -> jax.Array:
+  """Whether all numbers of the state of each seed are finite, `[S]`."""
+  parts = [
+    jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+    for leaf in jax.tree.leaves(states)
+  ]
+  return jnp.stack(parts).all(axis=0)
+
+
 class Program:
   """The compiled loops of runs that differ in their seed alone.
 
