@@ -102,15 +102,14 @@ class EverySizeTest(parameterized.TestCase):
     for mode in MODES:
       exact = read_exactly(image, x, y, mode)
       for method in methods:
-        found = np.asarray(out[mode, method])
-        with self.subTest(mode=mode, method=method):
-          np.testing.assert_array_equal(found[: len(x)], exact)
-          expected = self.expected(image, between, mode, method)
-          np.testing.assert_allclose(
-            found[len(x) :],
-            expected,
-            atol=1e-9 if dtype == np.float64 else 0.05,
-          )
+        found, name = np.asarray(out[mode, method]), f"{mode} {method}"
+        np.testing.assert_array_equal(found[: len(x)], exact, name)
+        np.testing.assert_allclose(
+          found[len(x) :],
+          self.expected(image, between, mode, method),
+          atol=1e-9 if dtype == np.float64 else 0.05,
+          err_msg=name,
+        )
 
   def expected(self, image, points, mode, method):
     padding, align_corners = mode
