@@ -391,7 +391,7 @@ def print_plan(
       lines.append(f"{settings.name}  {count:,} parameters  {state}")
   print(*lines, plan.text, sep="\n", end="")
   if damaged:
-    raise runs.RunError(f"damaged, see above: {', '.join(damaged)}")
+    raise runs.RunError(f"damaged runs: {', '.join(damaged)}")
 
 
 def _state(workdir: str, settings: runs.Settings) -> str:

@@ -242,7 +242,7 @@ def loading(data_dir: str | None = None) -> Load:
     ValueError: for a data_dir that is neither local nor `gs://`.
   """
   if data_dir is not None:
-    files.place("data_dir", data_dir)  # raises for what is not accepted
+    files.place("data_dir", data_dir)  # raises unless accepted
   found: dict[tuple[str, bool], tuple[datasets.Data, datasets.Data]] = {}
   lock = threading.Lock()
 

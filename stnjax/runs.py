@@ -225,9 +225,11 @@ def _check_value(field: dataclasses.Field, value: Any) -> None:
   elif field.type in (int, float):
     _check_number(name, value, field.type)
   elif field.type == tuple[int, ...]:
-    for number in value:
-      if isinstance(number, bool) or not isinstance(number, numbers.Integral):
-        raise TypeError(f"{name} must be whole numbers, got {value}")
+    if not isinstance(value, tuple) or not all(
+      isinstance(number, numbers.Integral) and not isinstance(number, bool)
+      for number in value
+    ):
+      raise TypeError(f"{name} must be whole numbers in a tuple, got {value!r}")
     if any(low >= high for low, high in itertools.pairwise((0, *value))):
       raise ValueError(f"{name} must be positive and rise, got {value}")
 
@@ -554,26 +556,13 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
   """Settings from what `dataclasses.asdict` and JSON made of them.
 
   Raises:
-    TypeError: for a setting that there is not.
+    TypeError: for a setting that does not exist, or a value of another type.
     ValueError: for a value that is not accepted.
   """
   values = {
     k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
   }
-  for field in dataclasses.fields(Settings):
-    value = values.get(field.name, field.default)
-    if not _is_of(value, field.type):
-      raise TypeError(f"{field.name} is of another type: {value!r}")
   return Settings(**values)
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-  """Whether a value from JSON is of a setting's type."""
-  if kind == tuple[int, ...]:
-    return isinstance(value, tuple) and all(_is_of(item, int) for item in value)
-  if isinstance(value, bool):
-    return kind is bool
-  return isinstance(value, int | float if kind is float else kind)
 
 
 def build_network(settings: Settings) -> networks.SpatialTransformerNetwork:

@@ -41,7 +41,7 @@ _MOST_NUMBERS = 10_000_000  # in digitStruct.mat
 _MOST_ELEMENTS = 1_000  # digits of a number, letters of a name
 _FAR = 1e6  # pixels, of a box
 
-# What h5py raises for what is not as expected.
+# Errors of h5py on damaged or unexpected contents.
 _HDF5_ERRORS = (
   *(ValueError, KeyError, OSError, RuntimeError, TypeError),
   *(AttributeError, MemoryError),
