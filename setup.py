@@ -28,8 +28,8 @@ def libraries() -> list[Extension]:
     return []
   return [
     Extension(
-      "stnjax.kernels.libbilinear",
-      ["stnjax/kernels/bilinear.cc"],
+      "stnjax.sampling.kernels.libbilinear",
+      ["stnjax/sampling/kernels/bilinear.cc"],
       include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
       extra_compile_args=[
         "-std=c++17",
@@ -55,7 +55,7 @@ setup(
   packages=find_packages(include=["stnjax", "stnjax.*"]),
   ext_modules=libraries(),
   cmdclass={"build_ext": BuildLibrary},
-  package_data={"stnjax": ["py.typed", "datasets/embedded/**/*"]},
+  package_data={"stnjax": ["py.typed", "data/embedded/**/*"]},
   install_requires=[
     "jax>=0.10",
     "flax>=0.12.8",

@@ -19,8 +19,11 @@ from absl import flags
 import jax
 import numpy as np
 
-from experiments import cli, finished, report, sweep, train
-from stnjax import alignability, files, runs, training
+from experiments import report, sweep, train
+from experiments.lib import cli
+from experiments.reporting import finished
+from stnjax import alignability, files
+from stnjax.training import runs, steps
 
 STATES = ("trained", "untrained")
 
@@ -108,7 +111,7 @@ def margin(reach: float, half: float) -> int:
   return math.ceil(max(half + reach, 1.8 * reach))
 
 
-def prepare(recipe: training.Recipe, images: np.ndarray) -> jax.Array:
+def prepare(recipe: steps.Recipe, images: np.ndarray) -> jax.Array:
   """Images as a network sees them, but for the perturbation."""
   keys = jax.random.split(jax.random.key(0), len(images))
   plain = dataclasses.replace(recipe, perturbation="none")

@@ -26,8 +26,10 @@ from typing import Any
 from absl import flags
 import jax
 
-from experiments import bench_tpu_compile, cli, compiled, peers, timing
-from experiments.timing import Shape
+from experiments import bench_tpu_compile
+from experiments.bench import compiled, peers, timing
+from experiments.bench.timing import Shape
+from experiments.lib import cli
 from stnjax import files
 
 KERNELS = ("stnjax", "map_coordinates")

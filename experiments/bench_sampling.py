@@ -34,10 +34,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, peers, timing
+from experiments.bench import peers, timing
+from experiments.lib import cli
 import stnjax
 from stnjax import files
-from stnjax.kernels import bilinear
+from stnjax.sampling.kernels import bilinear
 
 Case = dict[str, Any]  # shape, method, dtype, peer
 

@@ -18,7 +18,8 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from experiments import cli, peers, timing
+from experiments.bench import peers, timing
+from experiments.lib import cli
 from stnjax import files, plots
 
 PASSES = ("forward", "both")

@@ -35,11 +35,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, compiled, paper, timing
-from experiments.timing import Shape, shapes
+from experiments import paper
+from experiments.bench import compiled, timing
+from experiments.bench.timing import Shape, shapes
+from experiments.lib import cli
 import stnjax
-from stnjax import datasets, files, grids, runs
-from stnjax.kernels import matmul
+from stnjax import data as datasets
+from stnjax import files
+from stnjax.sampling import grids
+from stnjax.sampling.kernels import matmul
+from stnjax.training import runs
 
 STEPS = (
   "rotation:STN-SL1",

@@ -3,7 +3,7 @@
   python -m experiments.bench_training
   python -m experiments.bench_training --protocol=paper --seeds=10 --steps=200
 
-trains networks with stnjax, in the loop of `stnjax.programs`, and with torch
+trains networks with stnjax, in the loop of `training.programs`, and with torch
 (which the extra `bench` brings), where JAX computes: the same perturbation of
 the images, drawn afresh, the same normalisation, network, loss, optimiser,
 schedule, batch and running sums. The protocols: "sweep", what the README's
@@ -45,19 +45,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, hardware, paper, timing
-from stnjax import (
-  classifiers,
-  datasets,
-  files,
-  localisation,
-  networks,
-  placements,
-  programs,
-  runs,
-  training,
-  transforms,
-)
+from experiments import paper
+from experiments.bench import timing
+from experiments.lib import cli, hardware
+from stnjax import data as datasets
+from stnjax import files, transforms
+from stnjax.nn import localisation
+from stnjax.paper import classifiers
+from stnjax.placement import networks, placements
+from stnjax.training import programs, runs, steps
 
 if typing.TYPE_CHECKING:
   import torch
@@ -276,7 +272,7 @@ def check_same_logits(
 
 def stnjax_training(
   program: programs.Program,
-  states: training.TrainState,
+  states: steps.TrainState,
   data: datasets.Data,
   steps: int,
 ) -> Callable[[], None]:
@@ -300,7 +296,7 @@ def stnjax_training(
 def torch_optimiser(
   settings: runs.Settings, peer: "torch.nn.Module", total_steps: int
 ) -> tuple["torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"]:
-  """What `stnjax.training.make_optimiser` makes for the same settings."""
+  """What `stnjax.training.steps.make_optimiser` makes for the same settings."""
   import torch
 
   placement = placements.parse(settings.network)
@@ -332,7 +328,7 @@ def torch_optimiser(
 
 def torch_training(
   settings: runs.Settings,
-  recipe: training.Recipe,
+  recipe: steps.Recipe,
   peer: "torch.nn.Module",
   data: datasets.Data,
   steps: int,
@@ -396,7 +392,7 @@ def same_network(
 
   Args:
     settings: of the network.
-    prepare: what makes the network's input of images, see `training.Recipe`.
+    prepare: what makes the network's input of images, see `steps.Recipe`.
     images: `[B, H, W, C]`, uint8.
 
   Raises:

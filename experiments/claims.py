@@ -22,8 +22,12 @@ from absl import flags
 import numpy as np
 from scipy import stats
 
-from experiments import cli, finished, report
-from stnjax import evaluation, files, placements, runs
+from experiments import report
+from experiments.lib import cli
+from experiments.reporting import finished
+from stnjax import evaluation, files
+from stnjax.placement import placements
+from stnjax.training import runs
 
 TITLE = "The paper's claims"
 _VERDICTS = HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough runs"

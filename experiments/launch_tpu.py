@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import cli
-from stnjax.datasets import folders
+from experiments.lib import cli
+from stnjax.data.prepared import folders
 
 SCRIPTS = ("train", "sweep", "paper")
 

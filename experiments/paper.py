@@ -24,8 +24,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, processes, sweep
-from stnjax import files, runs
+from experiments import sweep
+from experiments.lib import cli, processes
+from stnjax import files
+from stnjax.training import runs
 
 SIZES = ("quick", "full")
 

@@ -19,8 +19,10 @@ from absl import flags
 import numpy as np
 from scipy import stats
 
-from experiments import claims, cli, report
-from stnjax import alignability, files, plots, runs
+from experiments import claims, report
+from experiments.lib import cli
+from stnjax import alignability, files, plots
+from stnjax.training import runs
 
 _TITLE = "Does the audit predict?"
 _LEAST = 3

@@ -22,17 +22,10 @@ import sys
 from absl import flags
 import tensorflow_datasets as tfds
 
-from experiments import cli
-from stnjax.datasets import (
-  drifters,
-  folders,
-  mnist_subset,
-  plankton,
-  preparing,
-  street_digits,
-  street_numbers,
-  svhn,
-)
+from experiments.lib import cli
+from stnjax.data.builders import mnist_subset, plankton, svhn
+from stnjax.data.prepared import builders, folders
+from stnjax.data.synthetic import drifters, street_digits, street_numbers
 
 _BUILDERS = {
   "svhn": svhn.Svhn,
@@ -71,7 +64,7 @@ def main() -> None:
   try:
     if not kept:
       builder = builder_class(data_dir=root, file_format="array_record")
-      preparing.prepare(builder, manual_dir)
+      builders.prepare(builder, manual_dir)
   except KeyboardInterrupt as stop:
     raise cli.Interrupted(
       f"interrupted; {folder} was not prepared, rerun the command", stop.args[0]

@@ -24,18 +24,13 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from experiments import cli, finished
-from experiments.finished import Finished, LeftOut
-from stnjax import (
-  alignability,
-  datasets,
-  evaluation,
-  files,
-  perturbations,
-  placements,
-  plots,
-  runs,
-)
+from experiments.lib import cli
+from experiments.reporting import finished
+from experiments.reporting.finished import Finished, LeftOut
+from stnjax import alignability, data, evaluation, files, plots
+from stnjax.data import perturbations
+from stnjax.placement import placements
+from stnjax.training import runs
 
 _TITLE = "Where the spatial transformer sits"
 
@@ -455,7 +450,7 @@ def _poses(
   true = evaluation.true({kind: flat})[axis]
   shape = perturbations.output_shape(
     run.settings.perturbation,
-    datasets.SETS[run.settings.dataset].image_shape,
+    data.SETS[run.settings.dataset].image_shape,
   )
   poses = arrays["pose"]
   poses = poses.reshape(-1, *poses.shape[2:])

@@ -27,8 +27,10 @@ from typing import Any, NamedTuple
 from absl import flags
 import jax
 
-from experiments import cli, hardware, processes, report, train
-from stnjax import networks, placements, programs, runs
+from experiments import report, train
+from experiments.lib import cli, hardware, processes
+from stnjax.placement import networks, placements
+from stnjax.training import programs, runs
 
 KINDS = ("CNN", "C", "DL", "SL")  # unless others are asked for
 

@@ -27,24 +27,17 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from experiments import cli, hardware, processes
-from stnjax import (
-  checkpoints,
-  datasets,
-  evaluation,
-  files,
-  networks,
-  perturbations,
-  programs,
-  runs,
-  training,
-)
+from experiments.lib import cli, hardware, processes
+from stnjax import data, evaluation, files
+from stnjax.data import perturbations
+from stnjax.placement import networks
+from stnjax.training import checkpoints, programs, runs, steps
 
 _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
 _EXAMPLE_ROWS = 4  # of the picture: perturbations, or images if there is none
 
 Progress = Callable[[Sequence[int], Sequence[dict[str, Any]]], None]
-Load = Callable[[runs.Settings], tuple[datasets.Data, datasets.Data]]
+Load = Callable[[runs.Settings], tuple[data.Data, data.Data]]
 
 
 class Signals:
@@ -201,21 +194,17 @@ def _first_local(devices: Sequence[jax.Device]) -> jax.Device:
 
 def load_data(
   settings: runs.Settings, data_dir: str | None
-) -> tuple[datasets.Data, datasets.Data]:
+) -> tuple[data.Data, data.Data]:
   """The images to train on, and those to evaluate on."""
-  description = datasets.SETS[settings.dataset]
-  train_data = datasets.load(
-    settings.dataset, description.train_split, data_dir
-  )
+  description = data.SETS[settings.dataset]
+  train_data = data.load(settings.dataset, description.train_split, data_dir)
   if not settings.holdout:
-    test_data = datasets.load(
-      settings.dataset, description.test_split, data_dir
-    )
+    test_data = data.load(settings.dataset, description.test_split, data_dir)
     return train_data, test_data
   cut = len(train_data.labels) * 9 // 10
   return (
-    datasets.Data(train_data.images[:cut], train_data.labels[:cut]),
-    datasets.Data(train_data.images[cut:], train_data.labels[cut:]),
+    data.Data(train_data.images[:cut], train_data.labels[:cut]),
+    data.Data(train_data.images[cut:], train_data.labels[cut:]),
   )
 
 
@@ -226,9 +215,9 @@ def check_data(settings: runs.Settings, data_dir: str | None) -> None:
     FileNotFoundError: for a set that is not prepared.
     ValueError: for a batch larger than the training set, or too many steps.
   """
-  description = datasets.SETS[settings.dataset]
+  description = data.SETS[settings.dataset]
   for split in (description.train_split, description.test_split):
-    count = datasets.count(settings.dataset, split, data_dir)
+    count = data.count(settings.dataset, split, data_dir)
     if split == description.train_split and count is not None:
       if settings.holdout:
         count = count * 9 // 10
@@ -243,10 +232,10 @@ def loading(data_dir: str | None = None) -> Load:
   """
   if data_dir is not None:
     files.place("data_dir", data_dir)  # raises unless accepted
-  found: dict[tuple[str, bool], tuple[datasets.Data, datasets.Data]] = {}
+  found: dict[tuple[str, bool], tuple[data.Data, data.Data]] = {}
   lock = threading.Lock()
 
-  def load(settings: runs.Settings) -> tuple[datasets.Data, datasets.Data]:
+  def load(settings: runs.Settings) -> tuple[data.Data, data.Data]:
     key = settings.dataset, settings.holdout
     with lock:
       if key not in found:
@@ -263,8 +252,8 @@ class _Job:
   def __init__(
     self,
     members: Sequence[runs.Run],
-    train_data: datasets.Data,
-    eval_data: datasets.Data,
+    train_data: data.Data,
+    eval_data: data.Data,
     devices: Sequence[jax.Device],
     checkpoint_seconds: float,
     progress: Progress,
@@ -297,7 +286,7 @@ class _Job:
     )
     self._train_data, self._eval_data = jax.device_put((train_data, eval_data))
 
-  def _resume(self, fresh: training.TrainState) -> None:
+  def _resume(self, fresh: steps.TrainState) -> None:
     """Reads the last checkpoints; drops runs that cannot go on."""
     data = runs.fingerprint(self._images)
     states = [programs.member(fresh, i) for i in range(len(self._runs))]
@@ -474,11 +463,11 @@ class _Job:
       lines.append(line)
     self._progress(self._seeds, lines)
 
-  def _evaluate(self, index: int) -> list[training.Prediction]:
+  def _evaluate(self, index: int) -> list[steps.Prediction]:
     return self._program.evaluate(self._states, self._eval_data, index)
 
   def _summary(
-    self, passes: Sequence[training.Prediction], brief: bool = False
+    self, passes: Sequence[steps.Prediction], brief: bool = False
   ) -> dict[str, Any]:
     """Error, and alignment where the truth is known, over all passes."""
     wrong = [evaluation.error_rate(p.label, self._labels) for p in passes]

@@ -15,13 +15,13 @@ networks`), in the order in which data passes through them:
 
 from stnjax import coordinates as coordinates
 from stnjax import transforms as transforms
-from stnjax.grids import affine_grid as affine_grid
-from stnjax.grids import flow_grid as flow_grid
-from stnjax.grids import tps_grid as tps_grid
-from stnjax.grids import velocity_grid as velocity_grid
 from stnjax.sampling import grid_sample as grid_sample
 from stnjax.sampling import splat as splat
-from stnjax.splines import spline_coefficients as spline_coefficients
-from stnjax.warping import warp as warp
+from stnjax.sampling.grids import affine_grid as affine_grid
+from stnjax.sampling.grids import flow_grid as flow_grid
+from stnjax.sampling.grids import tps_grid as tps_grid
+from stnjax.sampling.grids import velocity_grid as velocity_grid
+from stnjax.sampling.splines import spline_coefficients as spline_coefficients
+from stnjax.sampling.warping import warp as warp
 
 __version__ = "0.1.0"

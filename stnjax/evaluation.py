@@ -89,7 +89,8 @@ def true(truth: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """What a perturbation did to the object, by axis, in the units of `UNITS`.
 
   Args:
-    truth: by kind, see `stnjax.perturbations.Truth`, `[N]` or `[N, 2]` each.
+    truth: by kind, see `stnjax.data.perturbations.Truth`, `[N]`
+      or `[N, 2]` each.
   """
   values = {}
   for kind, value in truth.items():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import stnjax
-from stnjax import coordinates, datasets, runs, sampling, transforms
+from stnjax import coordinates, sampling, transforms
+from stnjax import data as datasets
+from stnjax.training import runs
 
 KEY = jax.random.key(0)
 DTYPES = ("float32", "bfloat16", "float16", "uint8", "int32")

@@ -11,7 +11,8 @@ from unittest import mock
 import jax
 import numpy as np
 
-from stnjax import datasets, evaluation, runs
+from stnjax import data, evaluation
+from stnjax.training import runs
 
 SIZES = {"train": 96, "test": 40}
 SETTINGS = runs.Settings(
@@ -25,9 +26,9 @@ SETTINGS = runs.Settings(
 
 
 def load(name, split, data_dir=None):
-  """Stands in for `datasets.load`: noise, darker the higher its first class."""
+  """Stands in for `data.load`: noise, darker the higher its first class."""
   del data_dir
-  known = datasets.SETS[name]
+  known = data.SETS[name]
   rng = np.random.default_rng(len(split))
   count = SIZES[split]
   heads = (known.heads,) if known.heads > 1 else ()
@@ -35,7 +36,7 @@ def load(name, split, data_dir=None):
   images = rng.integers(0, 120, (count, *known.image_shape)).astype(np.uint8)
   first = labels.reshape(count, -1)[:, 0]
   images += (12 * first[:, None, None, None]).astype(np.uint8)
-  return datasets.Data(images, labels)
+  return data.Data(images, labels)
 
 
 def finish(run, error=0.25, left=0.5, **results):
@@ -48,7 +49,7 @@ def finish(run, error=0.25, left=0.5, **results):
     **results: besides those that all runs have.
   """
   settings = run.settings
-  known = datasets.SETS[settings.dataset]
+  known = data.SETS[settings.dataset]
   axes = evaluation.AXES.get(settings.perturbation, ())
   axes = axes if settings.network != "CNN" else ()
   run.start()
@@ -103,12 +104,12 @@ def finish(run, error=0.25, left=0.5, **results):
 @contextlib.contextmanager
 def loaded():
   """Has every data set replaced in this process."""
-  with mock.patch.object(datasets, "load", load):
+  with mock.patch.object(data, "load", load):
     yield
 
 
 if __name__ == "__main__":
-  datasets.load = load
+  data.load = load
   jax.config.update("jax_disable_most_optimizations", True)  # as the tests do
   module = f"experiments.{sys.argv.pop(1)}"
   sys.modules.pop(module, None)

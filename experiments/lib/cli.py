@@ -1,0 +1,212 @@
+"""What the scripts share: flags from settings, and errors as one line."""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import json
+import math
+import re
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+import jax
+
+from stnjax import files
+from stnjax.training import runs
+
+
+class Interrupted(Exception):
+  """A signal asked a script to stop; what it was doing is saved."""
+
+  def __init__(self, message: str, signal: int):
+    super().__init__(message)
+    self.signal = signal
+
+
+WORKDIR = flags.DEFINE_string(
+  "workdir",
+  "runs",
+  "Folder of the runs, local or gs:// (which needs the extra gcs).",
+)
+
+
+def define_place() -> None:
+  """Defines the flags that decide where a run goes, not what it computes."""
+  flags.DEFINE_string(
+    "data_dir",
+    None,
+    "TFDS directory, local or gs://, for data sets that are not embedded.",
+  )
+  flags.DEFINE_float(
+    "checkpoint_seconds",
+    30.0,
+    "Seconds between checkpoints of a run, finite; 0 after every dispatch.",
+  )
+  flags.register_validator(
+    "checkpoint_seconds",
+    lambda seconds: seconds is not None and 0 <= seconds < math.inf,
+    "--checkpoint_seconds must be a finite number of at least 0",
+  )
+
+
+def define_training(exclude: tuple[str, ...] = ()) -> None:
+  """Defines the flags of a script that trains: one for each setting, and where.
+
+  Args:
+    exclude: settings that the script sets itself.
+  """
+  define_place()
+  for field in dataclasses.fields(runs.Settings):
+    if field.name in exclude:
+      continue
+    help, accepted = field.metadata["help"], field.metadata["accepted"]
+    if accepted:
+      names = [name for name in accepted if name is not None]
+      flags.DEFINE_enum(field.name, field.default, names, help)
+    elif field.type is bool:
+      flags.DEFINE_boolean(field.name, field.default, help)
+    elif field.type is int:
+      flags.DEFINE_integer(field.name, field.default, help)
+    elif field.type is float:
+      flags.DEFINE_float(field.name, field.default, help)
+    elif field.type is str:
+      flags.DEFINE_string(field.name, field.default, help)
+    else:
+      default = [str(value) for value in field.default]
+      flags.DEFINE_list(field.name, default, help)
+
+
+def settings_from_flags(**overrides: Any) -> runs.Settings:
+  """Reads the flags into settings, once.
+
+  Raises:
+    ValueError: for a value that is not accepted.
+  """
+  values = {}
+  for field in dataclasses.fields(runs.Settings):
+    if field.name in overrides:
+      continue
+    value = flags.FLAGS[field.name].value
+    if isinstance(value, list):
+      value = integers(field.name, value)
+    values[field.name] = value
+  return runs.Settings(**values, **overrides)
+
+
+def training_options() -> dict[str, Any]:
+  """The values of the flags of `define_place`, and the workdir."""
+  names = ("workdir", "data_dir", "checkpoint_seconds")
+  return {name: flags.FLAGS[name].value for name in names}
+
+
+def integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
+  """Turns the strings of a list flag into ints.
+
+  Raises:
+    ValueError: if a value is not an integer in decimal digits.
+  """
+  if not all(re.fullmatch("[+-]?[0-9]{1,18}", value) for value in values):
+    raise ValueError(
+      f"--{name} must be whole numbers separated by commas, got"
+      f" {','.join(values)[:80]}"
+    )
+  return tuple(int(value) for value in values)
+
+
+def each_once(name: str, values: Sequence[Any]) -> Sequence[Any]:
+  """Returns the values of a list flag, at least one, that all differ.
+
+  Raises:
+    ValueError: for none, or one that is given twice.
+  """
+  if not values:
+    raise ValueError(f"--{name} is empty; accepted: at least one value")
+  if len(set(values)) < len(values):
+    listed = ",".join(map(str, values))[:80]
+    raise ValueError(f"--{name} must differ, got {listed}")
+  return values
+
+
+def seeds(values: Sequence[str]) -> tuple[int, ...]:
+  """Turns the strings of --seeds into ints.
+
+  Raises:
+    ValueError: unless they are at least one integer, all different, in the
+      range of `runs.Settings.seed`.
+  """
+  found = each_once("seeds", integers("seeds", values))
+  for seed in found:
+    runs.Settings(seed=seed)  # raises beyond the range
+  return found
+
+
+def run(
+  main: Callable[..., None],
+  *,
+  takes_arguments: bool = False,
+  check: Callable[[], Any] = lambda: None,
+) -> None:
+  """Runs a script; user errors are one line and exit status 1.
+
+  `--verbosity=1` shows where an error came from. `--only_check_args` only
+  checks the flags, as `check` does, and prints as JSON the values of `workdir`
+  and `data_dir` and the names of the `datasets` to train on.
+
+  Args:
+    main: Function of the script.
+    takes_arguments: Whether `main` takes the command line's arguments that are
+      not flags; else these are an error.
+    check: Reads the flags as `main` does, and raises for those that cannot be
+      used, without a look at files or devices. May return `runs.Settings`, in
+      any nesting of tuples and lists.
+  """
+
+  def parse(argv: list[str]) -> list[str]:
+    left = app.parse_flags_with_usage(argv)
+    with _one_line():
+      if len(left) > 1 and not takes_arguments:
+        raise ValueError(
+          f"unexpected argument {left[1]!r}; accepted: flags, --name=value"
+        )
+      if flags.FLAGS.only_check_args:
+        print(_places(check()))
+    return left
+
+  def guarded(argv: list[str]) -> None:
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.ERROR)  # orbax tells of every step
+    with _one_line():
+      main(*([argv[1:]] if takes_arguments else []))
+
+  app.run(guarded, flags_parser=parse)
+
+
+def _places(found: Any) -> str:
+  """The line of `--only_check_args`; `found` is what the check returned.
+
+  Raises:
+    ValueError: If a folder is of a kind that is not accepted.
+  """
+  places = {}
+  for name in ("workdir", "data_dir"):
+    places[name] = flags.FLAGS[name].value if name in flags.FLAGS else None
+    if places[name] is not None:
+      files.place(name, places[name])
+  every = [one for one in jax.tree.leaves(found) if hasattr(one, "dataset")]
+  datasets = sorted({settings.dataset for settings in every})
+  return json.dumps({**places, "datasets": datasets})
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+  """Ends the script with one line for errors that its user can mend."""
+  try:
+    yield
+  except (runs.RunError, ValueError, OSError, ImportError) as error:
+    if logging.get_verbosity() >= logging.DEBUG:
+      raise
+    sys.exit(f"error: {error}")
+  except Interrupted as stop:
+    print(stop, file=sys.stderr)
+    sys.exit(128 + stop.signal)

@@ -1,0 +1,1 @@
+"""Builders of data sets from files that a user has."""

@@ -1,0 +1,1 @@
+"""Prepared TFDS directories, read without TensorFlow."""

@@ -1,0 +1,1 @@
+"""Spatial transformers as layers: localisation, deformed convolutions."""

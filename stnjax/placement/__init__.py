@@ -1,0 +1,1 @@
+"""Networks with a spatial transformer at a placement."""

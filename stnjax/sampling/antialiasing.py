@@ -1,0 +1,119 @@
+"""Low-pass filtering of an image as far as a warp shrinks it.
+
+The linear kernel stretched by a factor s has a variance of s^2 / 6 pixels.
+Interpolation brings 1 / 6 of it; a Gaussian of the rest makes the same width,
+and nothing at all where the warp does not shrink.
+"""
+
+from collections.abc import Callable, Sequence
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from stnjax.sampling import grids
+
+
+def filtered_sample(
+  image: jax.Array,
+  theta: jax.Array,
+  output_shape: Sequence[int],
+  sample: Callable[[jax.Array], jax.Array],
+  *,
+  cyclic: bool,
+  align_corners: bool,
+) -> jax.Array:
+  """Samples an image that is blurred as far as a transform shrinks it.
+
+  An affine transform shrinks the same everywhere, each axis of the image by
+  its own factor. A projective one does not: there the image is blurred by
+  powers of two, alike along all axes, and two of them are blended per pixel.
+
+  Args:
+    image: `[..., *shape, C]`, float32 or wider.
+    theta: `[..., N, N + 1]` or `[..., N + 1, N + 1]`.
+    output_shape: shape of the grid that `sample` reads at.
+    sample: from a blurred image to the result `[..., *output_shape, C]`.
+    cyclic: whether the image repeats outside.
+    align_corners: as for `stnjax.warp`.
+
+  Returns:
+    The result of `sample`.
+  """
+  num_axes = theta.shape[-1] - 1
+  shape = image.shape[-num_axes - 1 : -1]
+  image = image.astype(jnp.promote_types(image.dtype, theta.dtype))
+  # What is not finite is read as fill, and must not reach the gradient.
+  jacobian = jnp.nan_to_num(
+    grids.jacobian(theta, shape, output_shape, align_corners=align_corners),
+    posinf=0.0,
+    neginf=0.0,
+  )
+  squares = _squared_factors(jacobian)
+  if theta.shape[-2] == num_axes:
+    return sample(_blur(image, squares, cyclic))
+  levels = math.ceil(math.log2(max(shape))) + 1
+  square = squares.max(axis=-1)
+  level = jnp.log2(lax.clamp(*_kinds(square, 1, 4 ** (levels - 1)))) / 2
+
+  @jax.checkpoint
+  def add(total, step):
+    weight = jnp.maximum(1 - jnp.abs(level - step), 0)[..., None]
+    width = jnp.full(num_axes, 4.0**step, image.dtype)
+    return total + weight * sample(_blur(image, width, cyclic)), None
+
+  result = jax.eval_shape(sample, image)
+  start = jnp.zeros(result.shape, result.dtype)
+  steps = jnp.arange(levels, dtype=square.dtype)
+  return lax.scan(add, start, steps)[0]
+
+
+def _squared_factors(jacobian: jax.Array) -> jax.Array:
+  """Squared factors `[..., N]` along x, y(, z), enough for every direction.
+
+  The pixels of the result are ellipses J J^T in the image. The sums of its
+  rows' magnitudes are those of an ellipse along the axes that contains it
+  (Gershgorin), which is itself where the axes of J's ellipse are the image's
+  or all alike.
+  """
+  bound = jnp.sqrt(jnp.finfo(jacobian.dtype).max) / 4  # of what can be squared
+  jacobian = lax.clamp(-bound, jacobian, bound)
+  ellipse = jnp.einsum(
+    "...ik,...jk->...ij", jacobian, jacobian, precision=lax.Precision.HIGHEST
+  )
+  return jnp.abs(ellipse).sum(axis=-1)
+
+
+def _blur(image: jax.Array, squares: jax.Array, cyclic: bool) -> jax.Array:
+  """Blurs by `[..., N]` squared factors of shrinking along x, y(, z)."""
+  num_axes = squares.shape[-1]
+  names = "dhw"[-num_axes:]
+  for axis, name in enumerate(reversed(names)):
+    size = image.shape[-2 - axis]
+    kernel = _gaussian(squares[..., axis, None, None], size, cyclic)
+    image = jnp.einsum(
+      f"...i{name},...{names}c->...{names.replace(name, 'i')}c",
+      kernel.astype(image.dtype),
+      image,
+      precision=lax.Precision.HIGHEST,
+    )
+  return image
+
+
+def _gaussian(square: jax.Array, size: int, cyclic: bool) -> jax.Array:
+  """The matrix `[..., size, size]` of a blur; its rows sum to 1."""
+  distance = np.abs(np.arange(size)[:, None] - np.arange(size))
+  if cyclic:
+    distance = np.minimum(distance, size - distance)
+  # At the lower bound the neighbour weighs exp(-100): the identity, with
+  # neither a division by 0 nor a gradient. Beyond the upper one all is mean.
+  variance = lax.clamp(*_kinds((square - 1) / 6, 0.005, float(size) ** 2 * 100))
+  weights = jnp.exp(-(distance**2).astype(square.dtype) / (2 * variance))
+  return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def _kinds(value, low, high):
+  """Arguments of `lax.clamp`, which does not promote."""
+  return value.dtype.type(low), value, value.dtype.type(high)

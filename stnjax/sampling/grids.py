@@ -1,0 +1,368 @@
+"""Sampling grids: for each output pixel, the place to read in the input."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpy as np
+
+from stnjax import checks, coordinates, promotion
+from stnjax.sampling import sampler, thinplate
+from stnjax.transforms import frames, homogeneous
+
+
+@promotion.usual
+def affine_grid(
+  matrix: ArrayLike,
+  output_shape: Sequence[int],
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """The grid of an affine or projective transform.
+
+  Convention: `matrix` maps normalised output coordinates to normalised input
+  coordinates; see `stnjax.coordinates`.
+
+  Args:
+    matrix: `[..., 2, 3]` or `[..., 3, 3]`; for volumes `[..., 3, 4]` or
+      `[..., 4, 4]`.
+    output_shape: `(H, W)` or, for volumes, `(D, H, W)`.
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    `[..., *output_shape, N]` normalised coordinates, last axis (x, y) or
+    (x, y, z), float32 or wider.
+
+  Raises:
+    ValueError: for a wrong shape of either argument.
+    TypeError: for complex or boolean matrices, or sizes that are not static.
+
+  Gradient: exact with respect to `matrix`. Where the denominator of a
+    projective transform vanishes, the coordinate is NaN (which samplers read
+    as fill) and its gradient is zero.
+
+  Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 1.
+
+  >>> affine_grid(jnp.eye(2, 3), (1, 2)).tolist()
+  [[[-0.5, 0.0], [0.5, 0.0]]]
+  """
+  theta, output_shape = _checked(matrix, output_shape)
+  checks.flag("align_corners", align_corners)
+  if theta.shape[-2] == theta.shape[-1]:
+    theta = homogeneous.rescaled(theta)
+  sizes = output_shape[::-1]
+  middles = [(s - 1) / 2 for s in sizes]
+  extents = [_nonzero_half_extent(s, align_corners) for s in sizes]
+  axes = [
+    (np.arange(s) - m) / e
+    for s, m, e in zip(sizes, middles, extents, strict=True)
+  ]
+  return _map_axes(theta, axes)
+
+
+@promotion.usual
+def affine_pixel_grid(
+  matrix: ArrayLike,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int],
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """The grid of a transform in *pixel* coordinates of the input.
+
+  Equals `to_pixels(affine_grid(matrix, output_shape), input_shape)`, without
+  its rounding: the scale of the axes goes into the matrix, so that the
+  identity and whole-pixel shifts give whole numbers, which fall exactly on
+  pixel centres.
+
+  Args:
+    matrix: as for `affine_grid`.
+    input_shape: spatial shape of the image that will be sampled.
+    output_shape: spatial shape of the grid.
+    align_corners: as for `affine_grid`.
+
+  Returns:
+    `[..., *output_shape, N]` pixel coordinates, 0 at the first pixel's centre.
+
+  Raises:
+    ValueError: for a wrong shape, or shapes of different dimension.
+  """
+  theta, output_shape = _checked(matrix, output_shape)
+  centred = frames.centred(
+    theta, input_shape, output_shape, align_corners, rescale=True
+  )
+  axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
+  middle = [(s - 1) / 2 for s in input_shape[::-1]]
+  return _map_axes(centred, axes, middle)
+
+
+@promotion.usual
+def jacobian(
+  matrix: ArrayLike,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int],
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """How far `affine_pixel_grid` moves per pixel of the output.
+
+  Args:
+    matrix: as for `affine_grid`.
+    input_shape: spatial shape of the image that will be sampled.
+    output_shape: spatial shape of the grid.
+    align_corners: as for `affine_grid`.
+
+  Returns:
+    d input / d output in pixels: `[..., N, N]` where `matrix` is affine, else
+    `[..., *output_shape, N, N]`, NaN where the denominator of a projective
+    transform vanishes.
+
+  Raises:
+    ValueError: for a wrong shape, or shapes of different dimension.
+  """
+  theta, output_shape = _checked(matrix, output_shape)
+  centred = frames.centred(
+    theta, input_shape, output_shape, align_corners, rescale=True
+  )
+  num_axes = len(output_shape)
+  linear = centred[..., :num_axes, :num_axes]
+  if centred.shape[-2] == num_axes:
+    return linear
+  axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
+  points = jnp.nan_to_num(_map_axes(centred, axes))
+  per_pixel = (..., *[None] * num_axes, slice(None), slice(None))
+  last = centred[..., -1:, :num_axes][per_pixel]
+  # The quotient rule, with points = numerator / weight.
+  change = linear[per_pixel] - points[..., None] * last
+  return _divide(change, centred[..., -1, :], axes)
+
+
+@promotion.usual
+def tps_grid(
+  offsets: ArrayLike,
+  output_shape: Sequence[int],
+  *,
+  align_corners: bool = False,
+) -> jax.Array:
+  """The grid of a thin-plate spline through displaced control points.
+
+  Convention: the control points are a regular lattice over [-1, 1], its
+  outermost points at -1 and 1; each output place that is a control point reads
+  the input at that point plus its offset, and in between the bending energy is
+  least. Zero offsets are the identity, exactly.
+
+  Args:
+    offsets: `[..., K, K, 2]`, normalised units, rows of points along y; or
+      `[..., K, K, K, 3]` for volumes. The axes may differ in K, each at least
+      2.
+    output_shape: `(H, W)`, or `(D, H, W)` for volumes.
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    `[..., *output_shape, N]` normalised coordinates, float32 or wider.
+
+  Raises:
+    ValueError: for a wrong shape of either argument.
+    TypeError: for complex or boolean offsets, or sizes that are not static.
+
+  Gradient: exact; the grid is linear in the offsets.
+
+  Reference: Bookstein 1989, "Principal warps"; in volumes the kernel is r
+    instead of r^2 log r.
+
+  >>> tps_grid(jnp.full((2, 2, 2), 0.25), (1, 1)).tolist()
+  [[[0.25, 0.25]]]
+  """
+  offsets, num_axes = _checked_field("offsets", offsets, least=2)
+  output_shape = checks.spatial_shape(
+    "output_shape",
+    output_shape,
+    num_axes,
+    owner=f"offsets of shape {offsets.shape}",
+  )
+  lattice = coordinates.lattice(
+    output_shape, align_corners=align_corners, dtype=offsets.dtype
+  )
+  return lattice + thinplate.displacement(
+    offsets, output_shape, align_corners=align_corners
+  )
+
+
+@promotion.usual
+def flow_grid(
+  displacement: ArrayLike, *, align_corners: bool = False
+) -> jax.Array:
+  """The grid of a displacement field: the identity lattice plus the field.
+
+  Convention: `stnjax.coordinates`. Each output pixel reads the input at its
+  own place plus the displacement.
+
+  Args:
+    displacement: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
+      normalised units, last axis (x, y) or (x, y, z).
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    The normalised coordinates, in the shape of `displacement`, float32 or
+    wider.
+
+  Raises:
+    ValueError: for a wrong shape.
+    TypeError: for complex or boolean displacements.
+
+  Gradient: the identity.
+
+  Reference: none needed; "dense displacement field" in registration.
+
+  >>> flow_grid(jnp.full((1, 2, 2), 0.25)).tolist()
+  [[[-0.25, 0.25], [0.75, 0.25]]]
+  """
+  field, num_axes = _checked_field("displacement", displacement)
+  checks.flag("align_corners", align_corners)
+  return field + coordinates.lattice(
+    field.shape[-num_axes - 1 : -1],
+    align_corners=align_corners,
+    dtype=field.dtype,
+  )
+
+
+@promotion.usual
+def velocity_grid(
+  velocity: ArrayLike, *, steps: int = 7, align_corners: bool = False
+) -> jax.Array:
+  """The grid of the flow along a velocity field for unit time.
+
+  A diffeomorphism, where the field is smooth at the scale of its pixels:
+  `velocity_grid(-velocity)` undoes it. Scaling and squaring: the field over
+  `2 ** steps` is a displacement, which is composed with itself `steps` times.
+
+  Convention: `stnjax.coordinates`. Outside, the field goes on as at its edge.
+
+  Args:
+    velocity: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
+      normalised units, last axis (x, y) or (x, y, z).
+    steps: how often to square, at least 0. Enough where the field over
+      `2 ** steps` moves nothing by more than about half a pixel.
+    align_corners: whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+
+  Returns:
+    The normalised coordinates, in the shape of `velocity`, float32 or wider.
+
+  Raises:
+    ValueError: for a wrong shape, or `steps` below 0.
+    TypeError: for complex or boolean velocities, or `steps` that is no int.
+
+  Gradient: that of the steps, each a linear interpolation.
+
+  Reference: Arsigny et al. 2006, "A log-Euclidean framework for statistics on
+    diffeomorphisms"; Dalca et al. 2018 (arXiv:1805.04605).
+
+  >>> velocity_grid(jnp.full((1, 1, 2), 0.25)).tolist()
+  [[[0.25, 0.25]]]
+  """
+  field, num_axes = _checked_field("velocity", velocity)
+  checks.flag("align_corners", align_corners)
+  checks.whole("steps", steps, 0)
+  shape = field.shape[-num_axes - 1 : -1]
+  # In pixels, whose lattice is whole numbers.
+  lattice = np.moveaxis(np.indices(shape)[::-1], 0, -1).astype(field.dtype)
+  extents = np.array(
+    [coordinates.half_extent(s, align_corners) for s in shape[::-1]]
+  ).astype(field.dtype)
+
+  # The gradient keeps the field before each step and nothing from within.
+  @jax.checkpoint
+  def square(displacement: jax.Array, _) -> tuple[jax.Array, None]:
+    moved = sampler.sample_pixels(
+      displacement, lattice + displacement * extents, padding="border"
+    )
+    return displacement + moved, None
+
+  displacement, _ = jax.lax.scan(square, field / 2**steps, length=steps)
+  return flow_grid(displacement, align_corners=align_corners)
+
+
+def _map_axes(
+  matrix: jax.Array,
+  axes: Sequence[np.ndarray],
+  offset: Sequence[float] | None = None,
+) -> jax.Array:
+  """Applies a matrix to the lattice with the given values along x, y(, z)."""
+  num_axes = len(axes)
+  mapped = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
+  if matrix.shape[-2] > num_axes:
+    stacked = _divide(jnp.stack(mapped, axis=-1), matrix[..., -1, :], axes)
+    mapped = jnp.unstack(stacked, axis=-1)
+  if offset is not None:
+    mapped = [m + m.dtype.type(o) for m, o in zip(mapped, offset, strict=True)]
+  # Stacked last, so that XLA finds the coordinates where they are taken apart.
+  return jnp.stack(mapped, axis=-1)
+
+
+def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
+  """One row of a matrix, applied to the lattice."""
+  # Broadcast products instead of a matmul: exact on hardware whose matrix
+  # units round their operands, and nothing to store for the lattice.
+  per_pixel = (..., *[None] * len(axes))
+  result = row[..., -1][per_pixel]
+  for place, axis in reversed(list(enumerate(axes))):
+    points = axis.astype(row.dtype).reshape(-1, *[1] * place)
+    result = row[..., place][per_pixel] * points + result
+  return result
+
+
+def _divide(
+  numerator: jax.Array, row: jax.Array, axes: Sequence[np.ndarray]
+) -> jax.Array:
+  """The quotient by a row on the lattice; NaN, without gradient, if none."""
+  weight, size = _row(row, axes), _row(jnp.abs(row), [abs(a) for a in axes])
+  # Below, the weight is the rounding of terms that cancel.
+  least = 4 * jnp.finfo(weight.dtype).eps * size
+  further = (..., *[None] * (numerator.ndim - weight.ndim))
+  weight, least = weight[further], least[further]
+  defined = jnp.isfinite(numerator) & jnp.isfinite(weight)
+  defined &= jnp.abs(weight) > least
+  # What is divided is masked too, or the gradient of the mask would be NaN.
+  quotient = jnp.where(defined, numerator, 0) / jnp.where(defined, weight, 1)
+  return jnp.where(defined, quotient, jnp.nan)
+
+
+def _nonzero_half_extent(size: int, align_corners: bool) -> float:
+  # One pixel has no extent between corner centres: its coordinate is 0.
+  return coordinates.half_extent(size, align_corners) or 1.0
+
+
+def _checked(
+  matrix: ArrayLike, output_shape: Sequence[int]
+) -> tuple[jax.Array, tuple[int, ...]]:
+  theta = checks.matrix("matrix", matrix)
+  num_axes = theta.shape[-1] - 1
+  output_shape = checks.spatial_shape(
+    "output_shape",
+    output_shape,
+    num_axes,
+    owner=f"matrix of shape {theta.shape}",
+  )
+  return theta, output_shape
+
+
+def _checked_field(
+  name: str, field: ArrayLike, least: int = 1
+) -> tuple[jax.Array, int]:
+  field = checks.floating(name, field)
+  num_axes = field.shape[-1] if field.ndim else 0
+  if (
+    num_axes not in (2, 3)
+    or field.ndim < num_axes + 1
+    or min(field.shape[-num_axes - 1 : -1]) < least
+  ):
+    raise ValueError(
+      f"{name} must be [..., h, w, 2], or [..., d, h, w, 3] for volumes, with"
+      f" sizes of at least {least}, got shape {field.shape}"
+    )
+  return field, num_axes

@@ -1,0 +1,108 @@
+"""Sampling by gathering whole pixels: one gather per tap."""
+
+from collections.abc import Iterator, Sequence
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from stnjax.sampling.kernels import taps
+from stnjax.sampling.kernels.taps import Tap
+
+
+def sample(
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  method: str,
+  padding: str,
+  align_corners: bool,
+) -> jax.Array:
+  """Samples one image; batches are made by `vmap`.
+
+  Indexing one image under `vmap`, instead of a flattened batch, is what keeps
+  a sharded batch free of collectives.
+
+  Args:
+    image: `[*shape, C]` with N spatial axes, N >= 1; for "spline", the
+      coefficients.
+    points: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
+    method: "nearest", "linear", "cubic" or "spline".
+    padding: "zeros", "border", "reflection" or "wrap".
+    align_corners: whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
+
+  Returns:
+    `[..., C]`, 0 where a coordinate is NaN; float32 or wider, integers stay
+    what they are with "nearest".
+  """
+  sizes = image.shape[-2::-1]
+  if jnp.issubdtype(image.dtype, jnp.floating):
+    # So that the gradient of a pixel that is read often is summed in it.
+    image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+  points, defined = taps.settle(points)
+  by_axis = [
+    taps.taps(points[..., axis], size, method, padding, align_corners)
+    for axis, size in enumerate(sizes)
+  ]
+  return jnp.where(defined, blend(image, by_axis), 0)
+
+
+def blend(image: jax.Array, by_axis: Sequence[Sequence[Tap]]) -> jax.Array:
+  """The weighted sum over all combinations of taps.
+
+  Args:
+    image: `[*shape, C]`.
+    by_axis: The taps along x, y(, z).
+
+  Returns:
+    `[..., C]`.
+  """
+  terms = []
+  for index, present, weight in corners(by_axis):
+    value = _pixels(image, index)
+    if present is not True:
+      value = jnp.where(present[..., None], value, 0)
+    if weight is not None:
+      value = weight[..., None] * value
+    terms.append(value)
+  return sum(terms[1:], terms[0])
+
+
+def corners(by_axis: Sequence[Sequence[Tap]]) -> Iterator[Tap]:
+  """The combinations of taps along x, y(, z).
+
+  Args:
+    by_axis: The taps along each.
+
+  Yields:
+    Taps of the image, whose index is one `[...]` per axis, in array order.
+  """
+  for corner in itertools.product(*by_axis):
+    index = tuple(tap.index for tap in reversed(corner))
+    inside = [tap.inside for tap in corner if tap.inside is not True]
+    present = functools.reduce(jnp.logical_and, inside) if inside else True
+    weighted = corner[0].weight is not None
+    weight = math.prod(tap.weight for tap in corner) if weighted else None
+    yield Tap(index, present, weight)
+
+
+def flat_index(index: Sequence[jax.Array], shape: Sequence[int]) -> jax.Array:
+  """The index into the pixels of an image in one row."""
+  result = index[0]
+  for along, size in zip(index[1:], shape[1:], strict=True):
+    result = result * size + along
+  return result
+
+
+def _pixels(image: jax.Array, index: Sequence[jax.Array]) -> jax.Array:
+  """The pixels `[..., C]` at an index per axis, each within the image."""
+  shape = image.shape[:-1]
+  if math.prod(shape) < 2**31:  # else the index exceeds 32 bits
+    image = image.reshape(math.prod(shape), image.shape[-1])
+    index = (flat_index(index, shape),)
+  return image.at[tuple(index)].get(
+    mode="promise_in_bounds", wrap_negative_indices=False
+  )

@@ -1,0 +1,1 @@
+"""Training: pure steps, programs on devices, run folders."""

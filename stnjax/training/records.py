@@ -1,0 +1,296 @@
+"""What a run leaves behind, written once and read back with checks.
+
+The last file of a finished run, DONE, holds the SHA-256 of the others, one line
+each, as `sha256sum` writes and checks them. Runs of older versions have an
+empty one; of them, what can be checked is the form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import io
+import json
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from etils import epath
+import numpy as np
+
+from stnjax import data, evaluation, files
+from stnjax.data import perturbations
+from stnjax.files import Damaged
+
+if TYPE_CHECKING:
+  from stnjax.training.runs import Settings
+
+METRICS, EVALUATION, RESULTS = (
+  "metrics.jsonl",
+  "evaluation.npz",
+  "results.json",
+)
+_SUMMED = ("config.json", METRICS, EVALUATION, RESULTS)
+TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
+"""What only a run leaves, so that a folder with it lacks its config.json."""
+
+_NUMBERS = ("error", "seconds", "seconds_per_epoch", "peak_memory_mb")
+_MEASURED = ("std", "none", "slope")  # of an alignment; may be unknown
+_LARGEST = 1e30
+_PER_EPOCH = ("train_loss", "error", "seconds")
+_MOST_SHOWN = 16  # rows, and columns, of images before and after the warp
+
+
+class Record(NamedTuple):
+  """What a finished run found.
+
+  Attributes:
+    results: Contents of results.json, with NaN for null.
+    metrics: Lines of metrics.jsonl, with NaN for null.
+    evaluation: Arrays of evaluation.npz.
+  """
+
+  results: dict[str, Any]
+  metrics: list[dict[str, Any]]
+  evaluation: dict[str, np.ndarray]
+
+
+def finish(
+  folder: epath.Path,
+  evaluation: Mapping[str, np.ndarray],
+  results: Mapping[str, Any],
+) -> None:
+  """Writes what a run found, and DONE last.
+
+  Raises:
+    RunError: If a file cannot be written.
+  """
+  packed = io.BytesIO()
+  np.savez_compressed(packed, **evaluation)
+  files.write_whole(folder / EVALUATION, packed.getvalue())
+  files.write_whole(folder / RESULTS, files.to_json(results, indent=2) + "\n")
+  names = [name for name in _SUMMED if (folder / name).exists()]
+  files.write_whole(folder / "DONE", files.checksums(folder, names))
+
+
+def read(folder: epath.Path, settings: Settings) -> Record:
+  """Reads back a finished run.
+
+  Args:
+    folder: Folder of the run.
+    settings: Settings of the run, which its files must fit.
+
+  Raises:
+    Damaged: If a file is missing or is not what the run wrote; the message
+      names it and says what to do.
+  """
+  done, path = folder / "DONE", folder / RESULTS
+  with files.advising(
+    f"delete {done} and train again to evaluate the last checkpoint anew, or"
+    f" delete {folder} to train the run anew"
+  ):
+    if files.read(done):
+      files.compare_checksums(done, _SUMMED)
+    metrics = read_metrics(folder)
+    check_epochs(folder, metrics, settings.epochs, settings)
+    evaluation = read_evaluation(folder, settings)
+    results = check_results(path, parse(path, files.read(path)), settings)
+    _compare(path, results, evaluation, settings)
+  return Record(results, metrics, evaluation)
+
+
+def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
+  """The lines of a run's metrics.jsonl; without one cut off by a kill.
+
+  Raises:
+    Damaged: If a line is not one of metrics.
+  """
+  path = epath.Path(folder) / METRICS
+  if not path.exists():
+    return []
+  lines = files.read(path).split(b"\n")
+  found = [_with_nan(parse(path, line)) for line in lines[:-1]]
+  step = 0
+  for line in found:
+    _require(path, isinstance(line, dict), "a line is no JSON object")
+    _require(path, _is_whole(line.get("step"), step + 1), "steps do not rise")
+    step = line["step"]
+  return found
+
+
+def check_epochs(
+  folder: epath.Path,
+  lines: Sequence[dict[str, Any]],
+  epochs: int,
+  settings: Settings,
+) -> None:
+  """Checks that metrics tell of all epochs.
+
+  Args:
+    folder: Folder of the run.
+    lines: Lines of metrics.jsonl.
+    epochs: How many there must be.
+    settings: Settings of the run.
+
+  Raises:
+    Damaged: If an epoch, or a number of it, is missing.
+  """
+  path = folder / METRICS
+  _require(
+    path, len(lines) == epochs, f"it has {len(lines)} of {epochs} epochs"
+  )
+  for epoch, line in enumerate(lines, 1):
+    _require(path, line.get("epoch") == epoch, f"epoch {epoch} is missing")
+    fine = all(_is_number(line.get(name)) for name in _PER_EPOCH)
+    _require(path, fine, f"epoch {epoch} lacks numbers")
+    found = line.get("alignment", {})
+    fits = isinstance(found, dict) and set(found) == set(_axes(settings))
+    fits = fits and all(map(_is_number, found.values()))
+    _require(path, fits, f"alignment of epoch {epoch} is {found!r}")
+
+
+def read_evaluation(
+  folder: epath.Path, settings: Settings
+) -> dict[str, np.ndarray]:
+  """The arrays of evaluation.npz.
+
+  Raises:
+    Damaged: If one is missing, or they fit neither each other nor the run.
+  """
+  path = folder / EVALUATION
+  content = io.BytesIO(files.read(path))
+  try:
+    with np.load(content, allow_pickle=False) as kept:
+      arrays = {name: kept[name] for name in kept.files}
+  except Exception as error:  # zipfile and NumPy raise many kinds
+    raise Damaged(f"{path} is damaged: {error}") from error
+
+  def require(name: str, kinds: str, *shapes: tuple) -> np.ndarray:
+    array = arrays.get(name)
+    _require(path, array is not None, f"it has no {name}")
+    fits = array.dtype.kind in kinds and array.shape in shapes
+    _require(path, fits, f"{name} is {array.dtype} {array.shape}")
+    fine = array.dtype.kind in "iu" or np.isfinite(array).all()
+    _require(path, fine, f"{name} is not finite")
+    return array
+
+  known = data.SETS[settings.dataset]
+  heads = (known.heads,) if known.heads > 1 else ()
+  count = max(1, len(np.atleast_1d(arrays.get("label", 0))))
+  passes = (settings.eval_passes, count)
+  label = require("label", "iu", (count, *heads))
+  for array in (label, require("predicted", "iu", (*passes, *heads))):
+    inside = array.min() >= 0 and array.max() < known.num_classes
+    _require(path, inside, "it has classes that the set has not")
+  require("pose", "f", (*passes, 2, 3), (*passes, 3, 3))
+  if _axes(settings):
+    true = f"true_{settings.perturbation}"
+    require(true, "f", passes, (*passes, 2))
+  rows, columns, _ = perturbations.output_shape(
+    settings.perturbation, known.image_shape
+  )
+  most = (_MOST_SHOWN, _MOST_SHOWN, rows, columns, 3)
+  shown = [np.shape(arrays.get(name)) for name in ("before", "after")]
+  for name, shape in zip(("before", "after"), shown):
+    fits = len(shape) == 5 and all(shape) and shape[:2] == shown[0][:2]
+    fits = fits and np.all(np.array(shape) <= most) and shape[-1] in (1, 3)
+    _require(path, fits, f"{name} has shape {shape}")
+    require(name, "u", shape)
+  return arrays
+
+
+def check_results(path: epath.Path, values: Any, settings: Settings) -> dict:
+  """Checks the form of a run's results.
+
+  Args:
+    path: File that they are from, to name in errors.
+    values: Results, parsed.
+    settings: Settings of the run.
+
+  Returns:
+    The results, with NaN for null.
+
+  Raises:
+    Damaged: If something is missing or of another form.
+  """
+  values = _with_nan(values)
+  _require(path, isinstance(values, dict), "it holds no results")
+  for name in _NUMBERS:
+    fine = _is_number(values.get(name)) and 0 <= values[name] < math.inf
+    _require(path, fine, f"{name} is {values.get(name)!r}")
+  _require(path, values["error"] <= 1, f"error is {values['error']}")
+  hardware, counts = values.get("hardware"), values.get("parameters")
+  _require(path, isinstance(hardware, str), f"hardware is {hardware!r}")
+  counted = isinstance(counts, dict) and all(
+    _is_whole(counts.get(name), 0) for name in ("total", "localisation")
+  )
+  _require(path, counted, f"parameters is {counts!r}")
+  found = values.get("alignment", {})
+  axes = _axes(settings)
+  fits = isinstance(found, dict) and set(found) == set(axes)
+  _require(path, fits, f"alignment is {found!r}")
+  for axis, measured in found.items():
+    fits = isinstance(measured, dict) and all(
+      _is_number(measured.get(name)) for name in _MEASURED
+    )
+    classes = measured.get("by_class") if fits else None
+    fits = isinstance(classes, list) and all(map(_is_number, classes))
+    _require(path, fits and classes, f"alignment of {axis} is {measured!r}")
+  return values
+
+
+def parse(path: epath.Path, text: bytes) -> Any:
+  """Parses JSON of a file.
+
+  Raises:
+    Damaged: If it is none.
+  """
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise Damaged(f"cannot read {path}: {error}") from error
+
+
+def _axes(settings: Settings) -> Sequence[str]:
+  """The axes along which alignment is measured."""
+  if settings.network == "CNN":
+    return ()
+  return evaluation.AXES.get(settings.perturbation, ())
+
+
+def _compare(
+  path: epath.Path,
+  results: Mapping[str, Any],
+  arrays: Mapping[str, np.ndarray],
+  settings: Settings,
+) -> None:
+  """Compares results with the predictions that they are of."""
+  label = arrays["label"]
+  wrong = [evaluation.error_rate(one, label) for one in arrays["predicted"]]
+  same = abs(np.mean(wrong) - results["error"]) < 1e-6
+  _require(path, same, f"error is not that of {EVALUATION}")
+  for axis in _axes(settings):
+    by_class = results["alignment"][axis]["by_class"]
+    same = len(by_class) == len(np.unique(label))
+    _require(path, same, f"by_class has {len(by_class)} classes")
+
+
+def _with_nan(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _with_nan(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [_with_nan(item) for item in value]
+  return math.nan if value is None else value
+
+
+def _require(path: epath.Path, fine: bool, why: str) -> None:
+  if not fine:
+    raise Damaged(f"{path} is damaged: {why[:200]}")
+
+
+def _is_number(value: Any) -> bool:
+  """Whether it is a number of plausible size, or NaN: not known."""
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  return number and not abs(value) > _LARGEST
+
+
+def _is_whole(value: Any, least: int) -> bool:
+  return type(value) is int and value >= least

@@ -1,0 +1,159 @@
+"""Transform matrices in normalised units and in pixels from the middle.
+
+Between pixel coordinates whose 0 is the middle of the image, a matrix of whole
+numbers takes pixels to pixels at every pair of sizes. Float32 cannot hold all
+of these in normalised units: 15.5 pixels of 28 come back as 15.500001. The
+conversions here agree on which normalised number stands for them.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stnjax import checks, coordinates
+from stnjax.transforms import homogeneous
+
+
+def centred(
+  theta: jax.Array,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int],
+  align_corners: bool,
+  *,
+  rescale: bool = False,
+) -> jax.Array:
+  """A normalised matrix between pixel coordinates from the middles.
+
+  Args:
+    theta: `[..., N, N + 1]` or `[..., N + 1, N + 1]`, checked.
+    input_shape: spatial shape of the image.
+    output_shape: spatial shape of the result.
+    align_corners: as the transform is used.
+    rescale: whether projective matrices go through `homogeneous.rescaled`.
+
+  Returns:
+    The matrix in the shape of `theta`. An entry that is the nearest to a
+    multiple of half a pixel is that multiple; its gradient is not affected.
+  """
+  into, out = _extents(theta, input_shape, output_shape, align_corners)
+  ratio = (into[:, None] / out)[: theta.shape[-2]]
+  given, rounded = theta, np.zeros((), bool)
+  if rescale and theta.shape[-2] == theta.shape[-1]:
+    theta = homogeneous.rescaled(given)
+    rounded = given[..., -1:, -1:] != theta[..., -1:, -1:]
+  pixels = theta * ratio.astype(theta.dtype)
+  exact = np.frexp(ratio)[0] == 0.5  # products with powers of two
+  exact |= ratio == 0
+  if exact.all() and given is theta:
+    return pixels
+  halves, close = _halves(pixels)
+  inverse = 1 / np.where(ratio == 0, 1, ratio)
+  meant = (_product(halves, inverse) == theta) & ~exact
+  return _replace(pixels, halves, meant | rounded & close)
+
+
+def normalised(
+  pixels: jax.Array,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int],
+  align_corners: bool,
+) -> jax.Array:
+  """The inverse of `centred`, for input sizes that have extents."""
+  into, out = _extents(pixels, input_shape, output_shape, align_corners)
+  return _product(pixels, (out / into[:, None])[: pixels.shape[-2]])
+
+
+def recentred(
+  matrix: jax.Array, input_middle: np.ndarray, output_middle: np.ndarray
+) -> jax.Array:
+  """A matrix between coordinates whose 0 is moved.
+
+  Args:
+    matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`.
+    input_middle: `[N]`, added to the result of the matrix.
+    output_middle: `[N]`, subtracted from what the matrix is applied to.
+
+  Returns:
+    The matrix of both steps, in the shape of `matrix`.
+  """
+  num_axes, kind = len(input_middle), matrix.dtype
+  before = output_middle.astype(kind)
+  offset = matrix[..., -1] - (matrix[..., :-1] * before).sum(axis=-1)
+  matrix = jnp.concatenate([matrix[..., :-1], offset[..., None]], axis=-1)
+  after = input_middle[:, None].astype(kind)
+  if matrix.shape[-2] == num_axes:
+    return matrix.at[..., -1:].add(after)
+  moved = matrix[..., :-1, :] + after * matrix[..., -1:, :]
+  return jnp.concatenate([moved, matrix[..., -1:, :]], axis=-2)
+
+
+def over_last(pixels: jax.Array) -> jax.Array:
+  """An affine matrix in projective form, over its last entry; others as given.
+
+  Entries that are multiples of half a pixel but for rounding become these.
+  """
+  last = pixels[..., -1:, :]
+  affine = (last[..., :-1] == 0).all(axis=-1, keepdims=True)
+  usable = affine & jnp.isfinite(last[..., -1:]) & (last[..., -1:] != 0)
+  divisor = jnp.where(usable, last[..., -1:], 1)
+  result = pixels / divisor
+  halves, close = _halves(result)
+  return _replace(result, halves, close & (divisor != 1))
+
+
+def _extents(
+  matrix: jax.Array,
+  input_shape: Sequence[int],
+  output_shape: Sequence[int],
+  align_corners: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Pixels per normalised unit, along x, y(, z) and of the last coordinate."""
+  num_axes = matrix.shape[-1] - 1
+  shapes = (("input_shape", input_shape), ("output_shape", output_shape))
+  into, out = (
+    np.array(
+      [
+        coordinates.half_extent(size, align_corners)
+        for size in checks.spatial_shape(name, shape, num_axes)[::-1]
+      ]
+      + [1.0]
+    )
+    for name, shape in shapes
+  )
+  # One pixel has no extent between corner centres: its coordinate is 0.
+  return into, np.where(out > 0, out, 1.0)
+
+
+def _product(matrix: jax.Array, ratio: np.ndarray) -> jax.Array:
+  """A product with exact ratios, rounded correctly for whole numbers."""
+  kind = matrix.dtype
+  bits = (jnp.finfo(kind).nmant + 1) // 2
+  mantissa, exponent = np.frexp(ratio)
+  # Few enough bits for an exact product with a multiple of half a pixel.
+  high = np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+  low = ratio - high
+  return matrix * high.astype(kind) + matrix * low.astype(kind)
+
+
+def _halves(pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The nearest multiples of half a pixel; which are that but for rounding."""
+  pixels = jax.lax.stop_gradient(pixels)
+  halves = jnp.round(2 * pixels) / 2
+  rounding = 4 * jnp.finfo(pixels.dtype).eps * jnp.abs(halves)
+  close = jnp.abs(pixels - halves) <= rounding
+  return halves, close & jnp.isfinite(rounding)
+
+
+@jax.custom_jvp
+def _replace(
+  value: jax.Array, replacement: jax.Array, where: jax.Array
+) -> jax.Array:
+  """Where given, the replacement; the gradient is that of the value."""
+  return jnp.where(where, replacement, value)
+
+
+@_replace.defjvp
+def _replace_jvp(primals, tangents):
+  return _replace(*primals), tangents[0]

@@ -1,0 +1,152 @@
+"""Audits of runs: what is read, measured, kept and reported."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import audit, report, train
+from experiments.reporting import finished
+from stnjax import alignability
+from stnjax.placement import networks
+from stnjax.training import runs
+from tests import scripts, toy_sets
+
+# Not perturbed, so that its predictions can be made again.
+TOY = dataclasses.replace(
+  toy_sets.SETTINGS,
+  network="CNN",
+  epochs=1,
+  perturbation="none",
+  learning_rate=0.001,
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp("runs"))
+  with toy_sets.loaded():
+    train.train(TOY, (0,), folder, devices=jax.devices()[:1])
+  return folder
+
+
+@pytest.fixture(scope="module")
+def audits(workdir):
+  with toy_sets.loaded():
+    return audit.audit(runs.Run(workdir, TOY), count=4, steps=2)
+
+
+def test_the_network_of_a_run_is_the_one_that_was_evaluated(workdir):
+  run = runs.Run(workdir, TOY)
+  images = toy_sets.load("mnist_subset", "train").images
+  tested = toy_sets.load("mnist_subset", "test").images
+  predictions = {}
+  for trained in (True, False):
+    network, recipe = runs.network_of(run, images, trained=trained)
+    logits = network(audit.prepare(recipe, tested)).logits
+    predictions[trained] = np.asarray(logits.argmax(axis=-1))
+  _, _, arrays = scripts.metrics(workdir, TOY)
+  np.testing.assert_array_equal(predictions[True], arrays["predicted"][0])
+  assert (predictions[False] != predictions[True]).any()
+
+
+def test_a_run_without_checkpoint_has_no_trained_network(tmp_path):
+  images = toy_sets.load("mnist_subset", "train").images
+  with pytest.raises(runs.RunError, match="has no checkpoint to read the netw"):
+    runs.network_of(runs.Run(str(tmp_path), TOY), images)
+
+
+def test_both_states_and_all_layers_are_audited(audits):
+  assert tuple(audits) == audit.STATES
+  for one in audits.values():
+    assert one.layers == ("input", "block 1", "block 2")
+    assert list(one.families) == list(alignability.FAMILIES)
+    # Whole strides of both blocks; nothing but rounding is left.
+    assert one.families["translation"].magnitudes == (4.0, 8.0, 12.0)
+    for by_family in one.residuals.values():
+      assert by_family["translation"].best.max() < 1e-4
+      assert all((r.coverage == 1).all() for r in by_family.values())
+  trained, untrained = (
+    one.residuals["block 2"]["rotation"].aligned for one in audits.values()
+  )
+  assert (trained != untrained).all()
+
+
+@pytest.mark.parametrize("name", ["STN-C0", "STN-C1", "STN-SL1", "DEF1"])
+def test_features_are_those_that_the_network_passes_on(name):
+  """Where the transformer is the identity, with its batch norm."""
+  settings = dataclasses.replace(TOY, network=name, batch_norm=True)
+  network = runs.build_network(settings)
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(3, 28, 28, 1)).astype(np.float32)
+  for _ in range(3):
+    network(5 * images + 3, train=True)  # statistics of their own
+  deepest = [*network.features(images).values()][-1]
+  logits = network.head(deepest.reshape(3, -1))
+  np.testing.assert_allclose(logits, network(images).logits, rtol=1e-4)
+
+
+def test_fields_of_the_network_are_what_a_probe_finds():
+  network = runs.build_network(TOY)
+  images = np.random.default_rng(0).normal(size=(2, 60, 60, 1))
+  probed = alignability.probe(network.features, images.astype(np.float32))
+  assert probed == network.geometry()
+
+
+def test_audits_are_kept_and_reported(audits, workdir):
+  run = runs.Run(workdir, TOY)
+  assert finished.read_audits(run.path) == {}
+  finished.write_audits(run.path, audits)
+  kept = finished.read_audits(run.path)
+  for state, one in audits.items():
+    assert kept[state].geometry == one.geometry
+    for layer, by_family in one.residuals.items():
+      for family, residuals in by_family.items():
+        again = kept[state].residuals[layer][family]
+        for value, expected in zip(again, residuals, strict=True):
+          np.testing.assert_allclose(value, expected, atol=1e-5)
+  report.write(workdir)
+  text = (run.path.parent / "report" / "report.md").read_text()
+  (row,) = re.findall(r"^\| block 1, trained \| (.+) \|$", text, re.M)
+  profile = audits["trained"].profile("best")
+  for cell, shares in zip(row.split(" | "), profile.values(), strict=True):
+    assert float(cell.split(" / ")[1]) == pytest.approx(100 * shares[1], abs=1)
+  for damaged in ("{", "[]", '{"trained": 3}'):
+    (run.path / "audit.json").write_text(damaged)
+    with pytest.raises(runs.RunError, match="cannot read"):
+      finished.read_audits(run.path)
+  finished.write_audits(run.path, audits)
+
+
+@pytest.mark.slow
+def test_the_script(workdir, capsys):
+  flags = ["audit", "--images=4", "--steps=2", f"--workdir={workdir}"]
+  script = scripts.Script("tests.toy_sets", *flags, env={})
+  code, out, err = scripts.finish(script)
+  assert code == 0, err
+  assert re.search(r"trained, rotation undone: input \d+ %, block 1 \d+ %", out)
+  assert "report: " in out
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (["--only=STN"], "holds no finished run that matches 'STN'"),
+    (["--only=("], "--only='(' is not a valid reg"),
+    (["--images=1"], "--images=1: 1 is not integer >= 2"),
+    (["--method=nearest"], "nearest"),
+  ],
+)
+def test_mistakes(flags, message, workdir):
+  result = scripts.run("audit", *flags, f"--workdir={workdir}")
+  assert result.returncode != 0
+  assert "Traceback" not in result.stderr
+  assert message in result.stderr + result.stdout
+
+
+def test_receptive_fields_of_no_layer_are_pixels():
+  assert networks.receptive_fields([]) == alignability.Geometry(
+    (0.0, 0.0), (1.0, 1.0), (0.0, 0.0)
+  )

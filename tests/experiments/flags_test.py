@@ -1,0 +1,217 @@
+"""Flags that cannot be used: one clear line from every script."""
+
+import json
+import re
+
+import pytest
+
+from experiments import sweep
+from experiments.lib import cli
+from stnjax.training import runs
+from tests import scripts
+
+TRAINING = [
+  ("--seeds=", "--seeds is empty"),
+  ("--seeds=0,,1", "--seeds must be whole numbers.*got 0,,1"),
+  ("--seeds=1e3", "--seeds must be whole numbers"),
+  ("--seeds=٣", "--seeds must be whole numbers"),
+  ("--seeds=1_0", "--seeds must be whole numbers"),
+  ("--seeds=2,1,2", "--seeds must differ, got 2,1,2"),
+  ("--seeds=4294967296", "seed must be at most 4,294,967,295"),
+  ("--seeds=0,-1", "seed must not be negative, got -1"),
+  ("--seeds=" + "9" * 5000, "--seeds must be whole numbers"),
+  ("--checkpoint_seconds=nan", "--checkpoint_seconds must be a finite"),
+  ("--checkpoint_seconds=inf", "--checkpoint_seconds must be a finite"),
+  ("--checkpoint_seconds=-1", "--checkpoint_seconds must be a finite"),
+  ("--num_processes=2", "--coordinator, --num_processes and --process_id go"),
+  (
+    "--coordinator=h:1 --num_processes=2 --process_id=2",
+    "--process_id=2 must be less than --num_processes=2",
+  ),
+  (
+    "--coordinator=h:99999 --num_processes=2 --process_id=0",
+    "--coordinator='h:99999'; accepted: host:port",
+  ),
+]
+SETTINGS = [
+  ("--width=1e300", "width must be at most"),
+  ("--width=1e30", "width must be positive and less than 524,288"),
+  ("--width=1e4", "parameters; accepted: at most 2,147,483,647"),
+  ("--width=nan", "width must be positive and finite, got nan"),
+  ("--width=inf", "width must be positive and finite, got inf"),
+  ("--width=0", "width must be positive and finite, got 0"),
+  ("--width=1e-300", "width must be at least 1.18e-38"),
+  ("--localisation_width=1e30", "localisation_width must be positive and less"),
+  ("--localisation_width=nan", "localisation_width must be positive"),
+  ("--epochs=99999999999999999999", "epochs must be at most 2,147,483,647"),
+  ("--epochs=2147483647", "steps; accepted: at most 2,147,483,647 steps"),
+  ("--batch_size=99999999999", "batch_size must be at most 2,147,483,647"),
+  ("--batch_size=10001", "larger than the training set of 10000"),
+  ("--batch_size=9001 --holdout", "larger than the training set of 9000"),
+  ("--eval_passes=10001", "eval_passes must be at most 10,000"),
+  ("--learning_rate=nan", "learning_rate must be positive and finite"),
+  ("--learning_rate=1e39", "learning_rate must be at most 3.4e.38"),
+  ("--shrink=29", "shrink must be at most 28"),
+  ("--shrink=4", r"image_shape \(7, 7, 1\) is too small"),
+  (
+    "--dataset=cifar10 --perturbation=none --shrink=16",
+    r"image_shape \(2, 2, 3\) is too small",
+  ),
+  ("--more_iterations=1,a", "--more_iterations must be whole numbers"),
+  ("--more_iterations=2,1", "more_iterations must be positive and rise"),
+]
+NETWORKS = [
+  (
+    "STN-SL1x1000000000",
+    "runs the transformer too often; accepted: at most 32",
+  ),
+  ("STN-SL1x" + "9" * 5000, "runs the transformer too often"),
+  ("STN-C" + ",".join("1" * 33), "runs the transformer too often"),
+  ("STN-DL1,99999999999", "deeper than any classifier; accepted: 0 to 99"),
+  ("DEF" + "9" * 5000, "deeper than any classifier"),
+  ("STN-SL1,3", "depth 3 is deeper than the classifier; accepted: 0 to 2"),
+  ("STN-SL٣", "is unknown; accepted: CNN"),
+  ("STN-SL01", "is unknown; accepted: CNN"),
+]
+SELECTION = [
+  ("--shard=", "--shard='' must be i/n"),
+  ("--shard=1/0", "--shard='1/0' must be i/n"),
+  ("--shard=٠/٢", "must be i/n"),
+  ("--only=(", "--only='.' is not a valid reg"),
+  ("--only=xyz", "matches none of"),
+]
+SWEEP = [
+  ("--networks=", "--networks is empty"),
+  ("--networks=STN-SL1 STN-SL1x1", "--networks must differ"),
+  ("--networks=STN-C1x2 STN-C1,1", "--networks must differ"),
+  ("--kinds=", "--kinds is empty"),
+  ("--kinds=C,C", "--kinds must differ, got C,C"),
+  ("--depths=", "--depths is empty"),
+  ("--depths=1,1", "--depths must differ, got 1,1"),
+  ("--depths=-1", "--depths must be at least 0, got -1"),
+  ("--depths=1,99999999999", "deeper than any classifier"),
+]
+
+
+def ends(name, cases, *others):
+  """That a script refuses each of the flags, in one line that says so."""
+  for start in range(0, len(cases), 4):
+    batch = cases[start : start + 4]
+    processes = [
+      scripts.start(name, *others, *re.split(" (?=--)", words))
+      for words, _ in batch
+    ]
+    for (words, message), process in zip(batch, processes, strict=True):
+      code, out, err = scripts.finish(process, 60)
+      assert code, words
+      assert "Traceback" not in err, err
+      told = [line for line in err.splitlines() if re.search(message, line)]
+      assert len(told) == 1, (words[:80], out, err)
+      assert len(told[0]) < 500
+
+
+def test_train(tmp_path):
+  networks = [(f"--network={name}", said) for name, said in NETWORKS[:2]]
+  workdir = tmp_path / "runs"
+  cases = TRAINING + SETTINGS[2:4] + SETTINGS[10:12] + networks
+  ends("train", cases, f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize("dry", [["--dry_run"], []])
+def test_sweep(dry, tmp_path):
+  cases = SELECTION + SWEEP
+  if dry:  # refused by the same lines whether it is or not
+    named = [(f"--networks={name}", said) for name, said in NETWORKS]
+    cases = cases + TRAINING + SETTINGS + named
+  workdir = tmp_path / "runs"
+  ends("sweep", cases, *dry, f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+def test_paper(tmp_path):
+  common = ["--preset=rotation", "--dry_run", f"--workdir={tmp_path}/runs"]
+  ends("paper", TRAINING + SELECTION, *common)
+  assert not any(tmp_path.iterdir())
+
+
+def test_benches(tmp_path):
+  output = f"--output={tmp_path}/results"
+  for name in ("bench_sampling", "bench_tpu_compile", "bench_gpu_compile"):
+    shapes = [
+      ("--shapes=2x8x8", "--shapes must be.*'2x8x8'"),
+      ("--shapes=2x8x8x٣", "--shapes must be.*'2x8x8x٣'"),
+      ("--shapes=2x8x8x1,2x8x8x1", "--shapes must name at least one, each"),
+      ("--shapes=99999x99999x9x9", "--shapes.*2,147,483,647"),
+    ]
+    ends(name, shapes, output)
+  ends(
+    "bench_tpu_compile", [("--batch_per_chip=0", "--batch_per_chip=0")], output
+  )
+  ends("bench_scaling", [("--rounds=0", "--rounds=0")], output)
+  training = [
+    ("--rounds=0", "--rounds=0"),
+    ("--seeds=9999999", "--seeds=9999999"),
+    ("--steps=157", "--steps must be at most 156"),
+    ("--width=nan", "width must be positive"),
+    ("--width=1e4", "accepted: at most 2,147,483,647"),
+    ("--networks=STN-SL1x999999999", "runs the transformer too often"),
+  ]
+  ends("bench_training", training, output)
+  ends(
+    "audit", [("--images=1", "--images=1"), ("--only=(", "is not a valid reg")]
+  )
+  assert not any(tmp_path.iterdir())
+
+
+def test_the_ends_of_the_range_of_seeds_are_accepted():
+  assert cli.seeds(["0", "4294967295"]) == (0, 2**32 - 1)
+  assert runs.Settings(seed=2**32 - 1).name.endswith("seed_4294967295")
+
+
+def test_the_narrowest_network_has_one_filter_a_layer():
+  network = runs.abstract_network(runs.Settings(width=1e-9))
+  assert [block.layer.filters for block in network.blocks] == [1, 1]
+
+
+def test_flags_are_checked_without_a_look_at_files(tmp_path):
+  flags = ["--only_check_args", "--workdir=/dev/null/x", "--dataset=svhn"]
+  done = scripts.run("sweep", *flags, "--perturbation=none")
+  places = {"workdir": "/dev/null/x", "data_dir": None, "datasets": ["svhn"]}
+  assert (done.returncode, json.loads(done.stdout)) == (0, places), done.stderr
+  done = scripts.run("paper", "--only_check_args", "--list")
+  assert done.returncode == 0, done.stderr
+
+
+def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
+  flags = ["--dry_run", "--networks=CNN STN-C0 STN-C1", f"--workdir={tmp_path}"]
+
+  def dry(*others):
+    process = scripts.start("sweep", *flags, *others, devices=4)
+    code, out, err = scripts.finish(process)
+    assert "Traceback" not in err
+    return code, out.splitlines(), err
+
+  code, lines, err = dry()
+  assert code == 0, err
+  assert [line.split("  ")[-1] for line in lines[:3]] == ["on one device"] * 3
+  assert lines[3:] == ["training 3 jobs, 3 at a time, on 1 device each"]
+  code, lines, err = dry("--seeds=0,1,2,3")
+  assert code == 0, err
+  assert lines[0].endswith("seeds spread over 4 devices")
+  assert lines[-1] == "training 3 jobs, on 4 devices each"
+  code, _, err = dry("--networks=CNN", "--batch_size=30")
+  assert code == 1
+  assert "batch_size=30 does not divide by the 4 devices" in err
+  code, lines, err = dry("--dataset=mnist", f"--data_dir={tmp_path}")
+  assert (code, lines) == (1, [])
+  assert "dataset 'mnist' is not prepared" in err
+  runs.Run(str(tmp_path), runs.Settings(network="CNN")).start()
+  code, _, err = dry("--epochs=7")
+  assert code == 1
+  assert "other settings (epochs: 30 there, 7 here)" in err
+
+
+def test_kinds_of_one_name_are_refused_in_python_too():
+  with pytest.raises(ValueError, match="--kinds must differ"):
+    sweep.sweep_networks(["C", "C"], [0])
