@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import html
 import io
-import re
 from typing import Any
 from urllib.parse import quote
 
@@ -24,7 +23,8 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from experiments.lib import cli
+from experiments.lib import cli, tables
+from experiments.lib.tables import Table
 from experiments.reporting import finished
 from experiments.reporting.finished import Finished, LeftOut
 from stnjax import alignability, data, evaluation, files, plots
@@ -33,14 +33,6 @@ from stnjax.placement import placements
 from stnjax.training import runs
 
 _TITLE = "Where the spatial transformer sits"
-
-
-@dataclasses.dataclass
-class Table:
-  """A heading row and rows of cells; the first column is text."""
-
-  heading: Sequence[str]
-  rows: Sequence[Sequence[str]]
 
 
 @dataclasses.dataclass
@@ -467,54 +459,22 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
 
   Texts, names and captions appear as they are: nothing in them is markup.
   """
-  lines = [f"# {escaped(title)}", ""]
+  lines = [f"# {tables.escaped(title)}", ""]
   for section in sections:
-    lines += [f"## {escaped(section.title)}", ""]
+    lines += [f"## {tables.escaped(section.title)}", ""]
     for part in section.parts:
       if isinstance(part, Table):
-        lines.append(_markdown_row(part.heading))
-        lines.append("|---" + "|--:" * (len(part.heading) - 1) + "|")
-        lines += map(_markdown_row, part.rows)
+        lines.append(tables.markdown(part))
       elif isinstance(part, Picture):
-        alt, link = escaped(part.caption, _IN_LINK), quote(part.path.name)
-        lines += [f"![{alt}]({link})", "", _paragraph(part.caption)]
+        alt, link = (
+          tables.escaped(part.caption, tables.IN_LINK),
+          quote(part.path.name),
+        )
+        lines += [f"![{alt}]({link})", "", tables.paragraph(part.caption)]
       else:
-        lines.append(_paragraph(part))
+        lines.append(tables.paragraph(part))
       lines.append("")
   return "\n".join(lines)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-  return f"| {' | '.join(map(escaped, cells))} |"
-
-
-_MARKUP = re.compile(
-  r"[\\`|~$]"
-  r"|(?<!\s)\*|\*(?!\s)"  # emphasis touches a word
-  r"|(?<![^\W_])_|_(?![^\W_])"  # and is not inside of one
-  r"|<(?=[A-Za-z/!?])"  # tags and links
-  r"|\[(?=\^)|\](?=[(\[:])"  # links, footnotes and what they refer to
-  r"|&(?=#?\w+;)"
-  r"|#(?=#*$)"  # ends a heading
-)
-_IN_LINK = re.compile(rf"{_MARKUP.pattern}|[\[\]]")
-_BLOCK = re.compile(r"^([0-9]{0,9})([#>+=-]|(?<=[0-9])[.)](?=\s|$))")
-
-
-def escaped(text: str, markup: re.Pattern = _MARKUP) -> str:
-  """Text for Markdown, in one line, that shows as it is.
-
-  Escapes only what would be markup where it stands, so that prose stays as
-  legible in the file as on the page.
-  """
-  text = " ".join(str(text).split())
-  text = "".join(c if c.isprintable() else "\ufffd" for c in text)
-  return markup.sub(r"\\\g<0>", text)
-
-
-def _paragraph(text: str) -> str:
-  """A paragraph; no heading, quote, list or rule, whatever it starts with."""
-  return _BLOCK.sub(r"\1\\\2", escaped(text))
 
 
 _STYLE = """
