@@ -434,7 +434,7 @@ def create(
 
   Args:
     name: such as "CNN", "STN-C1", "STN-SL1x2" or "DEF1"; see
-      `stnjax.placement.placements`.
+      `stnjax.placement`.
     dataset: one of `stnjax.data.SETS`: decides the classifier.
     perturbation: one of `data.perturbations.PERTURBATIONS`: decides the size
       of the image, and MNIST's localisation nets.

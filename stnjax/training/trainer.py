@@ -1,7 +1,7 @@
 """Compiled loops over the steps of training, and all there is to devices.
 
 One seed or several at once: `jit` on one device, `pmap` on several. Every
-random draw hangs on the seed, the step and the image's place in the *global*
+random draw depends on the seed, the step and the image's place in the *global*
 batch, so that neither the number of devices nor the other seeds change anything
 but rounding.
 """
@@ -11,16 +11,16 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
-from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from stnjax import promotion
-from stnjax.data import Data
-from stnjax.training import steps
-from stnjax.training.steps import Prediction, Recipe, TrainState, random_key
+from stnjax.data import Examples
+from stnjax.training import layout, steps
+from stnjax.training.keys import random_key
+from stnjax.training.steps import Prediction, TrainSpec, TrainState
 
 _AXIS = "devices"
 
@@ -42,7 +42,7 @@ def stacked(*states: TrainState) -> TrainState:
 
 
 @jax.jit
-def member(states: TrainState, index: int) -> TrainState:
+def select_seed(states: TrainState, index: int) -> TrainState:
   """The state of one of several seeds."""
   return jax.tree.map(lambda x: x[index], states)
 
@@ -57,7 +57,7 @@ def all_finite(states: TrainState) -> jax.Array:
   return jnp.stack(parts).all(axis=0)
 
 
-class Program:
+class Trainer:
   """The compiled loops of runs that differ in their seed alone.
 
   The states of all seeds are one pytree, with a leading axis for the seeds.
@@ -68,41 +68,45 @@ class Program:
 
   def __init__(
     self,
-    recipe: Recipe,
+    spec: TrainSpec,
     seeds: Sequence[int],
-    sources: jax.Array | None = None,
+    clutter_images: jax.Array | None = None,
     devices: Sequence[jax.Device] | None = None,
   ):
     """Prepares the loops; they compile when first called.
 
     Args:
-      recipe: the runs' fixed part.
+      spec: the runs' fixed part.
       seeds: one for each run.
-      sources: `[N, H, W, C]`, the training images, for a perturbation with
-        clutter.
+      clutter_images: `[N, H, W, C]`, uint8, from which clutter is cut, for a
+        perturbation that needs it.
       devices: to use; those of all processes by default.
 
     Raises:
       ValueError: where the batch does not divide by the number of devices.
     """
-    self.recipe = recipe
+    self.spec = spec
     self._seeds = np.array(seeds, np.uint32)
     # On the device once, as the data: not anew with every dispatch.
-    self._sources = None if sources is None else jnp.asarray(sources)
+    self._clutter = (
+      None if clutter_images is None else jnp.asarray(clutter_images)
+    )
     devices = list(jax.devices() if devices is None else devices)
-    layout = lay_out(len(seeds), recipe.batch_size, devices)
-    self.layout = str(layout)  # how devices share the work, in words
-    self._devices, self._parts = layout
+    shared = layout.lay_out(len(seeds), spec.batch_size, devices)
+    self.layout = str(shared)  # how devices share the work, in words
+    self._devices, self._parts = shared
     self._spread = self._parts == 1 and len(self._devices) > 1
-    starts = [0, *(step for step, _ in recipe.later)]
-    graphdefs = [recipe.graphdef, *(graphdef for _, graphdef in recipe.later)]
+    starts = [0, *(step for step, _ in spec.phases)]
+    graphdefs = [spec.graphdef, *(graphdef for _, graphdef in spec.phases)]
     self._phases = [
-      (start, self._compiled(dataclasses.replace(recipe, graphdef=graphdef)))
+      (start, self._compiled(dataclasses.replace(spec, graphdef=graphdef)))
       for start, graphdef in zip(starts, graphdefs, strict=True)
     ]
 
   @promotion.usual
-  def train(self, states: TrainState, data: Data, num_steps: int) -> TrainState:
+  def train(
+    self, states: TrainState, data: Examples, num_steps: int
+  ) -> TrainState:
     """Takes `num_steps` steps, within one epoch, in one dispatch.
 
     Args:
@@ -114,7 +118,7 @@ class Program:
     Raises:
       ValueError: for steps beyond the epoch's end.
     """
-    per_epoch = steps_per_epoch(len(data.labels), self.recipe.batch_size)
+    per_epoch = steps_per_epoch(len(data.labels), self.spec.batch_size)
     step = int(states.step[0])
     done = step % per_epoch
     if not 0 <= num_steps <= per_epoch - done:
@@ -126,10 +130,10 @@ class Program:
       zero = jax.tree.map(jnp.zeros_like, states.totals)
       states = states._replace(totals=zero)
     train, *_ = self._phase(step)
-    return train.run(states, data, self._sources, np.int32(num_steps))
+    return train.run(states, data, self._clutter, np.int32(num_steps))
 
   @promotion.usual
-  def lower(self, states: TrainState, data: Data) -> jax.stages.Lowered:
+  def lower(self, states: TrainState, data: Examples) -> jax.stages.Lowered:
     """Lowers the loop of `train` for the devices, which need not be there.
 
     Args:
@@ -137,11 +141,11 @@ class Program:
       data: likewise.
     """
     train, *_ = self._phase(0)
-    return train.lower(states, data, self._sources, np.int32(1))
+    return train.lower(states, data, self._clutter, np.int32(1))
 
   @promotion.usual
   def evaluate(
-    self, states: TrainState, data: Data, pass_index: int
+    self, states: TrainState, data: Examples, pass_index: int
   ) -> list[Prediction]:
     """Predicts every image of a set once, under fresh perturbations.
 
@@ -155,7 +159,7 @@ class Program:
       For each seed, arrays with one entry per image, in the order of the set.
     """
     _, evaluate, _ = self._phase(int(states.step[0]) - 1)
-    result = evaluate.run(states, data, self._sources, np.int32(pass_index))
+    result = evaluate.run(states, data, self._clutter, np.int32(pass_index))
     result = jax.tree.map(np.asarray, result)
     return [
       jax.tree.map(lambda x, i=i: x[i, : len(data.labels)], result)
@@ -177,18 +181,18 @@ class Program:
       For each seed, the perturbed and the warped images, values about [0, 1].
     """
     *_, examples = self._phase(int(states.step[0]) - 1)
-    before, after = examples.run(states, images, self._sources, np.int32(draw))
+    before, after = examples.run(states, images, self._clutter, np.int32(draw))
     return list(zip(np.asarray(before), np.asarray(after), strict=True))
 
   def _phase(self, step: int) -> tuple[_Loop, ...]:
     """The loops for a step: of the last phase that has begun."""
     return [loops for start, loops in self._phases if start <= max(step, 0)][-1]
 
-  def _compiled(self, recipe: Recipe) -> tuple[_Loop, ...]:
+  def _compiled(self, spec: TrainSpec) -> tuple[_Loop, ...]:
     return (
-      self._compile(functools.partial(self._train_loop, recipe)),
-      self._compile(functools.partial(self._eval_loop, recipe)),
-      self._compile(functools.partial(self._warp_examples, recipe)),
+      self._compile(functools.partial(self._train_loop, spec)),
+      self._compile(functools.partial(self._eval_loop, spec)),
+      self._compile(functools.partial(self._warp_examples, spec)),
     )
 
   def _each_seed(self, one: Callable) -> Callable:
@@ -205,7 +209,7 @@ class Program:
     """The choice between jit and pmap, for a loop of one seed.
 
     Args:
-      loop: of (shard, axis_name, seed, state, data, sources, number).
+      loop: of (shard, axis_name, seed, state, data, clutter_images, number).
     """
     count = len(self._devices)
 
@@ -262,26 +266,28 @@ class Program:
     )
 
   def _train_loop(
-    self, recipe, shard, axis_name, seed, state, data, sources, num_steps
+    self, spec, shard, axis_name, seed, state, data, clutter_images, num_steps
   ):
     count = len(data.labels)
-    per_epoch = steps_per_epoch(count, recipe.batch_size)
+    per_epoch = steps_per_epoch(count, spec.batch_size)
     epoch = state.step // per_epoch
     order_key = jax.random.fold_in(random_key(seed, "order"), epoch)
     order = jax.random.permutation(order_key, count)
 
     def body(_, state):
       places = self._places(shard)
-      chosen = order[(state.step % per_epoch) * recipe.batch_size + places]
+      chosen = order[(state.step % per_epoch) * spec.batch_size + places]
       step_key = jax.random.fold_in(random_key(seed, "train"), state.step)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, places)
-      batch = Data(data.images[chosen], data.labels[chosen])
-      return steps.train_step(recipe, state, batch, keys, sources, axis_name)
+      batch = Examples(data.images[chosen], data.labels[chosen])
+      return steps.train_step(
+        spec, state, batch, keys, clutter_images, axis_name
+      )
 
     return lax.fori_loop(0, num_steps, body, state)
 
   def _eval_loop(
-    self, recipe, shard, axis_name, seed, state, data, sources, pass_index
+    self, spec, shard, axis_name, seed, state, data, clutter_images, pass_index
   ):
     count = len(data.labels)
     pass_key = jax.random.fold_in(random_key(seed, "evaluate"), pass_index)
@@ -290,10 +296,10 @@ class Program:
       indices = start + self._places(shard)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(pass_key, indices)
       indices = jnp.minimum(indices, count - 1)  # fills up the last batch
-      batch = Data(data.images[indices], data.labels[indices])
-      return None, steps.eval_step(recipe, state, batch, keys, sources)
+      batch = Examples(data.images[indices], data.labels[indices])
+      return None, steps.eval_step(spec, state, batch, keys, clutter_images)
 
-    starts = np.arange(0, count, recipe.batch_size, dtype=np.int32)
+    starts = np.arange(0, count, spec.batch_size, dtype=np.int32)
     _, result = lax.scan(body, None, starts)
     if axis_name is not None:
       result = lax.all_gather(result, axis_name, axis=1, tiled=True)
@@ -301,63 +307,18 @@ class Program:
 
   def _places(self, shard):
     """Places in the global batch that this device takes."""
-    share = self.recipe.batch_size // self._parts
+    share = self.spec.batch_size // self._parts
     return shard * share + jnp.arange(share)
 
   def _warp_examples(
-    self, recipe, shard, axis_name, seed, state, images, sources, draw
+    self, spec, shard, axis_name, seed, state, images, clutter_images, draw
   ):
     del shard, axis_name  # too few to share out
     key = jax.random.fold_in(random_key(seed, "examples"), draw)
     keys = jax.random.split(key, len(images))
-    prepared, _ = recipe.prepare(keys, images, sources, train=True)
-    model = nnx.merge(recipe.graphdef, state.params, state.stats, copy=True)
-    warped = model(prepared).warped
-    mean, std = np.float32(recipe.mean), np.float32(recipe.std)
-    return tuple(x * std + mean for x in (prepared, warped))
-
-
-class Layout(NamedTuple):
-  """How devices share the work of some seeds."""
-
-  devices: list[jax.Device]  # that are used
-  parts: int  # of a batch; devices take whole seeds where it has one
-
-  def __str__(self):
-    if len(self.devices) == 1:
-      return "on one device"
-    shared = "seeds" if self.parts == 1 else "each batch"
-    return f"{shared} spread over {len(self.devices)} devices"
-
-
-def lay_out(
-  num_seeds: int, batch_size: int, devices: Sequence[jax.Device]
-) -> Layout:
-  """Shares the work of some seeds out, see `Program`.
-
-  Raises:
-    ValueError: where devices split a batch that does not divide by them.
-  """
-  # Other processes' devices hold states that this one could not read.
-  if num_seeds > 1 and len(processes(devices)) == 1:
-    return Layout(list(devices[: spread(num_seeds, len(devices))]), 1)
-  parts = len(devices)
-  if batch_size % parts:
-    raise ValueError(
-      f"batch_size={batch_size} does not divide by the {parts} devices; take a"
-      f" multiple of {parts}"
-    )
-  return Layout(list(devices), parts)
-
-
-def spread(num_seeds: int, num_devices: int) -> int:
-  """Over how many of the devices seeds are spread: as many as divide them."""
-  return max(n for n in range(1, num_devices + 1) if num_seeds % n == 0)
-
-
-def processes(devices: Sequence[jax.Device]) -> list[int]:
-  """The indices of the processes that devices belong to."""
-  return sorted({device.process_index for device in devices})
+    prepared, _ = spec.preparation(keys, images, clutter_images, train=True)
+    warped = spec.network(state)(prepared).warped
+    return tuple(map(spec.preparation.to_pixels, (prepared, warped)))
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
