@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import pathlib
 import re
 import sys
 from typing import Any
@@ -35,8 +36,8 @@ WORKDIR = flags.DEFINE_string(
 IMPORTS = flags.DEFINE_list(
   "imports",
   [],
-  "Modules to import first, separated by commas, which register data sets,"
-  " perturbations, backbones, families or placements of your own.",
+  "Modules or .py files to import first, separated by commas, which register"
+  " data sets, perturbations, backbones, families or placements of your own.",
 )
 
 
@@ -169,7 +170,11 @@ def seeds(values: Sequence[str]) -> tuple[int, ...]:
 
 
 def import_modules(names: Sequence[str]) -> None:
-  """Imports modules that register objects, from the folder of the command.
+  """Imports modules that register objects.
+
+  Args:
+    names: Names of modules in the current folder or installed, or paths of
+      files that end in .py.
 
   Raises:
     ValueError: If a module is not found.
@@ -177,14 +182,20 @@ def import_modules(names: Sequence[str]) -> None:
   if os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())
   for name in names:
+    path = pathlib.Path(name)
+    if path.suffix == ".py":
+      if not path.is_file():
+        raise ValueError(f"--imports={name}: no such file")
+      sys.path.insert(0, str(path.parent.resolve()))
+      name = path.stem
     try:
       importlib.import_module(name)
     except ModuleNotFoundError as error:
       if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-        raise
+        raise  # of what the module imports itself
       raise ValueError(
         f"--imports={name}: no such module; accepted: modules in the current"
-        " folder or installed, without .py"
+        " folder or installed, or paths of .py files"
       ) from error
 
 
