@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from stnjax.training import runs
+from stnjax.training import config, records
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -40,8 +40,8 @@ def run(name, *flags):
 
 def metrics(workdir, settings):
   """What a run computed, without how long it took."""
-  folder = runs.folder(str(workdir), settings)
-  lines = runs.read_metrics(folder)
+  folder = config.folder(str(workdir), settings)
+  lines = records.read_metrics(folder)
   results = json.loads((folder / "results.json").read_text())
   for line in (*lines, results):
     del line["seconds"]

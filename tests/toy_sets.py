@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from stnjax import data, evaluation
-from stnjax.training import runs
+from stnjax.training.settings import Settings
 
 SIZES = {"train": 96, "test": 40}
-SETTINGS = runs.Settings(
+SETTINGS = Settings(
   network="STN-SL1",
   width=0.0625,
   epochs=3,
@@ -25,18 +25,17 @@ SETTINGS = runs.Settings(
 )
 
 
-def load(name, split, data_dir=None):
-  """Stands in for `data.load`: noise, darker the higher its first class."""
+def load(dataset, split, data_dir=None):
+  """Stands in for `Dataset.load`: noise, darker the higher its first class."""
   del data_dir
-  known = data.SETS[name]
   rng = np.random.default_rng(len(split))
   count = SIZES[split]
-  heads = (known.heads,) if known.heads > 1 else ()
-  labels = rng.integers(0, known.num_classes, (count, *heads)).astype(np.int32)
-  images = rng.integers(0, 120, (count, *known.image_shape)).astype(np.uint8)
+  heads = (dataset.heads,) if dataset.heads > 1 else ()
+  labels = rng.integers(0, dataset.num_classes, (count, *heads))
+  images = rng.integers(0, 120, (count, *dataset.image_shape)).astype(np.uint8)
   first = labels.reshape(count, -1)[:, 0]
   images += (12 * first[:, None, None, None]).astype(np.uint8)
-  return data.Data(images, labels)
+  return data.Examples(images, labels.astype(np.int32))
 
 
 def finish(run, error=0.25, left=0.5, **results):
@@ -101,15 +100,23 @@ def finish(run, error=0.25, left=0.5, **results):
   )
 
 
+def _replacements():
+  """Every data set is replaced in this process."""
+  counts = lambda dataset, split, data_dir=None: SIZES[split]
+  return mock.patch.multiple(
+    "experiments.lib.loading", images=load, count=counts
+  )
+
+
 @contextlib.contextmanager
 def loaded():
   """Has every data set replaced in this process."""
-  with mock.patch.object(data, "load", load):
+  with _replacements():
     yield
 
 
 if __name__ == "__main__":
-  data.load = load
+  _replacements().start()
   jax.config.update("jax_disable_most_optimizations", True)  # as the tests do
   module = f"experiments.{sys.argv.pop(1)}"
   sys.modules.pop(module, None)

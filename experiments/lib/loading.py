@@ -15,6 +15,20 @@ Loaded = tuple[building.Setup, Examples, Examples]
 _HELD_OUT = 10  # one of so many training images, for tuning
 
 
+def images(
+  dataset: Dataset, split: str, data_dir: str | None = None
+) -> Examples:
+  """Loads one split of a data set."""
+  return dataset.load(split, data_dir)
+
+
+def count(
+  dataset: Dataset, split: str, data_dir: str | None = None
+) -> int | None:
+  """Counts the images of a split; None where they are yet to be generated."""
+  return dataset.count(split, data_dir)
+
+
 def load(settings: Settings, data_dir: str | None = None) -> Loaded:
   """Loads the images of a run.
 
@@ -28,9 +42,9 @@ def load(settings: Settings, data_dir: str | None = None) -> Loaded:
   """
   setup = building.find(settings, data_dir)
   dataset = setup.dataset
-  train = dataset.load(dataset.train_split, data_dir)
+  train = images(dataset, dataset.train_split, data_dir)
   if not settings.use_validation_split:
-    return setup, train, dataset.load(dataset.test_split, data_dir)
+    return setup, train, images(dataset, dataset.test_split, data_dir)
   cut = num_training_images(settings, len(train.labels))
   parts = (slice(None, cut), slice(cut, None))
   train, validation = (
@@ -75,9 +89,9 @@ def check(settings: Settings, data_dir: str | None = None) -> building.Setup:
   setup = building.find(settings, data_dir)
   dataset: Dataset = setup.dataset
   for split in (dataset.train_split, dataset.test_split):
-    count = dataset.count(split, data_dir)
-    if split == dataset.train_split and count is not None:
-      building.num_steps(settings, num_training_images(settings, count))
+    number = count(dataset, split, data_dir)
+    if split == dataset.train_split and number is not None:
+      building.num_steps(settings, num_training_images(settings, number))
   return setup
 
 

@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 
 from experiments import report, train
+from experiments.lib import loading, loop
 from experiments.reporting import finished
-from stnjax.training import runs
+from stnjax.files import RunError
+from stnjax.training import building, config, runs
+from stnjax.training.run_folder import Run
+from stnjax.training.settings import Settings
 from tests import scripts, toy_sets
 from tests.scripts import finish, start
 
@@ -65,7 +69,7 @@ def uninterrupted(tmp_path_factory):
   assert code == 0, err
   assert "epoch 10/10" in out
   assert re.search(r"^STN-SL1.*: [\d,]+ parameters, [\d,]+ of them", out, re.M)
-  results = runs.Run(str(workdir), LONG).results()
+  results = Run(str(workdir), LONG).results()
   assert results["seeds_together"] == 1
   assert results["peak_memory_mb"] > 100  # JAX alone is more
   assert results["seconds_per_epoch"] == pytest.approx(
@@ -80,7 +84,7 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   number, uninterrupted, tmp_path
 ):
   flags = (*FLAGS, f"--workdir={tmp_path}", "--checkpoint_seconds=0")
-  folder = runs.folder(str(tmp_path), LONG)
+  folder = config.folder(str(tmp_path), LONG)
   process = start_on_toys(*flags)
   while not list((folder / "checkpoints").glob("[1-9]?")):
     assert process.poll() is None, process.communicate()
@@ -110,7 +114,7 @@ def test_two_seeds_killed_and_resumed_end_as_each_alone(
   flags = (*FLAGS, "--seeds=0,3", "--checkpoint_seconds=0")
   flags += (f"--workdir={tmp_path}",)
   folders = [
-    runs.folder(str(tmp_path), dataclasses.replace(LONG, seed=seed))
+    config.folder(str(tmp_path), dataclasses.replace(LONG, seed=seed))
     for seed in (0, 3)
   ]
   process = start_on_toys(*flags)
@@ -154,16 +158,16 @@ def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
   monkeypatch.setattr(train, "_Job", Job)
   steps = {2: 20, 4: 20, 5: 40}
   monkeypatch.setattr(
-    runs.Run, "saved_step", lambda run: steps.get(run.settings.seed, 0)
+    Run, "saved_step", lambda run: steps.get(run.settings.seed, 0)
   )
-  results = train.train(LONG, (1, 2, 3, 4, 5), str(tmp_path))
+  results = loop.train(LONG, (1, 2, 3, 4, 5), str(tmp_path))
   assert sorted(trained) == [[1, 3], [2, 4], [5]]
   assert {seed: r["error"] for seed, r in results.items()} == {
     1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5,
   }  # fmt: skip
   assert list(results) == [1, 2, 3, 4, 5]
   trained.clear()
-  train.train(LONG, (6, 1, 5), str(tmp_path))
+  loop.train(LONG, (6, 1, 5), str(tmp_path))
   assert trained == [[6]]  # the others are done
 
 
@@ -183,14 +187,14 @@ def test_a_network_that_grows_resumes_before_and_after(
     if lines[0]["epoch"] == epoch:
       raise KeyboardInterrupt
 
-  train.train(settings, (0,), f"{tmp_path}/whole")
+  loop.train(settings, (0,), f"{tmp_path}/whole")
   with pytest.raises(KeyboardInterrupt):
-    train.train(
+    loop.train(
       settings, (0,), f"{tmp_path}/parts", checkpoint_seconds=0, progress=kill
     )
-  stood_at = runs.Run(f"{tmp_path}/parts", settings).saved_step()
+  stood_at = Run(f"{tmp_path}/parts", settings).saved_step()
   assert stood_at == 4 * epoch - 1
-  train.train(settings, (0,), f"{tmp_path}/parts")
+  loop.train(settings, (0,), f"{tmp_path}/parts")
   whole, parts = (
     metrics(tmp_path / name, settings) for name in ("whole", "parts")
   )
@@ -202,7 +206,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
   settings = dataclasses.replace(LONG, dataset="plankton", network="CNN")
   for _ in range(2):
     with pytest.raises(FileNotFoundError, match="not prepared"):
-      train.train(settings, (0, 1), str(tmp_path / "runs"), "/none")
+      loop.train(settings, (0, 1), str(tmp_path / "runs"), "/none")
   assert not list(tmp_path.iterdir())
 
 
@@ -279,8 +283,8 @@ def test_batch_that_devices_do_not_divide(tmp_path):
 @pytest.mark.usefixtures("toys")
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   train_once = dataclasses.replace(LONG, epochs=1)
-  train.train(train_once, (0,), str(tmp_path))
-  folder = runs.folder(str(tmp_path), train_once)
+  loop.train(train_once, (0,), str(tmp_path))
+  folder = config.folder(str(tmp_path), train_once)
   (folder / "DONE").unlink()
   for path in pathlib.Path(folder, "checkpoints", "4").rglob("*"):
     if path.is_file():
@@ -303,11 +307,11 @@ def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
       os.kill(os.getpid(), signal.SIGINT)
 
   whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
-  train.train(TOY, (0,), whole)
+  loop.train(TOY, (0,), whole)
   with pytest.raises(train.cli.Interrupted, match="SIGINT after step 8"):
-    train.train(TOY, (0,), stopped, progress=stop_after_two)
+    loop.train(TOY, (0,), stopped, progress=stop_after_two)
   epochs = []
-  train.train(
+  loop.train(
     TOY,
     (0,),
     stopped,
@@ -324,9 +328,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     TOY, network="CNN", optimiser="sgd", learning_rate=1e38
   )
   for _ in range(2):  # it is not trained again
-    with pytest.raises(runs.RunError, match="seed_0: the .* not finite after"):
-      train.train(wild, (0,), str(tmp_path))
-  folder = runs.folder(str(tmp_path), wild)
+    with pytest.raises(RunError, match="seed_0: the .* not finite after"):
+      loop.train(wild, (0,), str(tmp_path))
+  folder = config.folder(str(tmp_path), wild)
   assert not (folder / "DONE").exists()
   _, left = finished.read(folder.parent)
   assert left == [finished.LeftOut(f"{wild.name} (failed)")]
@@ -340,8 +344,8 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    train.train(settings, (0,), str(tmp_path), progress=stop)
-  load = train.load_data
+    loop.train(settings, (0,), str(tmp_path), progress=stop)
+  load = loading.load
 
   def load_another_version(*args):
     train_data, eval_data = load(*args)
@@ -350,15 +354,15 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch):
     return train_data._replace(images=images), eval_data
 
   monkeypatch.setattr(train, "load_data", load_another_version)
-  with pytest.raises(runs.RunError, match="other images of mnist_subset"):
-    train.train(settings, (0,), str(tmp_path))
+  with pytest.raises(RunError, match="other images of mnist_subset"):
+    loop.train(settings, (0,), str(tmp_path))
   monkeypatch.undo()
-  assert train.train(settings, (0,), str(tmp_path))[0]["error"] > 0
+  assert loop.train(settings, (0,), str(tmp_path))[0]["error"] > 0
 
 
 @pytest.mark.usefixtures("toys")
 def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
-  build = runs.build_program
+  build = building.build_trainer
 
   def build_with_a_bad_seed(members, *args):
     program, states = build(members, *args)
@@ -370,11 +374,11 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
     return program, states._replace(params=jax.tree.map(poison, states.params))
 
   settings = dataclasses.replace(TOY, network="CNN", epochs=1)
-  train.train(settings, (0,), f"{tmp_path}/alone")
+  loop.train(settings, (0,), f"{tmp_path}/alone")
   monkeypatch.setattr(runs, "build_program", build_with_a_bad_seed)
   seen = []
-  with pytest.raises(runs.RunError, match="seed_1: the loss is not finite"):
-    train.train(
+  with pytest.raises(RunError, match="seed_1: the loss is not finite"):
+    loop.train(
       settings,
       (1, 0),
       f"{tmp_path}/both",
@@ -393,17 +397,17 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_signal_at_the_last_checkpoint_is_heard(tmp_path, monkeypatch):
   one = dataclasses.replace(TOY, epochs=1)
-  save = runs.Run.save
+  save = Run.save
 
   def save_and_signal(run, state):
     save(run, state)
     os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(runs.Run, "save", save_and_signal)
+  monkeypatch.setattr(Run, "save", save_and_signal)
   with pytest.raises(train.cli.Interrupted, match="SIGTERM after step 4"):
-    train.train(one, (0,), str(tmp_path))
+    loop.train(one, (0,), str(tmp_path))
   monkeypatch.undo()
-  assert train.train(one, (0,), str(tmp_path))[0]["error"] > 0
+  assert loop.train(one, (0,), str(tmp_path))[0]["error"] > 0
 
 
 @pytest.mark.parametrize("name", ["train", "sweep", "report"])
@@ -416,8 +420,8 @@ def test_help_lists_the_options(name):
 
 
 def test_holdout_keeps_off_the_test_set(tmp_path):
-  tune = dataclasses.replace(LONG, holdout=True)
-  train_data, eval_data = train.load_data(tune, None)
+  tune = dataclasses.replace(LONG, use_validation_split=True)
+  train_data, eval_data = loading.load(tune, None)
   assert len(train_data.labels) == 9000
   assert len(eval_data.labels) == 1000
   seen = {image.tobytes() for image in train_data.images}
@@ -516,7 +520,7 @@ def test_networks_are_ordered_and_their_families_named():
            "DEF0", "DEF1")  # fmt: skip
   assert sorted(reversed(names), key=report.order) == [*names]
   members = {
-    name: [report.Finished(runs.Settings(name), {"error": i / 4}, [], None)]
+    name: [report.Finished(Settings(name), {"error": i / 4}, [], None)]
     for i, name in enumerate(names)
   }
   with mock.patch.object(report.plots, "error_lines") as draw:

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from experiments import sweep
-from experiments.lib import cli
-from stnjax.training import runs
+from experiments.lib import cli, jobs
+from stnjax.training import building
+from stnjax.training.run_folder import Run
+from stnjax.training.settings import Settings
 from tests import scripts
 
 TRAINING = [
@@ -47,14 +48,17 @@ SETTINGS = [
   ("--epochs=2147483647", "steps; accepted: at most 2,147,483,647 steps"),
   ("--batch_size=99999999999", "batch_size must be at most 2,147,483,647"),
   ("--batch_size=10001", "larger than the training set of 10000"),
-  ("--batch_size=9001 --holdout", "larger than the training set of 9000"),
+  (
+    "--batch_size=9001 --use_validation_split",
+    "larger than the training set of 9000",
+  ),
   ("--eval_passes=10001", "eval_passes must be at most 10,000"),
   ("--learning_rate=nan", "learning_rate must be positive and finite"),
   ("--learning_rate=1e39", "learning_rate must be at most 3.4e.38"),
-  ("--shrink=29", "shrink must be at most 28"),
-  ("--shrink=4", r"image_shape \(7, 7, 1\) is too small"),
+  ("--downsample=29", "downsample must be at most 28"),
+  ("--downsample=4", r"image_shape \(7, 7, 1\) is too small"),
   (
-    "--dataset=cifar10 --perturbation=none --shrink=16",
+    "--dataset=cifar10 --perturbation=none --downsample=16",
     r"image_shape \(2, 2, 3\) is too small",
   ),
   ("--more_iterations=1,a", "--more_iterations must be whole numbers"),
@@ -166,11 +170,11 @@ def test_benches(tmp_path):
 
 def test_the_ends_of_the_range_of_seeds_are_accepted():
   assert cli.seeds(["0", "4294967295"]) == (0, 2**32 - 1)
-  assert runs.Settings(seed=2**32 - 1).name.endswith("seed_4294967295")
+  assert Settings(seed=2**32 - 1).name.endswith("seed_4294967295")
 
 
 def test_the_narrowest_network_has_one_filter_a_layer():
-  network = runs.abstract_network(runs.Settings(width=1e-9))
+  network = building.abstract_network(Settings(width=1e-9))
   assert [block.layer.filters for block in network.blocks] == [1, 1]
 
 
@@ -206,7 +210,7 @@ def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
   code, lines, err = dry("--dataset=mnist", f"--data_dir={tmp_path}")
   assert (code, lines) == (1, [])
   assert "dataset 'mnist' is not prepared" in err
-  runs.Run(str(tmp_path), runs.Settings(network="CNN")).start()
+  Run(str(tmp_path), Settings(network="CNN")).start()
   code, _, err = dry("--epochs=7")
   assert code == 1
   assert "other settings (epochs: 30 there, 7 here)" in err
@@ -214,4 +218,4 @@ def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
 
 def test_kinds_of_one_name_are_refused_in_python_too():
   with pytest.raises(ValueError, match="--kinds must differ"):
-    sweep.sweep_networks(["C", "C"], [0])
+    jobs.sweep_networks(["C", "C"], [0])

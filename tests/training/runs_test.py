@@ -12,23 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax.placement import networks
-from stnjax.training import runs, steps
+from stnjax import placement
+from stnjax.files import RunError
+from stnjax.training import building, config, optimisers, runs, steps
+from stnjax.training.run_folder import Run
+from stnjax.training.settings import Settings
 from tests import toy_sets
 
-SETTINGS = runs.Settings(network="STN-SL1", width=0.03125)
+SETTINGS = Settings(network="STN-SL1", width=0.03125)
 
 
 def fresh_state(batch_norm=True):
-  network = networks.create(
+  network = placement.create(
     "STN-SL1", width=0.03125, batch_norm=batch_norm, rngs=nnx.Rngs(0)
   )
-  optimiser = steps.make_optimiser("adam", 1e-3, 10, network.placement)
+  optimiser = optimisers.make_optimiser("adam", 1e-3, 10, network.placement)
   return steps.init_state(network, optimiser)[1]
 
 
 def start(workdir, settings=SETTINGS):
-  run = runs.Run(workdir, settings)
+  run = Run(workdir, settings)
   run.start()
   return run
 
@@ -80,14 +83,14 @@ class RunTest(absltest.TestCase):
     run.append(line(1))
     other = dataclasses.replace(SETTINGS, epochs=7)
     self.assertEqual(other.name, SETTINGS.name)
-    with self.assertRaisesRegex(runs.RunError, "epochs: 30 there, 7 here"):
-      runs.Run(self.workdir, other)
+    with self.assertRaisesRegex(RunError, "epochs: 30 there, 7 here"):
+      Run(self.workdir, other)
     self.assertEqual(start(self.workdir).metrics(), [line(1)])
 
   def test_a_foreign_folder_is_refused(self):
     self.folder.mkdir(parents=True)
     (self.folder / "thesis.txt").write_text("precious")
-    with self.assertRaisesRegex(runs.RunError, "is not a run folder"):
+    with self.assertRaisesRegex(RunError, "is not a run folder"):
       start(self.workdir)
     self.assertEqual((self.folder / "thesis.txt").read_text(), "precious")
 
@@ -95,21 +98,21 @@ class RunTest(absltest.TestCase):
     self.folder.mkdir(parents=True)
     (self.folder / "config.json.partial").write_text('{"net')
     start(self.workdir).append(line(1))
-    self.assertEqual(runs.read_settings(self.folder), SETTINGS)
+    self.assertEqual(config.read(self.folder).settings, SETTINGS)
 
   def test_a_workdir_that_is_a_file_is_refused(self):
     path = pathlib.Path(self.workdir) / "file"
     path.write_text("")
-    with self.assertRaisesRegex(runs.RunError, "cannot (use|write)"):
+    with self.assertRaisesRegex(RunError, "cannot (use|write)"):
       start(str(path))
 
   def test_a_damaged_config_is_refused(self):
     start(self.workdir)
     (self.folder / "config.json").write_text("{")
-    with self.assertRaisesRegex(runs.RunError, "cannot read.*config.json"):
+    with self.assertRaisesRegex(RunError, "cannot read.*config.json"):
       start(self.workdir)
-    with self.assertRaisesRegex(runs.RunError, "cannot read.*config.json"):
-      runs.read_settings(self.folder)
+    with self.assertRaisesRegex(RunError, "cannot read.*config.json"):
+      config.read(self.folder).settings
 
   def test_a_damaged_checkpoint_is_named_and_kept(self):
     run = start(self.workdir)
@@ -120,7 +123,7 @@ class RunTest(absltest.TestCase):
     for path in folder.rglob("*"):
       if path.is_file():
         os.truncate(path, path.stat().st_size // 2)
-    with self.assertRaisesRegex(runs.RunError, "checkpoints/20 cannot be read"):
+    with self.assertRaisesRegex(RunError, "checkpoints/20 cannot be read"):
       run.restore(fresh_state())
     self.assertTrue(folder.exists())
     self.assertLen(run.metrics(), 2)
@@ -149,7 +152,7 @@ class RunTest(absltest.TestCase):
   def test_a_checkpoint_of_another_shape_is_refused(self):
     run = start(self.workdir)
     run.save(fresh_state(batch_norm=True)._replace(step=jnp.int32(10)))
-    with self.assertRaisesRegex(runs.RunError, "checkpoints/10 cannot be read"):
+    with self.assertRaisesRegex(RunError, "checkpoints/10 cannot be read"):
       run.restore(fresh_state(batch_norm=False))
 
   def test_the_step_of_the_last_checkpoint(self):
@@ -158,7 +161,7 @@ class RunTest(absltest.TestCase):
     for step in (10, 20):
       run.save(fresh_state()._replace(step=jnp.int32(step)))
       self.assertEqual(run.saved_step(), step)
-      self.assertEqual(runs.Run(self.workdir, SETTINGS).saved_step(), step)
+      self.assertEqual(Run(self.workdir, SETTINGS).saved_step(), step)
 
   def test_finish_marks_the_run_last(self):
     run = start(self.workdir)
@@ -166,7 +169,7 @@ class RunTest(absltest.TestCase):
     toy_sets.finish(run, error=0.5)
     self.assertTrue(run.done)
     self.assertEqual(run.results()["error"], 0.5)
-    self.assertEqual(runs.read_settings(self.folder), SETTINGS)
+    self.assertEqual(config.read(self.folder).settings, SETTINGS)
 
   def test_a_relative_workdir(self):
     with contextlib.chdir(self.workdir):
@@ -174,24 +177,24 @@ class RunTest(absltest.TestCase):
       self.assertEqual(int(start("here").restore(fresh_state()).step), 10)
 
   def test_a_bucket_is_no_local_folder(self):
-    folder = runs.folder("gs://bucket/runs", SETTINGS)
+    folder = config.folder("gs://bucket/runs", SETTINGS)
     self.assertEqual(os.fspath(folder), f"gs://bucket/runs/{SETTINGS.name}")
 
   def test_two_writers_of_one_run_are_noticed(self):
     first, second = start(self.workdir), start(self.workdir)
     first.append(line(1))
-    with self.assertRaisesRegex(runs.RunError, "another process"):
+    with self.assertRaisesRegex(RunError, "another process"):
       second.append(line(1))
     self.assertEqual(first.metrics(), [line(1)])
 
   def test_a_damaged_line_of_metrics_is_named(self):
     run = start(self.workdir)
     (self.folder / "metrics.jsonl").write_text("no json\n")
-    with self.assertRaisesRegex(runs.RunError, "cannot read.*metrics.jsonl"):
+    with self.assertRaisesRegex(RunError, "cannot read.*metrics.jsonl"):
       run.metrics()
 
   def test_looking_makes_no_folder(self):
-    run = runs.Run(self.workdir, SETTINGS)
+    run = Run(self.workdir, SETTINGS)
     self.assertFalse(run.done)
     self.assertEqual(run.saved_step(), 0)
     self.assertFalse(self.folder.exists())
@@ -211,7 +214,7 @@ class SettingsTest(parameterized.TestCase):
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
     ({"learning_rate": float("nan")}, "learning_rate must be positive"),
     ({"localisation_lr": float("inf")}, "localisation_lr must be positive"),
-    ({"before_lr": 0.0}, "before_lr must be positive"),
+    ({"pre_transformer_lr": 0.0}, "pre_transformer_lr must be positive"),
     ({"width": 0.0}, "width must be positive"),
     ({"width": float("nan")}, "width must be positive"),
     ({"localisation_width": -1.0}, "localisation_width must be positive"),
@@ -236,9 +239,15 @@ class SettingsTest(parameterized.TestCase):
     ({"seed": -1}, "seed must not be negative"),
     ({"seed": 2**32}, "seed must be at most 4,294,967,295"),
     ({"batch_size": 2**31}, "batch_size must be at most 2,147,483,647"),
-    ({"before_lr": 1e39}, "before_lr must be at most 3.4e.38"),
+    (
+      {"pre_transformer_lr": 1e39},
+      "pre_transformer_lr must be at most 3.4e.38",
+    ),
     ({"localisation_lr": 1e-40}, "localisation_lr must be at least 1.18e-38"),
-    ({"shrink": 113, "perturbation": "scale"}, "shrink must be at most 112"),
+    (
+      {"downsample": 113, "perturbation": "scale"},
+      "downsample must be at most 112",
+    ),
     (
       {"network": "STN-SL1x30", "more_iterations": (1, 2, 3)},
       "more_iterations must name at most 2 epochs",
@@ -246,7 +255,7 @@ class SettingsTest(parameterized.TestCase):
   )
   def test_values_are_checked_by_name(self, values, message):
     with self.assertRaisesRegex(ValueError, message):
-      runs.Settings(**values)
+      Settings(**values)
 
   @parameterized.parameters(
     ({"epochs": 2.0}, "epochs must be a whole number, got 2.0"),
@@ -258,24 +267,24 @@ class SettingsTest(parameterized.TestCase):
   )
   def test_types_are_checked_by_name(self, values, message):
     with self.assertRaisesRegex(TypeError, message):
-      runs.Settings(**values)
+      Settings(**values)
 
   @parameterized.parameters(
     (99, 33, 5, 15), (100, 1, 2**31 - 1, None), (64, 64, 2**31 - 1, 2**31 - 1)
   )
   def test_steps_are_counted_in_int32(self, images, batch, epochs, expected):
-    settings = runs.Settings(batch_size=batch, epochs=epochs)
+    settings = Settings(batch_size=batch, epochs=epochs)
     if expected is None:
       with self.assertRaisesRegex(ValueError, "at most 2,147,483,647 steps"):
-        runs.num_steps(settings, images)
+        building.num_steps(settings, images)
     else:
-      self.assertEqual(runs.num_steps(settings, images), expected)
+      self.assertEqual(building.num_steps(settings, images), expected)
 
   def test_a_network_too_large_is_refused_in_shapes_alone(self):
     # 64 * 102 filters of 7 x 7 for as many channels are 2.09e9, and there are
     # those of 9 x 9; of a factor of 104, more than 2^31.
-    runs.abstract_network(runs.Settings(network="CNN", width=102.0))
-    wide = runs.Settings(network="CNN", width=104.0)
+    building.abstract_network(Settings(network="CNN", width=102.0))
+    wide = Settings(network="CNN", width=104.0)
     for build in (runs.abstract_network, runs.build_network):
       with self.assertRaisesRegex(ValueError, "width=104.*accepted: at most"):
         build(wide)
@@ -289,18 +298,18 @@ class SettingsTest(parameterized.TestCase):
       {"dataset": "plankton", "localisation": "large"},
       {"localisation_scheme": "gradient"},
     ):
-      runs.Settings(**values)
+      Settings(**values)
 
   def test_settings_come_back_from_the_folder(self):
     other = dataclasses.replace(
       SETTINGS, padding=None, more_iterations=(2, 5), localisation_width=0.5
     )
     run = start(self.create_tempdir().full_path, other)
-    self.assertEqual(runs.read_settings(run.path), other)
+    self.assertEqual(config.read(run.path).settings, other)
 
   def test_the_name_tells_runs_of_a_sweep_apart(self):
     names = {
-      runs.Settings(network=n, family=f, learning_rate=lr, seed=s).name
+      Settings(network=n, family=f, learning_rate=lr, seed=s).name
       for n in ("CNN", "STN-C1")
       for f in ("affine", "rotation")
       for lr in (1e-3, 1e-2)
@@ -315,8 +324,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1), np.uint8)
 class BuildTest(parameterized.TestCase):
   def build(self, seeds=(0,), **values):
     values = {"batch_size": 16, "epochs": 9, "width": 0.03125, **values}
-    settings = [runs.Settings(**values, seed=seed) for seed in seeds]
-    return runs.build_program(settings, IMAGES, jax.devices()[:1])
+    settings = [Settings(**values, seed=seed) for seed in seeds]
+    return building.build_trainer(settings, IMAGES, jax.devices()[:1])
 
   def phases(self, program, states):
     """The networks of a program, with the step from which on each serves."""
@@ -355,8 +364,8 @@ class BuildTest(parameterized.TestCase):
     np.testing.assert_array_equal(states.step, [0, 0])
 
   def test_options_reach_the_network(self):
-    network = runs.build_network(
-      runs.Settings(
+    network = building.build_network(
+      Settings(
         dataset="plankton",
         perturbation="free_augmentation",
         network="STN-C0",

@@ -13,11 +13,18 @@ import numpy as np
 import optax
 import pytest
 
-from stnjax import data
+from stnjax import data, placement
 from stnjax.paper import classifiers
 from stnjax.paper.classifiers import Conv
-from stnjax.placement import networks, placements
-from stnjax.training import programs, runs, steps
+from stnjax.placement import networks
+from stnjax.training import (
+  building,
+  optimisers,
+  steps,
+  trainer,
+)
+from stnjax.training.keys import random_key
+from stnjax.training.settings import Settings
 
 # Batch norm, dropout of both kinds and a leaky nonlinearity.
 RICH = classifiers.Classifier(
@@ -41,7 +48,7 @@ def toy_data(n, seed=0):
   for image, label in zip(images, labels, strict=True):
     y, x = divmod(int(label), 2)
     image[4 + 12 * y : 12 + 12 * y, 4 + 12 * x : 12 + 12 * x] = 220
-  return data.Data(images, labels)
+  return data.Examples(images, labels)
 
 
 def stacked(states):
@@ -69,7 +76,7 @@ def make_afresh(
   """A program and the states of its seeds, which start alike."""
   side = 60 if perturbation == "translation" else 28
   network = networks.SpatialTransformerNetwork(
-    placements.parse(name),
+    placement.parse(name),
     CLASSIFIERS[classifier],
     (side, side, 1),
     4,
@@ -82,15 +89,15 @@ def make_afresh(
     # sampling, and rounding decides between two slopes.
     for net in network.localisers.values():
       net.head.bias[...] = jnp.sin(jnp.arange(net.head.bias.size) + 1.0) / 40
-  optimiser = optimiser or steps.make_optimiser(
+  optimiser = optimiser or optimisers.make_optimiser(
     "adam", 1e-3, 100, network.placement
   )
   graphdef, state = steps.init_state(network, optimiser)
-  recipe = steps.Recipe(
+  recipe = steps.TrainSpec(
     graphdef, optimiser, perturbation, (0.1,), (0.3,), batch_size
   )
   sources = toy_data(8, 3).images if perturbation == "translation" else None
-  program = programs.Program(recipe, seeds, sources, jax.devices()[:devices])
+  program = trainer.Trainer(recipe, seeds, sources, jax.devices()[:devices])
   return program, stacked([state] * len(seeds))
 
 
@@ -99,7 +106,7 @@ make = functools.cache(make_afresh)  # compiled once for all tests
 
 def noting_prepare(note):
   """Calls `note(images, truth)` with each batch that is prepared."""
-  prepare = steps.Recipe.prepare
+  prepare = steps.TrainSpec.prepare
 
   def noting(recipe, keys, images, *args, **options):
     result, truth = prepare(recipe, keys, images, *args, **options)
@@ -108,7 +115,7 @@ def noting_prepare(note):
     )
     return result, truth
 
-  return mock.patch.object(steps.Recipe, "prepare", noting)
+  return mock.patch.object(steps.TrainSpec, "prepare", noting)
 
 
 def max_difference(a, b):
@@ -223,7 +230,7 @@ class SeedTest(parameterized.TestCase):
     expected = program.train(start, data, 3)
     side_by_side, _ = make_afresh(**setup)
     with mock.patch.object(
-      programs.Program, "_each_seed", lambda _, one: jax.vmap(one)
+      trainer.Trainer, "_each_seed", lambda _, one: jax.vmap(one)
     ):
       found = side_by_side.train(start, data, 3)
       predicted = side_by_side.evaluate(expected, test, 1)
@@ -274,7 +281,7 @@ class SeedTest(parameterized.TestCase):
   def test_a_purpose_has_a_key_of_its_own(self):
     purposes = ("initialise", "order", "train", "evaluate", "examples")
     drawn = {
-      jax.random.key_data(steps.random_key(seed, purpose)).tobytes()
+      jax.random.key_data(random_key(seed, purpose)).tobytes()
       for seed in (0, 1, 2**32 - 1)
       for purpose in purposes
     }
@@ -284,11 +291,13 @@ class SeedTest(parameterized.TestCase):
 class TrainTest(parameterized.TestCase):
   def test_one_step_is_the_optimiser_on_the_mean_gradient(self):
     """Against a step written out: SGD on the batch that the order names."""
-    optimiser = steps.make_optimiser("sgd", 0.1, 100, placements.parse("CNN"))
+    optimiser = optimisers.make_optimiser(
+      "sgd", 0.1, 100, placement.parse("CNN")
+    )
     program, states = make("CNN", optimiser=optimiser, perturbation="none")
     data, recipe, state = toy_data(40), program.recipe, of(states, 0)
     order = jax.random.permutation(
-      jax.random.fold_in(steps.random_key(0, "order"), 0), 40
+      jax.random.fold_in(random_key(0, "order"), 0), 40
     )[:16]
     images = (data.images[order].astype(np.float32) / 255 - 0.1) / 0.3
 
@@ -341,7 +350,7 @@ class TrainTest(parameterized.TestCase):
   def test_every_image_of_every_step_is_perturbed_afresh(self):
     """With the same images in a batch, only the perturbation can differ."""
     data = toy_data(16)
-    data = data.Data(np.repeat(data.images[:1], 16, 0), data.labels)
+    data = data.Examples(np.repeat(data.images[:1], 16, 0), data.labels)
     seen = []
     program, state = make_afresh("CNN", batch_size=4)
     with noting_prepare(lambda _, truth: seen.append(truth["rotation"])):
@@ -360,7 +369,7 @@ class TrainTest(parameterized.TestCase):
 
   def test_the_device_that_is_named_is_used(self):
     _, state = make("CNN")
-    program = programs.Program(
+    program = trainer.Trainer(
       make("CNN")[0].recipe, (0,), devices=jax.devices()[2:3]
     )
     state = program.train(state, toy_data(16), 1)
@@ -388,7 +397,7 @@ class GrowingTest(parameterized.TestCase):
   """More iterations, from an epoch on."""
 
   def build(self, scheme="group", more_iterations=(1,)):
-    settings = runs.Settings(
+    settings = Settings(
       width=0.0625,
       batch_size=16,
       epochs=4,
@@ -400,7 +409,9 @@ class GrowingTest(parameterized.TestCase):
       localisation_lr=0.5,
     )
     images = toy_data(32).images
-    program, states = runs.build_program([settings], images, jax.devices()[:1])
+    program, states = building.build_trainer(
+      [settings], images, jax.devices()[:1]
+    )
     # Off the identity, where iterations differ.
     head = states.params["localisers"]["1"]["head"]["bias"]
     head[...] = head[...] + 0.1
@@ -420,13 +431,13 @@ class GrowingTest(parameterized.TestCase):
     graphdefs = [recipe.graphdef, *(graphdef for _, graphdef in recipe.later)]
     keys = jax.vmap(
       lambda i: jax.random.fold_in(
-        jax.random.fold_in(steps.random_key(0, "evaluate"), 0), i
+        jax.random.fold_in(random_key(0, "evaluate"), 0), i
       )
     )(np.arange(6))
     images, _ = recipe.prepare(keys, test.images, None)
     structure = jax.tree.structure(states)
     for epoch, graphdef in enumerate(graphdefs):
-      own = programs.Program(
+      own = trainer.Trainer(
         dataclasses.replace(recipe, graphdef=graphdef, later=()),
         (0,),
         devices=jax.devices()[:1],
@@ -485,11 +496,11 @@ class OptimiserTest(parameterized.TestCase):
     data = toy_data(32)
     moves = []
     for multiplier in (1.0, 0.25):
-      optimiser = steps.make_optimiser(
+      optimiser = optimisers.make_optimiser(
         "sgd",
         1e-3,
         100,
-        placements.parse(name),
+        placement.parse(name),
         localisation_lr=multiplier,
       )
       program, state = make(name, optimiser=optimiser)
@@ -515,13 +526,13 @@ class OptimiserTest(parameterized.TestCase):
     ("STN-SL0,2", 0.5, 0.5),
   )
   def test_every_part_has_its_own_rate(self, name, first, second):
-    placement = placements.parse(name)
+    placement = placement.parse(name)
     network = networks.SpatialTransformerNetwork(
       placement, RICH, (28, 28, 1), 4, rngs=nnx.Rngs(0)
     )
     params = nnx.state(network, nnx.Param)
-    optimiser = steps.make_optimiser(
-      "sgd", 0.1, 100, placement, localisation_lr=0.25, before_lr=0.5
+    optimiser = optimisers.make_optimiser(
+      "sgd", 0.1, 100, placement, localisation_lr=0.25, pre_transformer_lr=0.5
     )
     ones = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimiser.update(ones, optimiser.init(params), params)
@@ -537,8 +548,8 @@ class OptimiserTest(parameterized.TestCase):
 
   @parameterized.parameters("sgd", "adam")
   def test_halvings_are_localisation_s_alone(self, name):
-    placement = placements.parse("STN-SL1")
-    optimiser = steps.make_optimiser(
+    placement = placement.parse("STN-SL1")
+    optimiser = optimisers.make_optimiser(
       name, 1.0, 100, placement, localisation_lr=0.5, halvings=(2, 3)
     )
     params = {"localisers": jnp.zeros(()), "head": jnp.zeros(())}
@@ -555,8 +566,8 @@ class OptimiserTest(parameterized.TestCase):
     ("step", [1, 1, 0.1, 0.01]),
   )
   def test_schedules(self, schedule, expected):
-    tx = steps.make_optimiser(
-      "sgd", 1.0, 100, placements.parse("CNN"), schedule=schedule
+    tx = optimisers.make_optimiser(
+      "sgd", 1.0, 100, placement.parse("CNN"), schedule=schedule
     )
     params = {"head": jnp.zeros(())}
     rates = []
@@ -574,10 +585,10 @@ class OptimiserTest(parameterized.TestCase):
 
   def test_unknown_names(self):
     with self.assertRaisesRegex(ValueError, "optimiser='lion'.*adam"):
-      steps.make_optimiser("lion", 0.1, 10, placements.parse("CNN"))
+      optimisers.make_optimiser("lion", 0.1, 10, placement.parse("CNN"))
     with self.assertRaisesRegex(ValueError, "schedule='linear'.*cosine"):
-      steps.make_optimiser(
-        "sgd", 0.1, 10, placements.parse("CNN"), schedule="linear"
+      optimisers.make_optimiser(
+        "sgd", 0.1, 10, placement.parse("CNN"), schedule="linear"
       )
 
 
@@ -591,7 +602,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(result.pose.shape, (n, 2, 3))
     # One by one, by hand, with each image's own key.
     recipe = program.recipe
-    pass_key = jax.random.fold_in(steps.random_key(0, "evaluate"), 3)
+    pass_key = jax.random.fold_in(random_key(0, "evaluate"), 3)
     own = of(state, 0)
     model = nnx.merge(recipe.graphdef, own.params, own.stats)
     for index in range(n):
@@ -634,7 +645,7 @@ class HeadsTest(absltest.TestCase):
   def data(self):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, (16, 3)).astype(np.int32)
-    return data.Data(toy_data(16).images, labels)
+    return data.Examples(toy_data(16).images, labels)
 
   def expected(self, program, states, data):
     """Each image's loss and labels, by NumPy."""
@@ -694,13 +705,13 @@ class PrepareTest(parameterized.TestCase):
   def test_the_program_augments_training_alone(self):
     data, flags = toy_data(16), []
     program, states = make_afresh("CNN", perturbation="light_augmentation")
-    prepare = steps.Recipe.prepare
+    prepare = steps.TrainSpec.prepare
 
     def noting(recipe, *args, train=False):
       flags.append(train)
       return prepare(recipe, *args, train=train)
 
-    with mock.patch.object(steps.Recipe, "prepare", noting):
+    with mock.patch.object(steps.TrainSpec, "prepare", noting):
       (found,) = program.evaluate(states, data, 0)
       self.assertEqual(set(flags), {False})
       flags.clear()
