@@ -1,1 +1,7 @@
-"""What only the paper knows: its classifiers."""
+"""The paper (Finnveden et al. 2020): data sets, perturbations, networks.
+
+Importing this package registers them.
+"""
+
+from stnjax.paper import datasets as datasets
+from stnjax.paper import perturbations as perturbations

@@ -16,15 +16,14 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
-from stnjax.data import BLANK
-from stnjax.data.prepared import builders
+from stnjax.data import images
+from stnjax.data.house_numbers import BLANK, MAX_DIGITS
+from stnjax.data.notes import Notes
 
 HOMEPAGE = "http://ufldl.stanford.edu/housenumbers"
 SPLITS = ("train", "extra", "test")
 SIZE = 64
 """Height and width of the crops."""
-MAX_DIGITS = 5
-"""Longer numbers are left out."""
 GROWTH = 0.3
 """By how much the box around the digits is wider, and higher, in the crop."""
 
@@ -220,7 +219,7 @@ def read_digit_struct(content: bytes, source: str) -> dict[str, Number]:
     import h5py
   except ImportError as error:
     raise ImportError("preparing svhn needs h5py: pip install h5py") from error
-  found = builders.Notes(f"digitStruct.mat of {source}")
+  notes = Notes(f"digitStruct.mat of {source}")
   numbers: dict[str, Number] = {}
   cannot = f"digitStruct.mat of {source} cannot be read"
   try:
@@ -240,7 +239,7 @@ def read_digit_struct(content: bytes, source: str) -> dict[str, Number]:
       name = _text(h5py, file, name_of)
       table = _table(h5py, file, group)
     except _HDF5_ERRORS:
-      found.add("left out, not of the format in digitStruct.mat", name)
+      notes.add("left out, not of the format in digitStruct.mat", name)
       continue
     if name in numbers:
       raise ValueError(f"{cannot}, at {name!r}: a second entry of that name")
@@ -251,7 +250,7 @@ def read_digit_struct(content: bytes, source: str) -> dict[str, Number]:
       )
     digits = [int(label) % 10 for label in labels]
     numbers[name] = Number(table[:, :4], digits)
-  found.tell()
+  notes.tell()
   return numbers
 
 
@@ -293,7 +292,7 @@ def _table(h5py: Any, file: Any, reference: Any) -> np.ndarray:
 
 
 def _examples(path: pathlib.Path, numbers: dict[str, Number]) -> Iterator:
-  found = builders.Notes(str(path))
+  notes = Notes(str(path))
   left, empty, structs = dict(numbers), True, 0
   largest = {".png": _LARGEST_PNG, _STRUCT: 0}
   for name, content, unreadable in _members(path, largest):
@@ -303,41 +302,41 @@ def _examples(path: pathlib.Path, numbers: dict[str, Number]) -> Iterator:
     number = left.pop(name, None)
     if number is None:
       why = "given twice" if name in numbers else "not in digitStruct.mat"
-      found.add(f"left out, {why}", name)
+      notes.add(f"left out, {why}", name)
     elif content is None:
-      found.add(f"left out, {unreadable}", name)
+      notes.add(f"left out, {unreadable}", name)
     elif len(number.digits) > MAX_DIGITS:
-      found.add(f"left out, of more than {MAX_DIGITS} digits", name)
-    elif image := _try_crop(content, number.boxes, name, found):
+      notes.add(f"left out, of more than {MAX_DIGITS} digits", name)
+    elif image := _try_crop(content, number.boxes, name, notes):
       blanks = [BLANK] * (MAX_DIGITS - len(number.digits))
       empty = False
       label = np.array(number.digits + blanks, np.int64)
       yield name, {"image": image, "label": label}
   for name in left:
-    found.add("left out, in digitStruct.mat without PNG", name)
+    notes.add("left out, in digitStruct.mat without PNG", name)
   if structs > 1:
-    found.add("left out, after the first of that name", _STRUCT)
-  found.tell()
+    notes.add("left out, after the first of that name", _STRUCT)
+  notes.tell()
   if empty:
     raise ValueError(f"{path} holds no number that can be used")
 
 
 def _try_crop(
-  content: bytes, boxes: np.ndarray, name: str, found: builders.Notes
+  content: bytes, boxes: np.ndarray, name: str, notes: Notes
 ) -> bytes | None:
   """The crop as PNG, or a note on why there is none."""
   try:
-    with builders.open_image(io.BytesIO(content), "PNG") as image:
+    with images.open_image(io.BytesIO(content), "PNG") as image:
       photo = image.convert("RGB")
-  except builders.ImageError as error:
-    found.add(f"left out, {error}", name)
+  except images.ImageError as error:
+    notes.add(f"left out, {error}", name)
     return None
   box = crop_box(boxes, photo.width, photo.height)
   if box is None:
-    found.add("left out, box without area or outside the image", name)
+    notes.add("left out, box without area or outside the image", name)
     return None
   crop = photo.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-  return builders.png(np.asarray(crop))
+  return images.png(np.asarray(crop))
 
 
 def crop_box(

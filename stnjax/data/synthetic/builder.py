@@ -1,4 +1,4 @@
-"""What sets that are drawn, not read from files, have in common."""
+"""Building data sets that are drawn, not read from files."""
 
 import abc
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from stnjax.data.prepared import builders
+from stnjax.data import images
 
 SPLITS = ("train", "test")
 
 
-class Generated(tfds.core.GeneratorBasedBuilder):
+class SyntheticBuilder(tfds.core.GeneratorBasedBuilder):
   """Builds a set of `sizes` examples that are drawn one by one."""
 
   @property
@@ -32,7 +32,7 @@ class Generated(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str) -> Iterator:
     for index in range(self.sizes[split]):
       image, label = self.example(split, index)
-      yield index, {"image": builders.png(image), "label": label}
+      yield index, {"image": images.png(image), "label": label}
 
 
 def rng_of(seed: int, split: str, index: int) -> np.random.Generator:

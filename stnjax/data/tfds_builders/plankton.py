@@ -6,15 +6,14 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
 import tensorflow_datasets as tfds
 
-from stnjax.data import SETS
-from stnjax.data.prepared import builders
+from stnjax.data import images
+from stnjax.data.notes import Notes
 
 HOMEPAGE = "https://www.kaggle.com/c/datasciencebowl"
-SIZE = 95
-"""Height and width of the images that `fit` makes."""
+NUM_CLASSES = 121
+"""Classes of PlanktonSet 1.0."""
 
 _SUFFIXES = (".jpg", ".jpeg")
 
@@ -79,73 +78,72 @@ class Plankton(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(
     self, source: str, paths: list[pathlib.Path]
   ) -> Iterator:
-    found, empty = builders.Notes(source), True
+    notes, empty = Notes(source), True
     for path in paths:
       name = f"{path.parent.name}/{path.name}"
       try:
-        with builders.open_image(path, "JPEG") as image:
+        with images.open_image(path, "JPEG") as image:
           colour = image.mode != "L"
           pixels = np.asarray(image.convert("L"))[..., None]
-      except builders.ImageError as error:
-        found.add(f"left out, {error}", name)
+      except images.ImageError as error:
+        notes.add(f"left out, {error}", name)
         continue
       if colour:
-        found.add("in colour, converted to grey", name)
+        notes.add("in colour, converted to grey", name)
       empty = False
       # Decoders of JPEG differ; a PNG is the same whoever reads it.
-      png = builders.png(pixels)
+      png = images.png(pixels)
       yield name, {"image": png, "label": path.parent.name}
-    found.tell()
+    notes.tell()
     if empty:
       raise ValueError(f"{source}: all of its {len(paths)} JPEGs are broken")
 
 
 def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   """The JPEGs of each class, in the order of the names."""
-  found = builders.Notes(f"plankton, {folder}")
+  notes = Notes(f"plankton, {folder}")
   classes: dict[str, list[pathlib.Path]] = {}
-  places: set[pathlib.Path] = set()
+  resolved: set[pathlib.Path] = set()
   for entry in sorted(folder.iterdir()):
     if not entry.is_dir():
-      found.add("left out, in no folder of a class", entry.name)
+      notes.add("left out, in no folder of a class", entry.name)
     elif why := _unusual(entry.name):
-      found.add(f"left out, a folder of {why}", entry.name)
-    elif entry.resolve() in places:
-      found.add("left out, a link to another class", entry.name)
-    elif paths := _jpegs(entry, found):
+      notes.add(f"left out, a folder of {why}", entry.name)
+    elif entry.resolve() in resolved:
+      notes.add("left out, a link to another class", entry.name)
+    elif paths := _jpegs(entry, notes):
       classes[entry.name] = paths
-      places.add(entry.resolve())
+      resolved.add(entry.resolve())
     else:
-      found.add("left out, a folder without JPEGs", entry.name)
-  found.tell()
+      notes.add("left out, a folder without JPEGs", entry.name)
+  notes.tell()
   if not classes:
     raise ValueError(
       f"{folder} holds no folders of JPEGs, one for each class; extract"
       f" train.zip of {HOMEPAGE} there"
     )
-  known = SETS["plankton"].num_classes
   print(
     f"plankton: {len(classes)} classes in {folder}; PlanktonSet 1.0 has"
-    f" {known}",
+    f" {NUM_CLASSES}",
     file=sys.stderr,
   )
-  if len(classes) > known:
+  if len(classes) > NUM_CLASSES:
     raise ValueError(
       f"{folder} holds {len(classes)} folders of JPEGs; accepted: one for each"
-      f" class, at most {known}"
+      f" class, at most {NUM_CLASSES}"
     )
   return classes
 
 
-def _jpegs(folder: pathlib.Path, found: builders.Notes) -> list[pathlib.Path]:
+def _jpegs(folder: pathlib.Path, notes: Notes) -> list[pathlib.Path]:
   """The JPEGs of a class, and notes on its other files."""
   paths = []
   for path in sorted(folder.iterdir()):
     name = f"{folder.name}/{path.name}"
     if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
-      found.add("left out, no JPEG", name)
+      notes.add("left out, no JPEG", name)
     elif why := _unusual(path.name):
-      found.add(f"left out, a file of {why}", name)
+      notes.add(f"left out, a file of {why}", name)
     else:
       paths.append(path)
   return paths
@@ -160,24 +158,3 @@ def _unusual(name: str) -> str:
 
 def _hash(path: pathlib.Path) -> str:
   return hashlib.sha256(path.name.encode()).hexdigest()
-
-
-def fit(image: np.ndarray) -> np.ndarray:
-  """Inverts a photograph and fits it into a square, on black.
-
-  Args:
-    image: `[H, W, 1]`, uint8, of any size, dark on a light ground.
-
-  Returns:
-    `[95, 95, 1]`, uint8: resized (bilinear) so that the longest side is 95,
-    centred, zeros around.
-  """
-  height, width = image.shape[:2]
-  scale = SIZE / max(height, width)
-  size = max(1, round(width * scale)), max(1, round(height * scale))
-  inverted = Image.fromarray(255 - image[..., 0])
-  small = np.asarray(inverted.resize(size, Image.Resampling.BILINEAR))
-  top, left = (SIZE - size[1]) // 2, (SIZE - size[0]) // 2
-  fitted = np.zeros((SIZE, SIZE, 1), np.uint8)
-  fitted[top : top + size[1], left : left + size[0], 0] = small
-  return fitted

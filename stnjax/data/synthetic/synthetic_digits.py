@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
-from stnjax.data.synthetic import generating, street_numbers
+from stnjax.data.synthetic import builder, street_numbers
 
 SIDE = 32  # of the image, in pixels
 N_CLASSES = 10
@@ -21,7 +21,7 @@ ROOM = (1.05, 1.6)
 """Least and greatest side of what is cut out, by that of the digit's box."""
 
 
-class StreetDigits(generating.Generated):
+class SyntheticDigits(builder.SyntheticBuilder):
   """Generated digits with the labels of SVHN's cropped ones."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -56,7 +56,7 @@ class StreetDigits(generating.Generated):
 
 def rng_of(split: str, index: int) -> np.random.Generator:
   """Random numbers of one example, whatever is drawn before it."""
-  return generating.rng_of(SEED, split, index)
+  return builder.rng_of(SEED, split, index)
 
 
 def draw(

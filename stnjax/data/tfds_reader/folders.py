@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -14,26 +13,16 @@ from etils import epath
 import tensorflow_datasets as tfds
 
 from stnjax import files
-from stnjax.data import SETS
-from stnjax.data.prepared import builders, examples, records
+from stnjax.data.dataset import DATASETS, Dataset
+from stnjax.data.prepared import Prepared
+from stnjax.data.tfds_builders import writing
+from stnjax.data.tfds_reader import examples, records
 
 EMBEDDED = pathlib.Path(__file__).parent.parent / "embedded"
 """TFDS directory of the sets that this package brings."""
 
 _INFO = "dataset_info.json"
-
-_MANUAL = {
-  "svhn": "folder of the archives",
-  "plankton": "folder of train/",
-}
-"""Sets that this package prepares, and from what."""
-
-_GENERATED = {
-  "street_numbers": "StreetNumbers",
-  "street_digits": "StreetDigits",
-  "drifters": "Drifters",
-}
-"""Sets that are drawn, each by this builder in the module of its name."""
+_FEATURES = "features.json"
 
 
 def root(data_dir: str | os.PathLike | None) -> epath.Path:
@@ -58,12 +47,12 @@ def root(data_dir: str | os.PathLike | None) -> epath.Path:
 
 
 def find(
-  name: str, data_dir: str | None, *, generate: bool = True
+  prepared: Prepared, data_dir: str | None, *, generate: bool = True
 ) -> epath.Path | None:
   """The folder of a set, which is generated first if it is one of those.
 
   Args:
-    name: One of `stnjax.data.SETS`.
+    prepared: Description of the set.
     data_dir: See `root`; an embedded set needs none.
     generate: Whether to generate a set that is not there yet.
 
@@ -76,49 +65,49 @@ def find(
     OSError: If a set cannot be generated there.
     records.DamagedError: If files of its description are missing.
   """
-  if data_dir is None and (EMBEDDED / name).exists():
-    return _prepared(name, epath.Path(EMBEDDED))
-  place = root(data_dir)
-  if name in _GENERATED:
-    return _generated(name, place, generate)
-  return _prepared(name, place)
-
-
-def needs_preparing(name: str, data_dir: str | None) -> bool:
-  """Whether a set must lie in `data_dir`: it is neither brought nor drawn."""
-  embedded = data_dir is None and (EMBEDDED / name).exists()
-  return name not in _GENERATED and not embedded
-
-
-def _prepared(name: str, place: epath.Path) -> epath.Path:
-  """The folder of the newest prepared version of a set."""
-  folder = place / name
+  if data_dir is None and prepared.embedded:
+    data_root = epath.Path(EMBEDDED)
+  else:
+    data_root = root(data_dir)
+    if prepared.generated:
+      return _generated(prepared, data_root, generate)
+  parent = data_root / (prepared.folder or prepared.name)
   versions = [
     tfds.core.Version(entry.name)
-    for entry in (folder.iterdir() if folder.is_dir() else ())
+    for entry in (parent.iterdir() if parent.is_dir() else ())
     if tfds.core.Version.is_valid(entry.name)
+    and entry.name == (prepared.version or entry.name)
   ]
-  if versions:
-    return check_whole(folder / str(max(versions)))
-  advice = "point data_dir at a TFDS directory that has it, or prepare it once:"
-  if (EMBEDDED / name).exists():
+  if not versions:
+    raise FileNotFoundError(_missing(prepared, data_root))
+  return check_whole(parent / str(max(versions)))
+
+
+def _missing(prepared: Prepared, data_root: epath.Path) -> str:
+  """Says that a set is not prepared, and how to get it."""
+  if prepared.embedded:
     advice = "leave out data_dir to use the embedded copy"
-  elif name in _MANUAL:
-    advice += (
-      f" python -m experiments.prepare_data --dataset={name}"
-      f" --manual_dir=<{_MANUAL[name]}> --data_dir={place}"
-    )
   else:
-    advice += (
-      " pip install 'stnjax[prepare]', then python -c \"import"
-      f" tensorflow_datasets as tfds; tfds.builder('{name}',"
-      f" data_dir='{place}', file_format='array_record')"
-      '.download_and_prepare()"'
-    )
-  raise FileNotFoundError(
-    f"dataset {name!r} is not prepared in {place}: {advice}; the datasets"
-    f" mnist_subset, {', '.join(_GENERATED)} need no download"
+    advice = "point data_dir at a TFDS directory that has it, or prepare it"
+    options = f" --data_dir={data_root}"
+    name = prepared.name
+    if prepared.manual_dir:
+      options = f" --manual_dir=<{prepared.manual_dir}>{options}"
+    else:
+      advice += " (which needs pip install 'stnjax[prepare]')"
+      # TFDS's own builder, under any name.
+      name = name if name in DATASETS else f"tfds:{prepared.folder or name}"
+    advice += f": python -m stnjax.data prepare --dataset={name}{options}"
+  others = sorted(
+    {
+      dataset.name
+      for dataset in DATASETS.values()
+      if isinstance(dataset, Dataset) and not dataset.needs_files(None)
+    }
   )
+  if others:
+    advice += f"; {', '.join(others)} can be read without"
+  return f"dataset {prepared.name!r} is not prepared in {data_root}: {advice}"
 
 
 def check_whole(folder: epath.Path) -> epath.Path:
@@ -129,42 +118,61 @@ def check_whole(folder: epath.Path) -> epath.Path:
 
 
 def _generated(
-  name: str, place: epath.Path, generate: bool
+  prepared: Prepared, data_root: epath.Path, generate: bool
 ) -> epath.Path | None:
   """The folder of a set that is generated where it is not there."""
-  module = importlib.import_module(f"stnjax.data.{name}")
-  builder_class = getattr(module, _GENERATED[name])
-  folder = place / name / str(builder_class.VERSION)
+  name, builder_class = prepared.name, prepared.builder()
+  folder = data_root / name / str(builder_class.VERSION)
   if folder.is_dir() and any(folder.iterdir()):
     return check_whole(folder)
   if not generate:
     return None
   print(f"generating the dataset {name}, once, in {folder}", file=sys.stderr)
   try:
-    builders.prepare(builder_class(data_dir=place, file_format="array_record"))
+    writing.prepare(
+      builder_class(data_dir=data_root, file_format="array_record")
+    )
   except OSError as error:
     # Another process may have been faster.
     if not (folder / _INFO).exists():
-      if isinstance(error, builders.UnwritableError):
+      if isinstance(error, writing.UnwritableError):
         raise
       raise OSError(
-        f"the dataset {name} cannot be written to {place} ({error});"
+        f"the dataset {name} cannot be written to {data_root} ({error});"
         " point data_dir at a folder that can be written to"
       ) from error
   return folder
 
 
-def restore(name: str, folder: epath.Path) -> tfds.core.DatasetBuilder:
-  """Reads and checks the descriptions of a prepared set.
+def restore(prepared: Prepared, folder: epath.Path) -> tfds.core.DatasetBuilder:
+  """Reads the descriptions of a prepared set, and compares them with ours.
 
   Args:
-    name: One of `stnjax.data.SETS`.
-    folder: Of the version.
+    prepared: Description of the set.
+    folder: Folder of the version.
 
   Raises:
     records.DamagedError: If they are missing, damaged, or of another set.
   """
-  info, features = folder / _INFO, folder / "features.json"
+  builder = restore_any(prepared.name, folder)
+  try:
+    examples.check_features(builder.info.features, prepared)
+  except ValueError as error:
+    raise records.DamagedError(f"{folder / _FEATURES}: {error}") from error
+  return builder
+
+
+def restore_any(name: str, folder: epath.Path) -> tfds.core.DatasetBuilder:
+  """Reads the descriptions of a prepared set of any features.
+
+  Args:
+    name: Name of the TFDS builder.
+    folder: Folder of the version.
+
+  Raises:
+    records.DamagedError: If they are missing, damaged, or of another set.
+  """
+  info, features = folder / _INFO, folder / _FEATURES
   for path in (info, features):
     try:
       json.loads(path.read_bytes())
@@ -185,10 +193,6 @@ def restore(name: str, folder: epath.Path) -> tfds.core.DatasetBuilder:
       f"{info} names the file format {getattr(file_format, 'value', None)};"
       f" accepted: {accepted}"
     )
-  try:
-    examples.check_features(builder.info.features, name, SETS[name])
-  except ValueError as error:
-    raise records.DamagedError(f"{features}: {error}") from error
   return builder
 
 
@@ -238,14 +242,14 @@ def shards(
 
 
 @contextlib.contextmanager
-def advice(name: str, data_dir: str | None) -> Iterator[None]:
+def advice(prepared: Prepared, data_dir: str | None) -> Iterator[None]:
   """Says what to do about a set that is found to be damaged in the body."""
   try:
     yield
   except records.DamagedError as error:
     what = "remove its folder, and copy or prepare the set again"
-    if name in _GENERATED:
+    if prepared.generated:
       what = "remove its folder, and the set is generated again"
-    elif data_dir is None and (EMBEDDED / name).exists():
+    elif prepared.embedded and data_dir is None:
       what = "install stnjax again"
     raise records.DamagedError(f"{error}; {what}") from error

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 import tensorflow_datasets as tfds
 
-from stnjax.data.synthetic import generating
+from stnjax.data.synthetic import builder
 
 SIDE = 95  # of the image, in pixels
 N_CLASSES = 20
@@ -39,7 +39,7 @@ _FINE = 2  # shapes are drawn this much larger, then averaged
 _Y, _X = np.mgrid[:SIDE, :SIDE].astype(np.float32) / SIDE - 0.5
 
 
-class Drifters(generating.Generated):
+class SyntheticPlankton(builder.SyntheticBuilder):
   """Generated creatures of 20 species."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -71,7 +71,7 @@ class Drifters(generating.Generated):
 
 def rng_of(split: str, index: int) -> np.random.Generator:
   """Random numbers of one example, whatever is drawn before it."""
-  return generating.rng_of(SEED, split, index)
+  return builder.rng_of(SEED, split, index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,9 @@ def draw(
   if label not in range(N_CLASSES):
     raise ValueError(f"label={label!r}; accepted: 0 to {N_CLASSES - 1}")
   some = rng.uniform(0, 2 * np.pi)
-  one = _individual(rng, species(label))
-  parts = _placed(rng, _parts(one), some if angle is None else angle)
-  return _photo(rng, *_layers(rng, one, parts))[..., None]
+  individual = _individual(rng, species(label))
+  parts = _placed(rng, _parts(individual), some if angle is None else angle)
+  return _photo(rng, *_layers(rng, individual, parts))[..., None]
 
 
 @functools.cache
@@ -233,39 +233,43 @@ class _Parts:
     )
 
 
-def _parts(one: Species) -> _Parts:
-  body = _radius(one, _ANGLES) * np.exp(1j * _ANGLES)
+def _parts(individual: Species) -> _Parts:
+  body = _radius(individual, _ANGLES) * np.exp(1j * _ANGLES)
   marks = (
-    one.marks[:, :1]
-    + 1j * one.marks[:, 1:2]
-    + one.marks[:, 2:3] * np.cos(_ANGLES[::3])
-    + 1j * one.marks[:, 3:] * np.sin(_ANGLES[::3])
+    individual.marks[:, :1]
+    + 1j * individual.marks[:, 1:2]
+    + individual.marks[:, 2:3] * np.cos(_ANGLES[::3])
+    + 1j * individual.marks[:, 3:] * np.sin(_ANGLES[::3])
   )
   return _Parts(
-    _bent(one, body),
-    _bent(one, 0.72 * body),
-    _grown(one),
-    _bent(one, marks),
+    _bent(individual, body),
+    _bent(individual, 0.72 * body),
+    _grown(individual),
+    _bent(individual, marks),
   )
 
 
-def _radius(one: Species, angles: np.ndarray) -> np.ndarray:
-  counts, sizes, phases = one.waves.T
+def _radius(individual: Species, angles: np.ndarray) -> np.ndarray:
+  counts, sizes, phases = individual.waves.T
   return 1 + np.cos(angles[..., None] * counts + phases) @ sizes
 
 
-def _bent(one: Species, points: np.ndarray) -> np.ndarray:
+def _bent(individual: Species, points: np.ndarray) -> np.ndarray:
   """Makes a round body as long as it is, and bends it."""
   x, y = points.real, points.imag
-  return one.elongation * x + 1j * (y + one.bend * one.elongation * x * x)
+  return individual.elongation * x + 1j * (
+    y + individual.bend * individual.elongation * x * x
+  )
 
 
-def _grown(one: Species) -> np.ndarray:
+def _grown(individual: Species) -> np.ndarray:
   """Outlines `[L, P]` of limbs, thin at their ends."""
-  angle, length, width, curl = (column[:, None] for column in one.limbs.T)
+  angle, length, width, curl = (
+    column[:, None] for column in individual.limbs.T
+  )
   step = 1e-3
   start, before, after = (
-    _bent(one, 0.95 * _radius(one, at) * np.exp(1j * at))
+    _bent(individual, 0.95 * _radius(individual, at) * np.exp(1j * at))
     for at in (angle, angle - step, angle + step)
   )
   away = -1j * (after - before)
@@ -306,17 +310,19 @@ def _mask(outlines) -> np.ndarray:
   return np.asarray(image.reduce(_FINE), np.float32) / 255
 
 
-def _layers(rng, one: Species, parts: _Parts) -> tuple[np.ndarray, np.ndarray]:
+def _layers(
+  rng, individual: Species, parts: _Parts
+) -> tuple[np.ndarray, np.ndarray]:
   """How bright a creature is, and where its body is; `[95, 95]` in [0, 1]."""
   body = _mask([parts.body])
-  light = one.light * body
+  light = individual.light * body
   depth = rng.uniform(0.4, 0.75)
-  if one.hollow:
-    light *= 1 - min(one.hollow, 1.0) * _mask([parts.inside])
+  if individual.hollow:
+    light *= 1 - min(individual.hollow, 1.0) * _mask([parts.inside])
   if len(parts.marks):
     light *= 1 - depth * _mask(parts.marks)
   if len(parts.limbs):
-    thin = rng.uniform(0.5, 0.9) * one.light
+    thin = rng.uniform(0.5, 0.9) * individual.light
     light = np.maximum(light, thin * _mask(parts.limbs))
   return light, body
 

@@ -4,32 +4,37 @@ from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
 
-from stnjax.data import SETS, Data
-from stnjax.data.prepared import examples, folders, records
+from stnjax.data.dataset import Examples
+from stnjax.data.prepared import Prepared
+from stnjax.data.tfds_reader import examples, folders, records
 
 
-def load(name: str, split: str, data_dir: str | None = None) -> Data:
-  """See `stnjax.data.load`."""
-  with folders.advice(name, data_dir):
-    builder = folders.restore(name, folders.find(name, data_dir))
+def read(
+  prepared: Prepared, split: str, data_dir: str | None = None
+) -> Examples:
+  """Reads a split, or several, see `Prepared.read`."""
+  with folders.advice(prepared, data_dir):
+    builder = folders.restore(prepared, folders.find(prepared, data_dir))
     parts = [folders.shards(builder, p) for p in _parts(builder, split)]
     counts = [sum(count for _, count in files) for files in parts]
-    data = _allocate(name, sum(counts), builder)
+    data = _allocate(prepared, sum(counts), builder)
     stop = 0
     for files, count in zip(parts, counts, strict=True):
       start, stop = stop, stop + count
-      part = Data(data.images[start:stop], data.labels[start:stop])
-      _fill(part, name, files, builder.info.file_format)
+      part = Examples(data.images[start:stop], data.labels[start:stop])
+      _fill(part, prepared, files, builder.info.file_format)
   return data
 
 
-def count(name: str, split: str, data_dir: str | None = None) -> int | None:
-  """See `stnjax.data.count`."""
-  with folders.advice(name, data_dir):
-    folder = folders.find(name, data_dir, generate=False)
+def count(
+  prepared: Prepared, split: str, data_dir: str | None = None
+) -> int | None:
+  """Counts the images of a split, see `Prepared.count`."""
+  with folders.advice(prepared, data_dir):
+    folder = folders.find(prepared, data_dir, generate=False)
     if folder is None:
       return None
-    builder = folders.restore(name, folder)
+    builder = folders.restore(prepared, folder)
     parts = [folders.shards(builder, p) for p in _parts(builder, split)]
   return sum(count for files in parts for _, count in files)
 
@@ -47,34 +52,34 @@ def _parts(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
   return parts
 
 
-def _allocate(name: str, count: int, builder: tfds.core.DatasetBuilder) -> Data:
-  known = SETS[name]
-  heads = (known.heads,) if known.heads > 1 else ()
+def _allocate(
+  prepared: Prepared, count: int, builder: tfds.core.DatasetBuilder
+) -> Examples:
+  heads = (prepared.heads,) if prepared.heads > 1 else ()
   try:
-    images = np.empty((count, *known.image_shape), np.uint8)
+    images = np.empty((count, *prepared.image_shape), np.uint8)
     labels = np.empty((count, *heads), np.int32)
   except (MemoryError, ValueError) as error:
     raise records.DamagedError(
       f"the {count} examples that {builder.data_dir}/dataset_info.json names"
       " do not fit into memory"
     ) from error
-  return Data(images, labels)
+  return Examples(images, labels)
 
 
 def _fill(
-  data: Data,
-  name: str,
+  data: Examples,
+  prepared: Prepared,
   files: list[tuple[epath.Path, int]],
   file_format: tfds.core.FileFormat,
 ) -> None:
   """Reads files in place: a list of all images would hold them twice."""
-  known = SETS[name]
-  labels = data.labels.reshape(-1, known.heads)
+  labels = data.labels.reshape(-1, prepared.heads)
   row = 0
   for path, count in files:
     for index, record in enumerate(records.read(path, count, file_format)):
       try:
-        image, label = examples.decode(record, name, known)
+        image, label = examples.decode(record, prepared)
       except ValueError as error:
         raise records.DamagedError(
           f"{path}, example {index}: {error}"
@@ -84,13 +89,13 @@ def _fill(
   _refuse_copies(data, files)
 
 
-def _refuse_copies(data: Data, files: list[tuple[epath.Path, int]]) -> None:
+def _refuse_copies(data: Examples, files: list[tuple[epath.Path, int]]) -> None:
   """Raises if a file is a copy of another of the split."""
-  seen: dict[tuple[int, bytes], tuple[epath.Path, Data]] = {}
+  seen: dict[tuple[int, bytes], tuple[epath.Path, Examples]] = {}
   stop = 0
   for path, count in files:
     start, stop = stop, stop + count
-    part = Data(data.images[start:stop], data.labels[start:stop])
+    part = Examples(data.images[start:stop], data.labels[start:stop])
     key = count, part.images[:1].tobytes()  # few agree in it
     other, earlier = seen.setdefault(key, (path, part))
     if count and other != path and all(map(np.array_equal, part, earlier)):

@@ -10,7 +10,7 @@ from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
 
-from stnjax.data.prepared import checksums
+from stnjax.data.tfds_reader import checksums
 
 # Reading record by record is many times slower; one read of everything would
 # hold all images twice.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from stnjax.data.prepared import builders, reader
+from stnjax.data import images, mnist
 
 PER_CLASS = {"train": 1000, "test": 200}
 
@@ -44,11 +44,11 @@ class MnistSubset(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, source, split: str) -> Iterator:
-    data = reader.load("mnist", split, source)
+    data = mnist.MNIST.read(split, source)
     members = [
       np.flatnonzero(data.labels == label)[: PER_CLASS[split]]
       for label in range(10)
     ]
     for index in np.sort(np.concatenate(members)):
       image, label = data.images[index], int(data.labels[index])
-      yield int(index), {"image": builders.png(image), "label": label}
+      yield int(index), {"image": images.png(image), "label": label}

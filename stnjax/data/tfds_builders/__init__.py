@@ -1,0 +1,1 @@
+"""TFDS builders of data sets from files that a user has downloaded."""
