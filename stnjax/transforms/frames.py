@@ -28,10 +28,11 @@ def centred(
 
   Args:
     theta: `[..., N, N + 1]` or `[..., N + 1, N + 1]`, checked.
-    input_shape: spatial shape of the image.
-    output_shape: spatial shape of the result.
-    align_corners: as the transform is used.
-    rescale: whether projective matrices go through `homogeneous.rescaled`.
+    input_shape: Spatial shape of the image.
+    output_shape: Spatial shape of the result.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+    rescale: Whether projective matrices go through `homogeneous.rescaled`.
 
   Returns:
     The matrix in the shape of `theta`. An entry that is the nearest to a
