@@ -85,7 +85,15 @@ def is_grey(image: "Image.Image") -> bool:
 def upright_size(image: "Image.Image") -> tuple[int, int]:
   """Height and width of an opened image, turned as its EXIF data says."""
   size = image.height, image.width
-  return size[::-1] if image.getexif().get(_ORIENTATION, 1) >= 5 else size
+  return size[::-1] if _orientation(image) >= 5 else size
+
+
+def _orientation(image: "Image.Image") -> int:
+  """The orientation of an image that was opened, but not decoded yet."""
+  # Pillow would decode a PNG to look for EXIF data behind its pixels.
+  if image.format == "PNG" and "exif" not in image.info:
+    return 1
+  return image.getexif().get(_ORIENTATION, 1)
 
 
 def pixels(
@@ -105,7 +113,7 @@ def pixels(
   """
   from PIL import Image, ImageOps
 
-  if upright:
+  if upright and _orientation(image) != 1:
     image = ImageOps.exif_transpose(image)
   if image.mode in _SIXTEEN_BITS:
     grey = np.asarray(image).astype(np.uint16) >> 8

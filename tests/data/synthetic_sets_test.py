@@ -1,4 +1,4 @@
-"""Street digits and drifters: what is drawn, what varies, and loading."""
+"""Synthetic digits and plankton: what is drawn, what varies, and loading."""
 
 import contextlib
 import io
@@ -9,13 +9,20 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import numpy as np
 
-from stnjax import data as datasets
-from stnjax.data.synthetic import drifters, street_digits, street_numbers
-from stnjax.paper import classifiers
+from stnjax import data
+from stnjax.data.synthetic import (
+  glyphs,
+  street_numbers,
+  synthetic_digits,
+  synthetic_plankton,
+)
+import stnjax.paper  # noqa: F401
 
-DIGITS, DRIFTERS = street_digits.StreetDigits, drifters.Drifters
+DIGITS = synthetic_digits.SyntheticDigits
+PLANKTON = synthetic_plankton.SyntheticPlankton
 NAMED = parameterized.named_parameters(
-  ("street_digits", street_digits, DIGITS), ("drifters", drifters, DRIFTERS)
+  ("digits", synthetic_digits, DIGITS),
+  ("plankton", synthetic_plankton, PLANKTON),
 )
 
 
@@ -26,7 +33,7 @@ def example(builder_class, index, split="train"):
 class EitherTest(parameterized.TestCase):
   @NAMED
   def test_shapes_types_and_classifier(self, module, builder_class):
-    description = datasets.SETS[builder_class.name]
+    description = data.find(builder_class.name)
     image, _ = example(builder_class, 13)
     self.assertEqual(image.shape, description.image_shape)
     self.assertEqual(image.dtype, np.uint8)
@@ -76,43 +83,41 @@ class EitherTest(parameterized.TestCase):
       mock.patch.object(module, "SIZES", sizes),
       contextlib.redirect_stderr(printed),
     ):
-      data = datasets.load(name, "train", root)
+      examples = data.load(name, "train", root)
     self.assertStartsWith(
       printed.getvalue(),
       f"generating the dataset {name}, once, in {root}/{name}/1.0.0\n",
     )
-    self.assertEqual(np.bincount(data.labels).tolist(), [2] * count)
-    found = {i.tobytes(): n for i, n in zip(*data, strict=True)}
+    self.assertEqual(np.bincount(examples.labels).tolist(), [2] * count)
+    found = {i.tobytes(): n for i, n in zip(*examples, strict=True)}
     drawn = [example(builder_class, index) for index in range(2 * count)]
     self.assertEqual(found, {i.tobytes(): n for i, n in drawn})
-    test = datasets.load(name, "test", root)  # would take long once more
+    test = data.load(name, "test", root)  # would take long once more
     self.assertEqual(np.bincount(test.labels).tolist(), [1] * count)
 
   def test_generating_needs_no_tensorflow(self):
     root = self.create_tempdir().full_path
     code = (
       "import sys\n"
-      "from stnjax import datasets\n"
-      "from stnjax.data import drifters, street_digits\n"
-      "for module in (drifters, street_digits):\n"
+      "from stnjax import data, paper\n"
+      "from stnjax.data.synthetic import synthetic_digits as d\n"
+      "from stnjax.data.synthetic import synthetic_plankton as p\n"
+      "for module in (d, p):\n"
       "  module.SIZES = {'train': 3, 'test': 2}\n"
-      f"  datasets.load(module.__name__.split('.')[-1], 'test', {root!r})\n"
+      f"  data.load(module.__name__.split('.')[-1], 'test', {root!r})\n"
       "assert 'tensorflow' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-class StreetDigitsTest(absltest.TestCase):
-  def test_it_is_classified_as_cifar(self):
-    self.assertIs(classifiers.find("street_digits"), classifiers.CIFAR)
-
+class SyntheticDigitsTest(absltest.TestCase):
   def test_digit_is_whole_and_fills_a_fair_part(self):
     fills, middles = [], []
     rng = np.random.default_rng(0)
     for _ in range(500):
       low = rng.uniform(1, 40, 2)
       box = np.concatenate([low, low + rng.uniform(10, 23, 2)])
-      square = np.array(street_digits._square(rng, box))
+      square = np.array(synthetic_digits._square(rng, box))
       side = square[2] - square[0]
       self.assertAlmostEqual(square[3] - square[1], side)
       self.assertTrue((square[:2] <= box[:2] + 1e-6).all())
@@ -126,7 +131,7 @@ class StreetDigitsTest(absltest.TestCase):
 
   def test_square_fits_a_digit_that_fills_the_picture(self):
     box = np.array([20.0, 1.0, 50.0, 63.0])
-    square = street_digits._square(np.random.default_rng(0), box)
+    square = synthetic_digits._square(np.random.default_rng(0), box)
     np.testing.assert_allclose(square, (0, 0, 64, 64), atol=1e-6)
 
   def test_box_of_a_picture_holds_the_digit(self):
@@ -149,11 +154,9 @@ class StreetDigitsTest(absltest.TestCase):
   def test_splits_have_their_own_handwriting(self):
     for split in ("train", "test"):
       with (
-        mock.patch.object(street_numbers, "HANDWRITTEN", 1.0),
+        mock.patch.object(glyphs, "HANDWRITTEN", 1.0),
         mock.patch.object(
-          street_numbers,
-          "handwritten_glyph",
-          wraps=street_numbers.handwritten_glyph,
+          glyphs, "handwritten_glyph", wraps=glyphs.handwritten_glyph
         ) as glyph,
       ):
         example(DIGITS, 0, split)
@@ -182,17 +185,16 @@ def features(image):
 
 def still(label, seed, angle):
   """A creature of a species, whose pose and light are those of a seed."""
-  return drifters.draw(np.random.default_rng(seed), label, angle)[..., 0]
+  return synthetic_plankton.draw(np.random.default_rng(seed), label, angle)[
+    ..., 0
+  ]
 
 
-class DriftersTest(absltest.TestCase):
-  def test_it_is_classified_as_plankton(self):
-    self.assertIs(classifiers.find("drifters"), classifiers.PLANKTON)
-
+class SyntheticPlanktonTest(absltest.TestCase):
   def test_species_differ_more_than_individuals(self):
     train, test = (
       np.stack(
-        [features(example(DRIFTERS, index, split)[0]) for index in range(count)]
+        [features(example(PLANKTON, index, split)[0]) for index in range(count)]
       )
       for split, count in (("train", 200), ("test", 100))
     )
@@ -204,7 +206,7 @@ class DriftersTest(absltest.TestCase):
     self.assertBetween(right.mean(), 0.5, 0.9)
 
   def test_each_species_has_its_recipe_and_some_are_relatives(self):
-    recipes = [drifters.species(label) for label in range(20)]
+    recipes = [synthetic_plankton.species(label) for label in range(20)]
     self.assertLen({r.waves.tobytes() for r in recipes}, 15)
     for stripes, hollow in zip(recipes[10:15], recipes[15:], strict=True):
       np.testing.assert_array_equal(stripes.waves, hollow.waves)
@@ -223,7 +225,7 @@ class DriftersTest(absltest.TestCase):
       self.assertGreater(same, other + 0.1)
 
   def test_bright_on_dark_of_varied_size_and_angle(self):
-    images = [example(DRIFTERS, 20 * n + 3)[0][..., 0] for n in range(80)]
+    images = [example(PLANKTON, 20 * n + 3)[0][..., 0] for n in range(80)]
     sizes, angles = [], []
     for image in images:
       self.assertLess(np.median(image), 60)
