@@ -3,6 +3,10 @@
 Importing this package is cheap; TFDS is imported when a set is loaded.
 """
 
+from stnjax import extras
+
+extras.needs("tensorflow_datasets", "array_record", "PIL", extra="experiments")
+
 from typing import NamedTuple
 
 import jax
