@@ -1,5 +1,9 @@
 """Paths that users name, and files of runs: errors say which file and why."""
 
+from stnjax import extras
+
+extras.needs("etils", extra="experiments")
+
 from collections.abc import Iterable, Iterator
 import contextlib
 import errno

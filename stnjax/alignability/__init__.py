@@ -28,6 +28,10 @@ channels behind it, next to the same for the image itself, which tells what
 interpolation alone leaves.
 """
 
+from stnjax import extras
+
+extras.needs("optax", extra="nn")
+
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import fractions

@@ -14,8 +14,7 @@ import importlib
 import signal
 import sys
 
-from stnjax import data
-from stnjax.data.dependencies import needed
+from stnjax import data, extras
 
 _OURS = "stnjax.paper"
 
@@ -101,8 +100,9 @@ def _list() -> str:
 
 def _prepare(flags: argparse.Namespace) -> str:
   """Prepares a data set; what was done, in a line."""
-  with needed("preparing data sets"):
-    import tensorflow_datasets as tfds
+  extras.needs("tensorflow_datasets", "array_record", extra="experiments")
+  import tensorflow_datasets as tfds
+
   tfds.display_progress_bar(sys.stderr.isatty())  # which clutter a log
   if flags.dataset.startswith("tfds:"):
     from stnjax.data.tfds_reader import describing

@@ -215,10 +215,8 @@ def find(
   if image_size is not None:
     checks.whole("image_size", image_size, 1)
   if isinstance(name, str) and name.startswith(_TFDS):
-    from stnjax.data.dependencies import needed
+    from stnjax.data.tfds_reader import describing  # imports TFDS
 
-    with needed(f"dataset {name!r}"):
-      from stnjax.data.tfds_reader import describing
     return describing.describe(name, data_dir, image_size)
   if name not in DATASETS:
     raise ValueError(

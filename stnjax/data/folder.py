@@ -21,10 +21,9 @@ import unicodedata
 from etils import epath
 import numpy as np
 
-from stnjax import files
+from stnjax import extras, files
 from stnjax.data import images, splitting
 from stnjax.data.dataset import Dataset, Examples
-from stnjax.data.dependencies import needed
 from stnjax.data.notes import Notes, announce, listed
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -113,8 +112,7 @@ def describe(data_dir: str | None, image_size: int | None) -> Dataset:
       decoded, or pictures of several sizes without image_size.
     FileNotFoundError: If there is no such folder.
   """
-  with needed("dataset 'folder'"):
-    import PIL  # noqa: F401
+  extras.needs("PIL", extra="experiments")
   if data_dir is None:
     raise ValueError(
       f"dataset 'folder' needs data_dir (--data_dir=...), with {_LAYOUT}"

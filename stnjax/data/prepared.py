@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from stnjax.data.dataset import Dataset, Examples
-from stnjax.data.dependencies import needed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +64,8 @@ class Prepared:
         described.
       FileNotFoundError: If the set is not prepared there.
     """
-    with needed(f"dataset {self.name!r}"):
-      from stnjax.data.tfds_reader import reader
+    from stnjax.data.tfds_reader import reader  # imports TFDS
+
     return reader.read(self, split, data_dir)
 
   def count(self, split: str, data_dir: str | None = None) -> int | None:
@@ -79,8 +78,8 @@ class Prepared:
       ValueError: If the split is unknown, or files are damaged.
       FileNotFoundError: If the set is not prepared there.
     """
-    with needed(f"dataset {self.name!r}"):
-      from stnjax.data.tfds_reader import reader
+    from stnjax.data.tfds_reader import reader  # imports TFDS
+
     return reader.count(self, split, data_dir)
 
   def needs_files(self, data_dir: str | None = None) -> bool:
@@ -103,8 +102,8 @@ class Prepared:
       ValueError: If manual_dir is missing.
       OSError: If the set cannot be written.
     """
-    with needed(f"preparing dataset {self.name!r}"):
-      from stnjax.data.tfds_builders import preparing
+    from stnjax.data.tfds_builders import preparing  # imports TFDS
+
     return preparing.prepare(self, data_dir, manual_dir)
 
   def origin(self) -> str:

@@ -1,1 +1,5 @@
 """Networks with a spatial transformer at a placement."""
+
+from stnjax import extras
+
+extras.needs("flax", extra="nn")

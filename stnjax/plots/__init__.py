@@ -4,6 +4,10 @@ Each function returns a `matplotlib.figure.Figure`: display it in a notebook,
 or call its `savefig`.
 """
 
+from stnjax import extras
+
+extras.needs("matplotlib", extra="experiments")
+
 from collections.abc import Mapping, Sequence
 import itertools
 
