@@ -52,10 +52,7 @@ class LinearisedTest(parameterized.TestCase):
       grad, np.broadcast_to(expected, grad.shape), rtol=1e-3
     )
 
-  @parameterized.parameters(
-    ((8,), ()),
-    ((3,), (2, 1)),
-  )
+  @parameterized.parameters(((3,), (2, 1)), ((8,), ()))
   def test_slopes_where_batches_broadcast(self, image_batch, grid_batch):
     """Ramps i * x, whose slope is i, with as many grids as may be."""
     factors = np.arange(1.0, 1 + np.prod(image_batch, dtype=int))

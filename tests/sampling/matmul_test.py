@@ -56,7 +56,6 @@ def assert_close(found, expected, atol=1e-11):
 class EqualityTest(parameterized.TestCase):
   @parameterized.parameters(
     ("linear", "zeros"),
-    ("linear", "reflection"),
     ("nearest", "reflection"),
   )
   def test_methods_and_paddings(self, method, padding):
@@ -188,7 +187,6 @@ class LoweringTest(parameterized.TestCase):
   @parameterized.parameters(
     ("nearest", "zeros"),
     ("linear", "reflection"),
-    ("cubic", "border"),
     ("spline", "zeros"),
   )
   def test_tpu_programs_neither_gather_nor_scatter(self, method, padding):
@@ -212,9 +210,7 @@ class LoweringTest(parameterized.TestCase):
     volume = self.lowered(read, "tpu", (3, 4, 5, 1), (2, 2, 2, 3))
     self.assertIn("gather", volume)
 
-  @parameterized.parameters(
-    ((28, 28, 1),), ((64, 64, 3),), ((32, 32, 64),), ((224, 224, 3),)
-  )
+  @parameterized.parameters(((28, 28, 1),), ((224, 224, 3),))
   def test_no_temporary_grows_with_samples_times_pixels(self, shape):
     """Of one image, in the programs of its values and both gradients."""
     height, width, channels = shape

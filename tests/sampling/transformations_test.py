@@ -54,11 +54,13 @@ class TransformationsTest(chex.TestCase):
       # Nothing that only this runtime knows.
       self.assertNotIn("custom_call", exported.mlir_module())
 
-  @parameterized.parameters("nearest", "linear", "splat", "warp")
+  @parameterized.parameters("linear", "warp")
   def test_sharded_batch_needs_no_collectives(self, method):
     self.check_collectives(method)
 
-  @parameterized.parameters("cubic", "spline", "linearised", "velocity")
+  @parameterized.parameters(
+    "nearest", "cubic", "spline", "linearised", "splat", "velocity"
+  )
   @pytest.mark.slow
   def test_sharded_batch_of_slow_methods_needs_no_collectives(self, method):
     self.check_collectives(method)
