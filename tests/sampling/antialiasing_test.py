@@ -137,9 +137,16 @@ class AntialiasTest(parameterized.TestCase):
     np.testing.assert_allclose(ours, expected, atol=1e-10)
     np.testing.assert_allclose(mask, expected_mask, atol=1e-12)
 
-  @parameterized.parameters(False, True)
   @pytest.mark.usefixtures("x64")
-  def test_gradient(self, projective):
+  def test_gradient(self):
+    self.check_gradient(False)
+
+  @pytest.mark.slow
+  @pytest.mark.usefixtures("x64")
+  def test_gradient_of_projective_transforms(self):
+    self.check_gradient(True)
+
+  def check_gradient(self, projective):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(7, 6, 1))
     theta = random_theta(rng, 2, projective)
