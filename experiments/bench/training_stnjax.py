@@ -7,6 +7,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from stnjax.training.runs import Settings
 
 from experiments import paper
 from experiments.bench.training_spec import NetworkSpec, TrainingSpec
@@ -15,7 +16,6 @@ from stnjax.nn import localisation
 from stnjax.paper import classifiers
 from stnjax.placement import networks, placements
 from stnjax.training import programs, runs, steps
-from stnjax.training.runs import Settings
 
 
 def preset_settings(preset: str) -> list[Settings]:

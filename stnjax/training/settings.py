@@ -137,7 +137,7 @@ class Settings:
     parsed = placement.parse(self.network)
     if not self.more_iterations:
       return
-    if not parsed.can_iterate:
+    if not parsed.repeats:
       raise ValueError(
         f"more_iterations: {self.network} has no transformer to repeat;"
         " accepted: STN-C, STN-DL and STN-SL"

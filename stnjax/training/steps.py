@@ -90,24 +90,6 @@ def split(network: nnx.Module) -> Parts:
   return Parts(*nnx.split(network, nnx.Param, nnx.RngState, ...))
 
 
-def with_iterations(
-  network: placement.Network, more: int, theta_gradient: float
-) -> nnx.GraphDef:
-  """The static part of a network with more iterations.
-
-  Iterations share their parameters, so that the state stays what it is.
-
-  Args:
-    network: Network with its first iterations.
-    more: Iterations to add.
-    theta_gradient: Multiplier on the gradient at theta of the new network.
-  """
-  larger = nnx.clone(network)
-  larger.placement = network.placement.iterated(more)
-  larger.theta_gradient = theta_gradient
-  return nnx.graphdef(larger)
-
-
 @promotion.usual
 def init_state(
   network: nnx.Module, optimiser: optax.GradientTransformation
