@@ -82,7 +82,11 @@ CALLS = {
     )
     for family in transforms.FAMILIES
     for axes in (2, 3)
+    if transforms.FAMILIES[family].matrix
   },
+  "family_grid": lambda: sampling.family_grid(
+    np.ones((2, 72), np.int32), "velocity", (3, 4)
+  ),
   "rotation": lambda: transforms.rotation(jnp.ones(2, jnp.float16)),
   "rotation_about": lambda: transforms.rotation(0.3, axis="z"),
   "shearing": lambda: transforms.shearing(jnp.ones(2, jnp.bfloat16)),

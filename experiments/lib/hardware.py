@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from stnjax.placement import networks
-from stnjax.sampling.kernels import bilinear
+from stnjax.sampling.kernels import library
 from stnjax.training import runs
 
 _STATUS = pathlib.Path("/proc/self/status")
@@ -42,7 +42,7 @@ def machine(
     "processor": platform.processor() or platform.machine(),
     "cores": os.cpu_count(),
     "python": platform.python_version(),
-    "compiled_sampler": bilinear.is_compiled(),
+    "compiled_sampler": library.is_compiled(),
     "packages": {name: metadata.version(name) for name in installed},
   }
 
