@@ -44,7 +44,6 @@ from stnjax import extras
 
 extras.needs("optax", extra="nn")
 
-# ruff: noqa: E402
 from stnjax.alignability.audits import KINDS, Audit, audit
 from stnjax.alignability.families import (
   FAMILIES,

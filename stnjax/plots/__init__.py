@@ -8,7 +8,6 @@ from stnjax import extras
 
 extras.needs("matplotlib", extra="experiments")
 
-# ruff: noqa: E402
 from stnjax.plots.audits import alignability
 from stnjax.plots.errors import error_lines, labelled_points, learning_curves
 from stnjax.plots.poses import pose_density
