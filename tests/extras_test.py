@@ -26,7 +26,8 @@ PRESENT = {
 
 class Absent(abc.MetaPathFinder):
   def find_spec(self, name, path=None, target=None):
-    if name.partition(".")[0] not in PRESENT:
+    top = name.partition(".")[0]
+    if top not in PRESENT and not top.startswith("_sysconfigdata"):
       raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())

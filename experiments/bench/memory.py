@@ -11,7 +11,7 @@ import jax
 
 from experiments.bench import peers
 from experiments.lib import hardware
-from stnjax.sampling.kernels import bilinear
+from stnjax.sampling.kernels import library
 
 _ENVIRONMENT = {
   # The allocator returns freed memory to the system at once.
@@ -32,7 +32,7 @@ def in_fresh_process(name: str, **case: Any) -> dict[str, float]:
     Peak memory in MiB by pass, beyond what was in use before the pass.
   """
   context = multiprocessing.get_context("spawn")
-  start = None if bilinear.is_compiled() else peers.without_compiler
+  start = None if library.is_compiled() else peers.without_compiler
   with (
     _environment(_ENVIRONMENT),
     concurrent.futures.ProcessPoolExecutor(1, context, start) as pool,

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.bench import jax_warps
 from stnjax.registry import Registry
-from stnjax.sampling.kernels import bilinear
+from stnjax.sampling.kernels import library
 
 METHODS = ("nearest", "linear", "cubic", "spline")
 PASSES = ("forward", "theta", "both")
@@ -159,4 +159,4 @@ def build(
 
 def without_compiler() -> None:
   """Makes stnjax warp as if its C++ sampler had not been compiled."""
-  bilinear.is_compiled = lambda: False
+  library.is_compiled = lambda: False

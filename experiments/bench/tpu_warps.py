@@ -12,12 +12,14 @@ from experiments.bench import compiled, compiled_warps, shapes, tpu
 from experiments.bench.results import last_row
 from experiments.lib.tables import Table
 from stnjax.sampling.kernels import matmul
+from stnjax.sampling.methods import LINEAR
+from stnjax.sampling.padding import ZEROS
 
 
 def tiles_fn(count: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """The kernel for TPUs on a number of tiles, without its loop over them."""
   read = functools.partial(
-    matmul.sample, method="linear", padding="zeros", align_corners=False
+    matmul.sample, method=LINEAR, padding=ZEROS, align_corners=False
   )
 
   def tiles(image, points):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from stnjax.training.runs import Settings
 
-from experiments import paper
 from experiments.bench.training_spec import NetworkSpec, TrainingSpec
 from stnjax import data as datasets
 from stnjax.nn import localisation
 from stnjax.paper import classifiers
+from stnjax.paper.presets import PRESETS
 from stnjax.placement import networks, placements
 from stnjax.training import programs, runs, steps
 
@@ -24,11 +24,7 @@ def preset_settings(preset: str) -> list[Settings]:
   Raises:
     ValueError: If there is no such experiment.
   """
-  if preset not in paper.PRESETS:
-    raise ValueError(
-      f"preset={preset!r} is unknown; accepted: {', '.join(paper.PRESETS)}"
-    )
-  return paper.PRESETS[preset]().settings("full")
+  return [Settings(**values) for values in PRESETS[preset].settings("full")]
 
 
 def digits(count: int) -> datasets.Data:

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import audit, report
+from experiments import audit
 from experiments.lib import loop
-from experiments.reporting import finished
+from experiments.reporting import finished, report
 from stnjax import alignability
 from stnjax.files import RunError
 from stnjax.placement import networks

@@ -7,19 +7,17 @@ import pathlib
 import re
 import signal
 import time
-from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import report, train
+from experiments import train
 from experiments.lib import loading, loop
 from experiments.reporting import finished
 from stnjax.files import RunError
 from stnjax.training import building, config, runs
 from stnjax.training.run_folder import Run
-from stnjax.training.settings import Settings
 from tests import scripts, toy_sets
 from tests.scripts import finish, start
 
@@ -513,28 +511,3 @@ def test_results_are_what_the_kept_predictions_say(uninterrupted):
   assert lines[-1]["alignment"]["rotation"] == pytest.approx(
     np.sqrt(np.mean(last**2)), rel=1e-3
   )
-
-
-def test_networks_are_ordered_and_their_families_named():
-  names = ("CNN", "STN-C0", "STN-C1", "STN-SL1", "STN-UCN0", "STN-UCN1",
-           "DEF0", "DEF1")  # fmt: skip
-  assert sorted(reversed(names), key=report.order) == [*names]
-  members = {
-    name: [report.Finished(Settings(name), {"error": i / 4}, [], None)]
-    for i, name in enumerate(names)
-  }
-  with mock.patch.object(report.plots, "error_lines") as draw:
-    assert [figure[0] for figure in report._error_figures(members)] == ["depth"]
-  (label, lines, baseline), _ = draw.call_args
-  assert (label, baseline) == ("depth", [0.0])
-  assert lines == {
-    "STN-C": {0: [25.0], 1: [50.0]},
-    "STN-SL": {0: [25.0], 1: [75.0]},
-    "STN-UCN": {0: [100.0], 1: [125.0]},
-    "DEF": {0: [150.0], 1: [175.0]},
-  }
-
-
-def test_spread():
-  assert report.spread([1.25], 1) == "1.2"
-  assert report.spread([1.0, 3.0], 1) == "2.0 ± 1.4 (1.0 to 3.0)"
