@@ -50,10 +50,8 @@ def jobs_from_flags() -> list[jobs.Job]:
   """
   if not _PRESET.value:
     raise ValueError(f"--preset is missing; accepted: {', '.join(PRESETS)}")
-  seeds = _SEEDS.value
-  if seeds is None:
-    seeds = [str(seed) for seed in range(1 if _SIZE.value == "quick" else 10)]
-  seeds = cli.seeds(seeds)
+  default = ["0"] if _SIZE.value == "quick" else list("0123456789")
+  seeds = cli.seeds(default if _SEEDS.value is None else _SEEDS.value)
   return [
     jobs.Job(Settings(seed=seeds[0], **settings), seeds)
     for settings in PRESETS[_PRESET.value].settings(_SIZE.value)
