@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import re
 
 from flax import nnx
 import jax
@@ -104,12 +105,25 @@ def build_network(settings: Settings) -> nnx.Module:
 def warping(network: nnx.Module) -> nnx.Module:
   """A copy whose localisation net predicts another transform per image."""
   network = nnx.clone(network)
-  for localiser in network.localisers.values():
-    head = localiser.head
+  for head in _localisation_heads(network):
     shape = head.kernel[...].shape
     head.kernel[...] = 0.2 * jax.random.normal(jax.random.key(1), shape)
     head.bias[...] = jnp.full_like(head.bias[...], 0.5)
   return network
+
+
+def _localisation_heads(network: nnx.Module) -> list[nnx.Linear]:
+  """The last layers of the localisation nets."""
+  return [localiser.head for localiser in network.localisers.values()]
+
+
+_NAMES = {
+  r"^copies\.\d+\.": "copies.",
+  r"^localisers\.\d+\.": "localiser.",
+  r"\.conv\.": ".",
+}
+"""Parts of the paths of a network's parameters, and what replaces them; there
+is one transformer."""
 
 
 def weights(network: nnx.Module) -> dict[str, np.ndarray]:
@@ -122,11 +136,10 @@ def weights(network: nnx.Module) -> dict[str, np.ndarray]:
   """
   values = {}
   for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.Param)):
-    root, *rest = (str(part) for part in path if part != "conv")
-    if root in ("localisers", "copies"):
-      _, *rest = rest  # the depth: there is one
-    root = "localiser" if root == "localisers" else root
-    values[".".join([root, *rest])] = np.asarray(leaf.get_value())
+    name = ".".join(map(str, path))
+    for pattern, replacement in _NAMES.items():
+      name = re.sub(pattern, replacement, name)
+    values[name] = np.asarray(leaf.get_value())
   return values
 
 
