@@ -4,10 +4,8 @@
   python -m experiments.paper --list
 
 `quick` takes minutes on 2 CPU cores and needs no data but what is embedded or
-generated; `full` is the paper's protocol with 10 seeds, needs a GPU or TPU, and
-has not been run. Both are described in `stnjax.paper.presets`. Runs go to
-<workdir>/<preset>-<size>, with a report; the same command resumes. Results are
-in experiments/results; `python -m experiments.claims` judges them.
+generated; `full` is the paper's protocol with 10 seeds and needs a GPU or TPU.
+Runs go to <workdir>/<preset>-<size>, with a report; the same command resumes.
 """
 
 import os
@@ -25,11 +23,13 @@ from stnjax.training.settings import Settings
 def describe(name: str) -> str:
   """A preset as text: its purpose, time, results, networks and settings."""
   preset = PRESETS[name]
-  lines = [preset.title, preset.purpose]
-  lines.append(f"Command: python -m experiments.paper --preset={name}")
-  lines.append(f"Time: {preset.minutes} minutes (quick, one seed).")
-  lines.append(f"Result (quick): {preset.result}")
-  lines.append(f"Networks: {' '.join(preset.networks)}.")
+  lines = [
+    f"{preset.title} {preset.purpose}",
+    f"Command: python -m experiments.paper --preset={name}",
+    f"Time: {preset.minutes} minutes (quick, one seed).",
+    f"Result (quick): {preset.result}",
+    f"Networks: {' '.join(preset.networks)}.",
+  ]
   for size in SIZES:
     changes = preset.quick if size == "quick" else preset.full
     settings = ", ".join(f"{k}={v}" for k, v in changes.items())
@@ -50,10 +50,8 @@ def jobs_from_flags() -> list[jobs.Job]:
   """
   if not _PRESET.value:
     raise ValueError(f"--preset is missing; accepted: {', '.join(PRESETS)}")
-  seeds = _SEEDS.value
-  if seeds is None:
-    seeds = [str(seed) for seed in range(1 if _SIZE.value == "quick" else 10)]
-  seeds = cli.seeds(seeds)
+  default = ["0"] if _SIZE.value == "quick" else list("0123456789")
+  seeds = cli.seeds(default if _SEEDS.value is None else _SEEDS.value)
   return [
     jobs.Job(Settings(seed=seeds[0], **settings), seeds)
     for settings in PRESETS[_PRESET.value].settings(_SIZE.value)

@@ -149,7 +149,7 @@ def errors_by_placement(
     if not parsed.depths:
       baseline += errors
     elif len(set(parsed.depths)) == 1:
-      depth, kind = parsed.depths[0], parsed.kind
+      depth, kind = parsed.depths[0], parsed.prefix
       count = len(parsed.depths) + len(runs[0].settings.more_iterations)
       # Two names can be one network: STN-SL1x2 and STN-SL1,1.
       line = iterations.setdefault(f"{kind}{depth}", {})

@@ -25,7 +25,7 @@ _PERTURBED = {
 def order(network: str) -> tuple[int, Sequence[int]]:
   """A key to sort networks by: kind of placement, then depths."""
   parsed = placement.parse(network)
-  return list(placement.PLACEMENTS).index(parsed.kind), parsed.depths
+  return list(placement.PLACEMENTS).index(parsed.prefix), parsed.depths
 
 
 def title(dataset: str, perturbation: str, family: str) -> str:

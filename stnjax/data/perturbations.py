@@ -97,7 +97,7 @@ def perturb(
     )
   else:
     perturbed, truth = jax.vmap(chosen.draw, (0, 0, None))(
-      keys, images, clutter_images
+      keys, images, jnp.asarray(clutter_images)
     )
   shape = output_shape(chosen, images.shape[1:])
   if perturbed.shape[1:] != shape:

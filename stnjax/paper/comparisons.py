@@ -133,9 +133,9 @@ class GroupResults:
     ]
 
   def placements(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Kind and depths of the placement of every network."""
+    """Prefix and depths of the placement of every network."""
     parsed = {name: placement.parse(name) for name in self.results}
-    return {name: (p.kind, tuple(p.depths)) for name, p in parsed.items()}
+    return {name: (p.prefix, tuple(p.depths)) for name, p in parsed.items()}
 
   def single(self, kind: str, aligned: bool = False) -> dict[int, str]:
     """Networks of a kind with one depth, by depth; or only the measured."""

@@ -163,22 +163,16 @@ def _maker(
   parsed = placement.parse(settings.network)
   gradient = settings.localisation_scheme == "gradient"
 
-  def make_backbone(
-    task: placement.Task, *, rngs: nnx.Rngs
-  ) -> placement.Backbone:
-    backbone = setup.make_backbone(task, rngs=rngs, **options)
-    if settings.downsample > 1:
-      # Downsampled images have the size that halving would give them.
-      backbone.halve_output = False
-    return backbone
-
   geometry = placement.probe_backbone(
-    make_backbone, setup.task, depths=parsed.geometry_depths
+    setup.make_backbone,
+    setup.task,
+    depths=parsed.geometry_depths,
+    **options,
   )
 
   def make(key: jax.Array) -> placement.Network:
     return placement.create(
-      make_backbone,
+      setup.make_backbone,
       parsed,
       setup.task,
       family=settings.family,
@@ -188,6 +182,7 @@ def _maker(
       theta_gradient=settings.localisation_lr if gradient else 1.0,
       geometry=geometry,
       rngs=nnx.Rngs(key),
+      **options,
     )
 
   return make

@@ -7,6 +7,7 @@ import pytest
 from stnjax import alignability
 from stnjax.alignability import INPUT, Geometry, ImageTransforms
 from tests.alignability.examples import (
+  STEPS,
   VALID5,
   audit,
   blobs,
@@ -17,7 +18,7 @@ from tests.alignability.examples import (
 
 
 def test_all_defaults_keep_features_in_the_image():
-  found = alignability.audit(conv(kernels()), blobs(), steps=20)
+  found = alignability.audit(conv(kernels()), blobs(), steps=STEPS)
   assert found.geometry["features"] == VALID5
   assert found.layers == (INPUT, "features")
   assert list(found.families) == list(alignability.FAMILIES)

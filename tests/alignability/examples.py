@@ -13,6 +13,7 @@ from stnjax import alignability
 from stnjax.alignability import Geometry
 
 FILTERS = 4
+STEPS = 12  # of the search
 VALID5 = Geometry((2.0, 2.0), (1.0, 1.0), (2.0, 2.0))  # of 5 x 5 kernels
 
 
@@ -41,7 +42,7 @@ def layers_of(**layers):
   return lambda images: {name: layer(images) for name, layer in layers.items()}
 
 
-def blobs(size=24, count=6, seed=0):
+def blobs(size=24, count=4, seed=0):
   """Smooth, varied images on black, which no border cuts."""
   rng = np.random.default_rng(seed)
   y, x = np.mgrid[:size, :size] - (size - 1) / 2
@@ -54,6 +55,12 @@ def blobs(size=24, count=6, seed=0):
       v = (y - middle[1]) * np.cos(angle) - (x - middle[0]) * np.sin(angle)
       image[..., 0] += np.exp(-((u / length) ** 2) / 2 - v**2 / 2)
   return jnp.asarray(images, jnp.float32)
+
+
+def smooth():
+  """Blobs of which interpolation leaves little."""
+  blur = gaussian(9, 1.5)
+  return convolve(blobs(), blur / blur.sum(), padding="SAME")
 
 
 def kernels(size=5, filters=FILTERS, seed=1):
@@ -78,7 +85,7 @@ def matrix(name, magnitude):
 
 def audit(features, images=None, families=None, **options):
   images = blobs() if images is None else images
-  options = {"steps": 20, "margin": 14, **options}
+  options = {"steps": STEPS, "margin": 14, **options}
   return alignability.audit(features, images, families=families, **options)
 
 

@@ -39,7 +39,7 @@ def audits():
   """An audit, made up, of two layers on three images."""
   rng = np.random.default_rng(0)
   families = {
-    name: alignability.Family(None, (1.0, 2.0), "px")
+    name: alignability.ImageTransforms(None, (1.0, 2.0), "px")
     for name in ("rotation", "shear")
   }
   geometry = {
@@ -58,8 +58,8 @@ def audits():
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-  """Pictures are empty files: drawing them takes most of the time."""
-  monkeypatch.setattr(page, "png", lambda figure: b"")
+  """Pictures are not drawn, which takes most of the time."""
+  monkeypatch.setattr(page, "png", lambda figure: b"a picture")
 
 
 @pytest.fixture
