@@ -53,6 +53,7 @@ def _unknown(split: str, data_dir: str | None) -> None:
 
 
 def _no_files(data_dir: str | None) -> bool:
+  """Whether files are needed, of a data set that needs none."""
   del data_dir
   return False
 

@@ -23,6 +23,7 @@ Shape = tuple[int, int, int]
 
 
 def _same_shape(image_shape: Shape) -> Shape:
+  """The shape of the perturbed image: that of the image."""
   return image_shape
 
 

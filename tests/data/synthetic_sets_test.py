@@ -53,9 +53,9 @@ class EitherTest(parameterized.TestCase):
     drawn = {
       example(builder_class, index, split)[0].tobytes()
       for split in ("train", "test")
-      for index in range(60)
+      for index in range(30)
     }
-    self.assertLen(drawn, 120)
+    self.assertLen(drawn, 60)
 
   @NAMED
   def test_sizes_are_balanced_and_those_of_the_description(
@@ -182,12 +182,12 @@ class SyntheticPlanktonTest(absltest.TestCase):
       np.stack(
         [features(example(PLANKTON, index, split)[0]) for index in range(count)]
       )
-      for split, count in (("train", 200), ("test", 100))
+      for split, count in (("train", 160), ("test", 60))
     )
     spread = train.std(0) + 1e-6
-    means = (train / spread).reshape(10, 20, -1).mean(0)
+    means = (train / spread).reshape(8, 20, -1).mean(0)
     away = ((test / spread)[:, None] - means) ** 2
-    right = away.sum(-1).argmin(1) == np.arange(100) % 20
+    right = away.sum(-1).argmin(1) == np.arange(60) % 20
     # Chance is 0.05; not all of it is that easy.
     self.assertBetween(right.mean(), 0.5, 0.9)
 

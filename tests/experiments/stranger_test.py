@@ -36,7 +36,7 @@ class StrangerTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.root = pathlib.Path(self.create_tempdir().full_path)
-    source = pathlib.Path(__file__).with_name("stranger.py")
+    source = scripts.ROOT / "docs/examples/my_objects.py"
     self.module = self.root / "my_objects.py"
     shutil.copy(source, self.module)
 

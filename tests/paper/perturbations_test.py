@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+import pytest
 from scipy import ndimage
 
 from stnjax import data, transforms
@@ -38,7 +39,7 @@ def truths(keys, name):
 
 class RotationTest(absltest.TestCase):
   def test_object_turns_by_the_angle_that_is_told(self):
-    images, truth = data.perturb(keys(8), blob(8), "rotation")
+    images, truth = perturb(keys(8), blob(8), "rotation")
     for image, angle in zip(images, truth["rotation"], strict=True):
       # scipy turns counterclockwise on the screen for positive angles.
       expected = ndimage.rotate(
@@ -50,7 +51,7 @@ class RotationTest(absltest.TestCase):
       np.testing.assert_allclose(image[..., 0], expected, atol=1e-3)
 
   def test_angles_are_uniform_within_90_degrees(self):
-    _, truth = data.perturb(
+    _, truth = perturb(
       keys(20_000, 1), jnp.zeros((20_000, 2, 2, 1)), "rotation"
     )
     degrees = np.degrees(truth["rotation"])
@@ -62,8 +63,8 @@ class RotationTest(absltest.TestCase):
     np.testing.assert_allclose(quartiles, [-45, 0, 45], atol=2.5)
 
   def test_an_image_is_perturbed_by_its_own_key_alone(self):
-    whole, _ = data.perturb(keys(3), blob(3), "rotation")
-    one, _ = data.perturb(keys(3)[1:2], blob(1), "rotation")
+    whole, _ = perturb(keys(3), blob(3), "rotation")
+    one, _ = perturb(keys(3)[1:2], blob(1), "rotation")
     np.testing.assert_allclose(whole[1], one[0], atol=1e-6)
     self.assertGreater(np.abs(whole[0] - whole[1]).max(), 0.1)
 
@@ -268,6 +269,7 @@ class ClutterTest(parameterized.TestCase):
     for other in (whole[0], whole[2], clutter(3, name, given, seed=1)[1]):
       self.assertGreater(np.abs(other - whole[1]).max(), 0.01)
 
+  @pytest.mark.slow
   # Turning smooths, for which the paper's constants make no allowance.
   @parameterized.parameters(
     ("none", 0.03), ("rotation", 0.07), ("translation", 0.1), ("scale", 0.04)
@@ -298,9 +300,8 @@ NOTHING = dict(
 
 
 def deform(images, **options):
-  return jax.vmap(
-    lambda key, image: data.deform(key, image, **NOTHING | options)[0]
-  )(keys(len(images)), images)
+  draw = functools.partial(data.deform, **NOTHING | options)
+  return jax.jit(jax.vmap(draw))(keys(len(images)), images)[0]
 
 
 class AugmentationTest(parameterized.TestCase):
