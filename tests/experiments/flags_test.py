@@ -163,8 +163,10 @@ def test_the_ends_of_the_range_of_seeds_are_accepted():
 
 
 def test_the_narrowest_network_has_one_filter_a_layer():
-  network = building.abstract_network(Settings(width=1e-9))
-  assert [block.layer.filters for block in network.blocks] == [1, 1]
+  settings = Settings(width=1e-9)
+  network = building.abstract_network(settings, building.find(settings))
+  filters = [stage.conv.kernel.shape[-1] for stage in network.stages]
+  assert filters == [1, 1]
 
 
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
