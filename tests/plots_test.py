@@ -1,9 +1,6 @@
 """Figures: what is drawn, read back from the figure's own artists."""
 
-import importlib
 import itertools
-import sys
-from unittest import mock
 import warnings
 
 from absl.testing import absltest, parameterized
@@ -279,22 +276,6 @@ class DensityTest(parameterized.TestCase):
     ):
       with self.assertRaisesRegex(ValueError, message):
         plots.pose_density(*arguments)
-
-
-class ImportTest(absltest.TestCase):
-  def test_a_missing_matplotlib_is_one_clear_line(self):
-    hidden = {
-      name: None if name == "matplotlib" else module
-      for name, module in sys.modules.items()
-      if not name.startswith(("stnjax.plots", "matplotlib."))
-    }
-    with (
-      mock.patch.dict(sys.modules, hidden, clear=True),
-      self.assertRaisesRegex(
-        ImportError, "^stnjax.plots needs matplotlib: pip"
-      ),
-    ):
-      importlib.import_module("stnjax.plots")
 
 
 class NameTest(absltest.TestCase):

@@ -7,6 +7,7 @@ import re
 from absl.testing import absltest
 from etils import epath
 import numpy as np
+import pytest
 
 from experiments.lib import tables
 from experiments.reporting import finished, groups, page, verdicts
@@ -17,6 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 
 class ReadmeTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_python_blocks_run_and_print_what_they_say(self):
     names, checked = {}, 0
     for block in re.findall(r"```python\n(.*?)```", README, re.S):

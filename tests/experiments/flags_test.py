@@ -114,6 +114,15 @@ def ends(name, cases, *others):
       assert len(told[0]) < 500
 
 
+def test_one_of_each_kind(tmp_path):
+  named = [(f"--networks={name}", said) for name, said in NETWORKS[:1]]
+  cases = TRAINING[:1] + SETTINGS[:1] + named + SELECTION[:1] + SWEEP[:1]
+  workdir = tmp_path / "runs"
+  ends("sweep", cases, f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
 def test_train(tmp_path):
   networks = [(f"--network={name}", said) for name, said in NETWORKS[:2]]
   workdir = tmp_path / "runs"
@@ -122,6 +131,7 @@ def test_train(tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [["--dry_run"], []])
 def test_sweep(dry, tmp_path):
   cases = SELECTION + SWEEP
@@ -133,12 +143,14 @@ def test_sweep(dry, tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_paper(tmp_path):
   common = ["--preset=rotation", "--dry_run", f"--workdir={tmp_path}/runs"]
   ends("paper", TRAINING + SELECTION, *common)
   assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_audit(tmp_path):
   ends(
     "audit", [("--images=1", "--images=1"), ("--only=(", "is not a valid reg")]
@@ -151,8 +163,10 @@ def test_the_ends_of_the_range_of_seeds_are_accepted():
 
 
 def test_the_narrowest_network_has_one_filter_a_layer():
-  network = building.abstract_network(Settings(width=1e-9))
-  assert [block.layer.filters for block in network.blocks] == [1, 1]
+  settings = Settings(width=1e-9)
+  network = building.abstract_network(settings, building.find(settings))
+  filters = [stage.conv.kernel.shape[-1] for stage in network.stages]
+  assert filters == [1, 1]
 
 
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
@@ -164,6 +178,7 @@ def test_flags_are_checked_without_a_look_at_files(tmp_path):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
   flags = ["--dry_run", "--networks=CNN STN-C0 STN-C1", f"--workdir={tmp_path}"]
 
