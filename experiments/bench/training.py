@@ -202,6 +202,30 @@ def measure(
   Returns:
     A row for stnjax, for stnjax with several seeds, and for torch.
   """
+  turns, parameters = _turns(settings, data, seeds, steps, channels_last)
+  for call in turns.values():
+    call()  # compiles
+  load, *_ = os.getloadavg()
+  per_epoch = training_stnjax.steps_per_epoch(settings, data)
+  seconds = timing.in_turns(dict(enumerate(turns.values())), rounds)
+  return [
+    {
+      "network": settings.network,
+      "parameters": parameters,
+      "library": library,
+      "seeds": count,
+      "load": load,
+      "seconds": taken,
+      "seconds_per_epoch": float(np.median(taken)) * per_epoch / steps,
+    }
+    for (library, count), taken in zip(turns, seconds.values(), strict=True)
+  ]
+
+
+def _turns(
+  settings: Settings, data: Any, seeds: int, steps: int, channels_last: bool
+) -> tuple[dict[tuple[str, int], Callable[[], None]], int]:
+  """Calls that train, by library and number of seeds; number of parameters."""
   import torch
 
   from experiments.bench import torch_warps, training_torch
@@ -222,23 +246,7 @@ def measure(
     for count, runs in ours.items()
   }
   turns["torch", 1] = training_torch.training(peer, spec, *data, steps)
-  for call in turns.values():
-    call()  # compiles
-  load, *_ = os.getloadavg()
-  per_epoch = training_stnjax.steps_per_epoch(settings, data)
-  seconds = timing.in_turns(dict(enumerate(turns.values())), rounds)
-  return [
-    {
-      "network": settings.network,
-      "parameters": parameters,
-      "library": library,
-      "seeds": count,
-      "load": load,
-      "seconds": taken,
-      "seconds_per_epoch": float(np.median(taken)) * per_epoch / steps,
-    }
-    for (library, count), taken in zip(turns, seconds.values(), strict=True)
-  ]
+  return turns, parameters
 
 
 def report(rows: Sequence[dict[str, Any]], epochs: int) -> str:
