@@ -3,7 +3,6 @@
 `python -m tests.toy_sets <script of experiments> <flags>`
 """
 
-import contextlib
 import runpy
 import sys
 from unittest import mock
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from stnjax import data
+import stnjax.paper  # noqa: F401, registers its data sets
 from stnjax.training import config, description
 from stnjax.training.settings import Settings
 
@@ -27,16 +27,30 @@ SETTINGS = Settings(
 
 
 def load(dataset, split, data_dir=None):
-  """Stands in for `Dataset.load`: noise, darker the higher its first class."""
+  """Stands in for `Dataset.load`: noise, darker the higher its first class.
+
+  Args:
+    dataset: Dataset, or the name of a registered one.
+    split: Its split for training or testing.
+    data_dir: Not read.
+  """
   del data_dir
+  if isinstance(dataset, str):
+    dataset = data.find(dataset)
+  count = num_images(dataset, split)
   rng = np.random.default_rng(len(split))
-  count = SIZES[split]
   heads = (dataset.heads,) if dataset.heads > 1 else ()
   labels = rng.integers(0, dataset.num_classes, (count, *heads))
   images = rng.integers(0, 120, (count, *dataset.image_shape)).astype(np.uint8)
-  first = labels.reshape(count, -1)[:, 0]
+  first = labels.reshape(count, -1)[:, 0] * 10 // dataset.num_classes
   images += (12 * first[:, None, None, None]).astype(np.uint8)
   return data.Examples(images, labels.astype(np.int32))
+
+
+def num_images(dataset, split, data_dir=None):
+  """Stands in for `Dataset.count`."""
+  del data_dir
+  return SIZES["train" if split == dataset.train_split else "test"]
 
 
 def task_of(settings):
@@ -110,23 +124,15 @@ def _evaluation(settings, task, axes, error):
   }
 
 
-def _replacements():
-  """Every data set is replaced in this process."""
-  counts = lambda dataset, split, data_dir=None: SIZES[split]
+def loaded():
+  """Has every data set replaced in this process."""
   return mock.patch.multiple(
-    "experiments.lib.loading", images=load, count=counts
+    "experiments.lib.loading", images=load, count=num_images
   )
 
 
-@contextlib.contextmanager
-def loaded():
-  """Has every data set replaced in this process."""
-  with _replacements():
-    yield
-
-
 if __name__ == "__main__":
-  _replacements().start()
+  loaded().start()
   jax.config.update("jax_disable_most_optimizations", True)  # as the tests do
   module = f"experiments.{sys.argv.pop(1)}"
   sys.modules.pop(module, None)

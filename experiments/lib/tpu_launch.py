@@ -12,7 +12,6 @@ from typing import Any
 
 from experiments.lib import tpu_vm
 from stnjax import data
-from stnjax.data.prepared import folders
 
 SCRIPTS = ("train", "sweep", "paper")
 
@@ -100,7 +99,7 @@ def _check_dataset(dataset: str, data_dir: str | None) -> None:
     dataset, data_dir
   ):
     return
-  others = [name for name in data.SETS if not _needs_files(name, None)]
+  others = [name for name in data.DATASETS if not _needs_files(name, None)]
   raise ValueError(
     f"--dataset={dataset} is not on the TPU's disk, with --data_dir={data_dir}:"
     " give the script a --data_dir=gs://... that has it, or, without"
@@ -109,8 +108,9 @@ def _check_dataset(dataset: str, data_dir: str | None) -> None:
 
 
 def _needs_files(dataset: str, data_dir: str | None) -> bool:
-  """Whether a data set is neither embedded nor generated."""
-  return folders.needs_preparing(dataset, data_dir)
+  """Whether a data set is neither embedded, generated nor in memory."""
+  known = data.DATASETS.get(dataset)
+  return not isinstance(known, data.Dataset) or known.needs_files(data_dir)
 
 
 def checked_by_script(script: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Audits: residuals of every layer under every transform."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 
@@ -154,10 +154,13 @@ def audit(
   checks.whole("steps", steps, 0)
   images = checked_images(images)
   frame = images.shape[1:3]
+  if geometry is not None:
+    geometry = {
+      name: checked_geometry(where) for name, where in geometry.items()
+    }
   if margin is None:
-    margin = default_margin(
-      geometry or probe(features, extended(images, max(frame))), frame
-    )
+    fields = geometry or probe(features, extended(images, max(frame)))
+    margin = default_margin(fields, frame)
   images = extended(images, margin)
   geometry = probe(features, images) if geometry is None else geometry
   extract = jax.jit(functools.partial(by_layer, features))
@@ -166,44 +169,83 @@ def audit(
   if families is None:
     families = default_transforms(geometry, frame)
   families = _checked_families(families)
-  canvas = Canvas(images.shape[1:3], frame)
-  transform = jax.jit(transformed, static_argnames="method")
-
-  def layers_after(name: str, magnitude: float) -> dict[str, Residuals]:
-    matrix = families[name].matrix(jnp.asarray(magnitude, images.dtype))
-    after = extract(transform(images, matrix, method=method))
-    options = {"canvas": canvas, "method": method, "steps": steps}
-    measured = {}
-    for layer, where in geometry.items():
-      residuals = measure(
-        before[layer], after[layer], matrix, geometry=where, **options
-      )
-      measured[layer] = jax.tree.map(np.asarray, residuals)
-      if not measured[layer].coverage:
-        raise ValueError(
-          f"margin={margin} is too small: after {name} by {magnitude:g}"
-          f" {families[name].unit}, every feature of {layer!r} depends on the"
-          " border; use a larger margin, larger images or smaller magnitudes"
-        )
-    return measured
-
+  measured = functools.partial(
+    _measured,
+    images=images,
+    extract=extract,
+    before=before,
+    geometry=geometry,
+    canvas=Canvas(images.shape[1:3], frame),
+    method=method,
+    steps=steps,
+  )
   residuals = {layer: {} for layer in geometry}
   for name, family in families.items():
-    measured = [layers_after(name, m) for m in family.magnitudes]
+    by_magnitude = []
+    for magnitude in family.magnitudes:
+      by_magnitude.append(measured(family, magnitude))
+      _check_coverage(by_magnitude[-1], name, family, magnitude, margin)
     for layer in geometry:
-      by_magnitude = zip(*(layers[layer] for layers in measured))
-      residuals[layer][name] = Residuals(*map(np.stack, by_magnitude))
+      values = zip(*(layers[layer] for layers in by_magnitude))
+      residuals[layer][name] = Residuals(*map(np.stack, values))
   return Audit(families, geometry, residuals)
+
+
+_transform = jax.jit(transformed, static_argnames="method")
+
+
+def _measured(
+  family: ImageTransforms,
+  magnitude: float,
+  *,
+  images: jax.Array,
+  extract: Callable[[jax.Array], Mapping[str, jax.Array]],
+  before: Mapping[str, jax.Array],
+  geometry: Mapping[str, Geometry],
+  canvas: Canvas,
+  method: str,
+  steps: int,
+) -> dict[str, Residuals]:
+  """Residuals of every layer under one transform."""
+  matrix = family.matrix(jnp.asarray(magnitude, images.dtype))
+  after = extract(_transform(images, matrix, method=method))
+  residuals = {}
+  for layer, where in geometry.items():
+    values = measure(
+      before[layer],
+      after[layer],
+      matrix,
+      geometry=where,
+      canvas=canvas,
+      method=method,
+      steps=steps,
+    )
+    residuals[layer] = Residuals(*map(np.asarray, values))
+  return residuals
+
+
+def _check_coverage(
+  residuals: Mapping[str, Residuals],
+  name: str,
+  family: ImageTransforms,
+  magnitude: float,
+  margin: int,
+) -> None:
+  """Raises if every feature of a layer depends on the border."""
+  for layer, values in residuals.items():
+    if not values.coverage:
+      raise ValueError(
+        f"margin={margin} is too small: after {name} by {magnitude:g}"
+        f" {family.unit}, every feature of {layer!r} depends on the border;"
+        " use a larger margin, larger images or smaller magnitudes"
+      )
 
 
 def _with_image(
   geometry: Mapping[str, Geometry], features: Mapping[str, jax.Array]
 ) -> dict[str, Geometry]:
   """Geometry of the image and of every layer of the features."""
-  geometry = {
-    INPUT: OF_THE_IMAGE,
-    **{name: checked_geometry(where) for name, where in geometry.items()},
-  }
+  geometry = {INPUT: OF_THE_IMAGE, **geometry}
   if set(features) != set(geometry):
     raise ValueError(
       f"geometry must name the layers {sorted(set(features) - {INPUT})}, got"

@@ -192,21 +192,66 @@ def _line(seen: np.ndarray, layer: str) -> tuple[float, float, float]:
         " or an earlier layer"
       )
     ends.append((counted, end[counted]))
+  try:
+    return _fitted(*ends)
+  except _Irregular as error:
+    irregular = error
+  try:
+    (low, high), most = ends, seen.shape[1] // 4
+    return _fitted(_regular(low, most), _regular(high, -most))
+  except _Irregular:
+    raise ValueError(
+      f"the receptive field of {layer!r} could not be inferred: it does not"
+      f" move with the image, or features respond too rarely, {irregular}; give"
+      " the layer's geometry"
+    ) from None
+
+
+class _Irregular(Exception):
+  """Ends of receptive fields are not in regular steps."""
+
+
+_Ends = tuple[np.ndarray, np.ndarray]  # indices of features, pixels
+
+
+def _fitted(*ends: _Ends) -> tuple[float, float, float]:
+  """First centre, step and reach of low and high ends in regular steps."""
   slopes = [np.polyfit(counted, end, 1)[0] for counted, end in ends]
   # Features on a finer grid than the pixels have steps of a half, a quarter.
   step = float(fractions.Fraction(np.mean(slopes)).limit_denominator(8))
   low, high = (end - step * counted for counted, end in ends)
   deviation = max(np.ptp(low), np.ptp(high))
   if step <= 0 or deviation >= 1:
-    raise ValueError(
-      f"the receptive field of {layer!r} could not be inferred: it does not"
-      f" move with the image, in steps of about {np.mean(slopes):.3g} pixels"
-      f" and up to {deviation:.3g} pixels more; give the layer's geometry"
+    raise _Irregular(
+      f"in steps of about {np.mean(slopes):.3g} pixels and up to"
+      f" {deviation:.3g} pixels more"
     )
   first = (low.min() + high.max()) / 2
   return float(first), step, float(high.max() - first)
 
 
+def _regular(ends: _Ends, most: int) -> _Ends:
+  """Ends without the fewest outer features that leave equal steps.
+
+  The padding of a layer cuts fields off inside the image where an earlier
+  layer left pixels over.
+
+  Args:
+    ends: Indices of features and pixels at which their fields end.
+    most: Number of features to leave out at most: the first ones, or if it is
+      negative, the last ones.
+  """
+  size = len(ends[0])
+  for count in range(abs(most) + 1):
+    part = slice(count, size) if most > 0 else slice(size - count)
+    counted, end = (values[part] for values in ends)
+    if len(end) > 2 and not np.ptp(np.diff(end) / np.diff(counted)):
+      return counted, end
+  return ends
+
+
 def largest(geometry: Mapping[str, Geometry], field: str) -> float:
   """The largest step or reach of any layer along any axis, in pixels."""
+  if not geometry:
+    raise ValueError("geometry must name at least one layer")
   return max(max(getattr(layer, field)) for layer in geometry.values())

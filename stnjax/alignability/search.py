@@ -21,8 +21,8 @@ def starts(inverse: jax.Array, identity: jax.Array) -> jax.Array:
   """Warps from which the search starts.
 
   Args:
-    inverse: The warp that the theorem predicts, `[2, 3]` or `[3, 3]`.
-    identity: The warp that leaves features in place, likewise a matrix.
+    inverse: Warp that the theorem predicts, `[2, 3]` or `[3, 3]`.
+    identity: Warp that keeps features in place, `[2, 3]` or `[3, 3]`.
 
   Returns:
     `[6, 3, 3]`: both, their mean, and the inverse after quarter turns.

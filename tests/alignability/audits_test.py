@@ -68,6 +68,10 @@ def test_undone_and_profile():
     ),
     ({"geometry": {"features": Geometry(0, 1, 0)}}, "Geometry of pairs"),
     (
+      {"geometry": {"features": Geometry(0, 1, 0)}, "margin": None},
+      "Geometry of pairs",
+    ),
+    (
       {"geometry": {"other": VALID5}},
       r"must name the layers \['features'\], got \['other'\]",
     ),

@@ -54,7 +54,7 @@ def test_probe_tells_the_axes_apart():
     ((5, 0, 2), (5, 0, 2)),
     ((3, 1, 1), (3, 1, 2), (3, 1, 2)),
     pytest.param(((7, 3, 2), (5, 2, 2), (3, 1, 2)), marks=pytest.mark.slow),
-    pytest.param(((4, 0, 3), (3, 1, 1)), marks=pytest.mark.slow),
+    ((4, 0, 3), (3, 1, 1)),  # pools leave pixels over, which padding hides
   ],
 )
 def test_probe_of_networks_is_receptive_field_arithmetic(layers):
@@ -62,7 +62,7 @@ def test_probe_of_networks_is_receptive_field_arithmetic(layers):
     outputs = {}
     for index, (size, pad, pool) in enumerate(layers):
       kernel = np.random.default_rng(index).normal(size=(size, size, 1, 1))
-      images = jax.nn.relu(conv(kernel, 1, [(pad, pad)] * 2)(images))
+      images = jax.nn.leaky_relu(conv(kernel, 1, [(pad, pad)] * 2)(images))
       window = (1, pool, pool, 1)
       images = lax.reduce_window(
         images, -jnp.inf, lax.max, window, window, "VALID"
