@@ -174,7 +174,7 @@ _INSTALL = (
   " && python3 -m pip install -q --user uv"
   " && ~/.local/bin/uv venv -q --python=3.12 ~/stnjax/.venv"
   f" && ~/.local/bin/uv pip install -q --python={_PYTHON}"
-  ' -e "$HOME/stnjax[tpu,gcs]"'
+  ' -e "$HOME/stnjax[tpu,gcs,experiments]"'
 )
 _SHOW = (
   'tail --pid="$(cat ~/stnjax.pid)" -n +1 -F ~/stnjax.log'
