@@ -152,6 +152,7 @@ def train_step(
   if axis_name is not None:
     grads = lax.pmean(grads, axis_name)
     sums = lax.psum(sums, axis_name)
+    stats = _averaged(stats, axis_name)
   updates, optimiser = spec.optimiser.update(
     grads, state.optimiser, state.params
   )
@@ -185,6 +186,19 @@ def eval_step(
   output = spec.network(state)(images)
   losses = _losses(output.logits, batch.labels)
   return Prediction(losses, output.logits.argmax(-1), output.pose, truth)
+
+
+def _averaged(stats: nnx.State, axis_name: str) -> nnx.State:
+  """State averaged over devices, so that all keep the same; counts stay.
+
+  Batch norms have averaged theirs; other layers know of no devices.
+  """
+  return jax.tree.map(
+    lambda x: (
+      lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+    ),
+    stats,
+  )
 
 
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
