@@ -1,12 +1,8 @@
 """The linear kernel: compiled and not, against the gather kernel."""
 
-import _ctypes
 import contextlib
 import functools
-import itertools
-import pathlib
 from unittest import mock
-import warnings
 
 from absl.testing import absltest, parameterized
 import chex
@@ -16,15 +12,23 @@ import numpy as np
 import pytest
 
 from stnjax import sampling
-from stnjax.sampling.kernels import bilinear, gather, taps
+from stnjax.sampling.kernels import (
+  bilinear,
+  bilinear_operations,
+  gather,
+  library,
+)
+from stnjax.sampling.methods import LINEAR
+from stnjax.sampling.padding import PADDINGS, apply_padding
 
 compiled = pytest.mark.skipif(
-  not bilinear.is_compiled(), reason="bilinear.cc was not compiled here"
+  not library.is_compiled(), reason="bilinear.cc was not compiled here"
 )
 MODES = dict(
   padding=("zeros", "border", "reflection", "wrap"),
   align_corners=(False, True),
 )
+BY_GATHER = functools.partial(gather.sample, method=LINEAR)
 
 
 def some_points(rng, shape, dtype):
@@ -53,7 +57,7 @@ def all_of(sample, image, points, cotangent):
 
 
 def without_compiler():
-  return mock.patch.object(bilinear, "is_compiled", lambda: False)
+  return mock.patch.object(library, "is_compiled", lambda: False)
 
 
 def check_against_gather(shape, channels, padding, align_corners, dtype):
@@ -61,16 +65,13 @@ def check_against_gather(shape, channels, padding, align_corners, dtype):
   image = rng.normal(size=(*shape, channels)).astype(dtype)
   points = some_points(rng, shape, dtype)
   cotangent = rng.normal(size=(len(points), channels)).astype(dtype)
-  options = dict(padding=padding, align_corners=align_corners)
+  options = dict(padding=PADDINGS[padding], align_corners=align_corners)
   ours, expected = (
     # Afresh, so that it is lowered afresh.
     jax.jit(functools.partial(all_of, functools.partial(sample, **options)))(
       image, points, cotangent
     )
-    for sample in (
-      bilinear.sample,
-      functools.partial(gather.sample, method="linear"),
-    )
+    for sample in (bilinear.sample, BY_GATHER)
   )
   chex.assert_trees_all_close(
     ours, expected, atol=1e-12 if dtype == np.float64 else 1e-4
@@ -79,73 +80,105 @@ def check_against_gather(shape, channels, padding, align_corners, dtype):
 
 @pytest.mark.usefixtures("x64")
 class AgainstGatherTest(parameterized.TestCase):
-  @parameterized.product(shape=((5, 6), (1, 4), (3, 1), (1, 1)), **MODES)
+  @parameterized.parameters(
+    ((5, 6), "zeros", False),
+    ((5, 6), "reflection", True),
+    ((1, 4), "border", True),
+    ((3, 1), "reflection", False),
+    ((1, 1), "reflection", True),
+    ((1, 1), "zeros", True),
+    ((3, 1), "wrap", False),
+  )
   @compiled
   def test_compiled(self, shape, padding, align_corners):
     check_against_gather(shape, 3, padding, align_corners, np.float64)
 
-  @parameterized.product(
-    channels=(1, 2, 3, 4, 7, 8, 21), dtype=(np.float32, np.float64)
-  )
+  @parameterized.product(shape=((5, 6), (1, 4), (3, 1), (1, 1)), **MODES)
+  @pytest.mark.slow
+  @compiled
+  def test_all_modes_compiled(self, shape, padding, align_corners):
+    check_against_gather(shape, 3, padding, align_corners, np.float64)
+
+  @parameterized.product(channels=(1, 4, 21), dtype=(np.float32, np.float64))
   @compiled
   def test_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 
-  @parameterized.product(**MODES)
+  @parameterized.product(channels=(2, 3, 7, 8), dtype=(np.float32, np.float64))
+  @pytest.mark.slow
+  @compiled
+  def test_more_channels(self, channels, dtype):
+    check_against_gather((4, 5), channels, "zeros", False, dtype)
+
+  @parameterized.parameters(("zeros", False), ("reflection", True))
   def test_without_compiler(self, padding, align_corners):
     with without_compiler():
       check_against_gather((5, 6), 2, padding, align_corners, np.float64)
 
-  @parameterized.parameters(0, 1, 50)
+  @parameterized.parameters(0, 1, 12)
   def test_many_images_on_all_threads(self, batch):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(batch, 70, 50, 3)).astype(np.float32)
     points = rng.uniform(-3, 73, (batch, 60, 40, 2)).astype(np.float32)
     cotangent = rng.normal(size=(batch, 60, 40, 3)).astype(np.float32)
-    options = dict(padding="zeros", align_corners=False)
+    options = dict(padding=PADDINGS["zeros"], align_corners=False)
     ours, expected = (
-      jax.jit(functools.partial(all_of, jax.vmap(sample)))(
-        image, points, cotangent
-      )
-      for sample in (
-        functools.partial(bilinear.sample, **options),
-        functools.partial(gather.sample, method="linear", **options),
-      )
+      jax.jit(
+        functools.partial(
+          all_of, jax.vmap(functools.partial(sample, **options))
+        )
+      )(image, points, cotangent)
+      for sample in (bilinear.sample, BY_GATHER)
     )
     chex.assert_trees_all_close(ours, expected, atol=1e-4)
 
   @parameterized.parameters(
-    *itertools.product(((5, 4), (1, 3)), *MODES.values(), (3,)),
+    ((5, 4), "zeros", False, 3),
+    ((5, 4), "reflection", True, 3),
+    ((1, 3), "wrap", False, 3),
+    ((1, 3), "border", False, 3),
     ((2, 2), "zeros", False, 0),
   )
-  def test_spread_on_gpus(self, shape, padding, align_corners, channels):
+  def test_gradient_on_gpus(self, shape, padding, align_corners, channels):
+    self.check_scatter(shape, padding, align_corners, channels)
+
+  @parameterized.product(shape=((5, 4), (1, 3)), **MODES)
+  @pytest.mark.slow
+  def test_all_modes_on_gpus(self, shape, padding, align_corners):
+    self.check_scatter(shape, padding, align_corners, 3)
+
+  def check_scatter(self, shape, padding, align_corners, channels):
     """By the operations that are meant for GPUs, on the CPU."""
+    padding = PADDINGS[padding]
     rng = np.random.default_rng(0)
-    # Folded, as `sample` hands them on.
+    # Padded, as `sample` hands them on.
     x, y = (
-      taps.fold(taps.bound(place, size, padding), size, padding, align_corners)
-      for place, size in zip(some_points(rng, shape, np.float64).T, shape[::-1])
+      apply_padding(jnp.asarray(position), size, padding, align_corners)
+      for position, size in zip(
+        some_points(rng, shape, np.float64).T, shape[::-1]
+      )
     )
     values = rng.normal(size=(2, len(x), channels))
     values[:, 0], values[:, 1] = np.nan, np.inf
-    batch = (jnp.stack([place, place[::-1]]) for place in (x, y))
-    spread = (values, *batch)
+    batch = (jnp.stack([position, position[::-1]]) for position in (x, y))
+    operands = (values, *batch)
     options = dict(shape=shape, padding=padding, align_corners=align_corners)
     np.testing.assert_allclose(
-      jax.jit(functools.partial(bilinear._spread_at_once, **options))(*spread),
-      jax.jit(functools.partial(bilinear._spread, **options))(*spread),
+      *(
+        jax.jit(functools.partial(gradient, **options))(*operands)
+        for gradient in (
+          bilinear_operations.grad_image_at_once,
+          bilinear_operations.grad_image,
+        )
+      ),
       atol=1e-12,
     )
 
   def test_pixels_that_are_not_finite_stay_where_they_are_read(self):
     image = jnp.zeros((4, 4, 1)).at[0, 0].set(jnp.nan).at[3, 3].set(jnp.inf)
     points = jnp.array([[-2.0, 0.0], [1.5, 1.5], [4.5, 3.0], [0.5, 0.0]])
-    values = bilinear.sample(
-      image, points, padding="zeros", align_corners=False
-    )
-    np.testing.assert_array_equal(
-      values[:, 0], np.array([0.0, 0.0, 0.0, np.nan])
-    )
+    values = jax.jit(sampling.sample_pixels)(image, points[:, None])
+    np.testing.assert_array_equal(values.ravel(), [0.0, 0.0, 0.0, np.nan])
 
 
 @pytest.mark.usefixtures("x64")
@@ -156,11 +189,8 @@ class TransformationTest(parameterized.TestCase):
     self.image = rng.normal(size=(4, 5, 6, 2))
     self.points = rng.uniform(-1, 6, (4, 9, 2))
     self.sample, self.expected = (
-      functools.partial(sample, padding="border", align_corners=False)
-      for sample in (
-        bilinear.sample,
-        functools.partial(gather.sample, method="linear"),
-      )
+      functools.partial(sample, padding=PADDINGS["border"], align_corners=False)
+      for sample in (bilinear.sample, BY_GATHER)
     )
 
   def check(self, transformed, *operands, atol=1e-11):
@@ -170,9 +200,7 @@ class TransformationTest(parameterized.TestCase):
     )
     chex.assert_trees_all_close(ours, expected, atol=atol)
 
-  @parameterized.parameters(
-    (0, 0), (0, None), (None, 0), (2, 1), (None, 1), (1, None)
-  )
+  @parameterized.parameters((0, 0), (0, None), (None, 1), (2, 1))
   def test_vmap_with_gradients(self, image_axis, points_axis):
     image = self.image[0] if image_axis is None else self.image
     points = self.points[0] if points_axis is None else self.points
@@ -222,14 +250,14 @@ class TransformationTest(parameterized.TestCase):
     image, points = self.image[0], self.points[0]
     values = np.random.default_rng(1).normal(size=(9, 2))
 
-    def spread(sample):
+    def adjoint_and_gradient(sample):
       def loss(values, points):
         adjoint = jax.linear_transpose(lambda i: sample(i, points), image)
         return (adjoint(values)[0] ** 2).sum()
 
       return jax.value_and_grad(loss, (0, 1))
 
-    self.check(spread, values, points)
+    self.check(adjoint_and_gradient, values, points)
 
   def test_shard_map_with_one_image_for_all(self):
     mesh = jax.make_mesh(
@@ -251,10 +279,16 @@ class TransformationTest(parameterized.TestCase):
 
     self.check(gradients, self.image[0], self.points)
 
-  @parameterized.product(
-    built=(True, False), axes=(("batch",), ("batch", "rest"))
-  )
+  @parameterized.parameters((True, ("batch", "rest")), (False, ("batch",)))
   def test_shard_map_of_a_batch(self, built, axes):
+    self.check_shard_map(built, axes)
+
+  @parameterized.parameters((False, ("batch", "rest")), (True, ("batch",)))
+  @pytest.mark.slow
+  def test_shard_map_of_a_batch_otherwise(self, built, axes):
+    self.check_shard_map(built, axes)
+
+  def check_shard_map(self, built, axes):
     """All axes manual, or one; by the compiled code and without."""
     mesh = jax.make_mesh(
       (2, 2), ("batch", "rest"), axis_types=(jax.sharding.AxisType.Auto,) * 2
@@ -297,98 +331,6 @@ class TransformationTest(parameterized.TestCase):
     first = vjp(image, points, cotangent)
     for _ in range(5):
       chex.assert_trees_all_equal(vjp(image, points, cotangent), first)
-
-
-class LoweringTest(parameterized.TestCase):
-  def text(self, sharding=None):
-    image, points = jnp.ones((8, 4, 4, 1)), jnp.ones((8, 3, 3, 2))
-    if sharding is not None:
-      image, points = jax.device_put((image, points), sharding)
-    # A new function, so that it is lowered anew.
-    read = jax.jit(functools.partial(sampling.sample_pixels))
-    return read.lower(image, points).as_text()
-
-  @compiled
-  def test_called_where_there_is_one_device(self):
-    self.assertIn("stnjax_bilinear_read", self.text())
-
-  @compiled
-  def test_called_by_each_device_of_a_pmap(self):
-    read = jax.pmap(sampling.sample_pixels)
-    operands = jnp.ones((4, 2, 4, 4, 1)), jnp.ones((4, 2, 3, 3, 2))
-    self.assertIn("stnjax_bilinear_read", read.lower(*operands).as_text())
-
-  def test_not_called_where_xla_shares_out_the_batch(self):
-    mesh = jax.make_mesh(
-      (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    text = self.text(jax.NamedSharding(mesh, jax.P("batch")))
-    self.assertNotIn("custom_call @stnjax", text)
-
-  def test_not_called_without_the_compiled_file(self):
-    with without_compiler():
-      self.assertNotIn("custom_call @stnjax", self.text())
-
-  def test_one_scatter_on_gpus(self):
-    """Also under `shard_map`, and without sums over devices."""
-    mesh = jax.make_mesh(
-      (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    split = jax.P("batch")
-
-    def gradient(image, points):
-      _, vjp = jax.vjp(sampling.sample_pixels, image, points)
-      return vjp(jnp.ones((len(points), 3, 3, 1)) + 0 * image[:1, :1, :1])
-
-    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=split, out_specs=split)
-    image, points = jnp.ones((8, 4, 4, 1)), jnp.ones((8, 3, 3, 2))
-    for f in (gradient, mapped):
-      traced = jax.jit(f).trace(image, points)
-      text = traced.lower(lowering_platforms=("cuda",)).as_text()
-      self.assertEqual(text.count('"stablehlo.scatter"'), 1)
-      self.assertNotIn("all_reduce", text)
-
-
-class RegistrationTest(absltest.TestCase):
-  def test_a_missing_file_is_no_error(self):
-    with warnings.catch_warnings():
-      warnings.simplefilter("error")
-      self.assertFalse(bilinear._register(pathlib.Path("/none.ffi")))
-
-  def test_a_file_for_another_machine_is_named(self):
-    path = pathlib.Path(self.create_tempfile(content="not a library").full_path)
-    with self.assertWarnsRegex(RuntimeWarning, "slower on CPU: .*/.*file"):
-      self.assertFalse(bilinear._register(path))
-
-  def test_a_file_of_another_version_is_named(self):
-    with self.assertWarnsRegex(RuntimeWarning, "undefined symbol: stnjax"):
-      self.assertFalse(bilinear._register(pathlib.Path(_ctypes.__file__)))
-
-  @compiled
-  def test_a_file_for_another_jaxlib_is_named(self):
-    path = pathlib.Path(bilinear.__file__).with_name("libbilinear.ffi")
-    refusal = jax.errors.JaxRuntimeError("API version (0.5) is incompatible")
-    with (
-      mock.patch.object(jax.ffi, "register_ffi_target", side_effect=refusal),
-      self.assertWarnsRegex(RuntimeWarning, r"\(0.5\).*no-build-isolation"),
-    ):
-      self.assertFalse(bilinear._register(path))
-
-  @compiled
-  def test_a_file_for_a_newer_jaxlib_is_named_before_the_backend_starts(self):
-    header = self.create_tempfile(
-      "xla/ffi/api/c_api.h",
-      "#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 1\n",
-    )
-    older = str(pathlib.Path(header.full_path).parents[3])
-    path = pathlib.Path(bilinear.__file__).with_name("libbilinear.ffi")
-    with (
-      mock.patch.object(jax.ffi, "include_dir", lambda: older),
-      mock.patch.object(jax.ffi, "register_ffi_target") as register,
-      self.assertWarnsRegex(RuntimeWarning, r"jaxlib has 0\.1.*no-build-isola"),
-    ):
-      self.assertFalse(bilinear._register(path))
-    register.assert_not_called()
 
 
 if __name__ == "__main__":

@@ -12,24 +12,9 @@ import pytest
 
 import stnjax
 from tests import reference
+from tests.sampling.cases import off_lattice_grid
 
 KEY = jax.random.key(0)
-
-
-def off_lattice_grid(rng, shape, low, high, align_corners):
-  """Between a quarter and three quarters of the way between pixel centres."""
-  num_axes = len(shape)
-  size = (3, 4, 2)[:num_axes]
-  pixels = rng.integers(low, high, (*size, num_axes)) + rng.uniform(
-    0.25, 0.75, (*size, num_axes)
-  )
-  axes = [
-    [reference.to_coordinate(p, size, align_corners) for p in line]
-    for line, size in zip(
-      pixels.reshape(-1, num_axes).T, shape[::-1], strict=True
-    )
-  ]
-  return np.stack(axes, -1).reshape(pixels.shape)
 
 
 def sample_fn(**mode):

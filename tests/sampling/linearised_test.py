@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import stnjax
-from tests.sampling.sampling_test import random_grid
+from tests.sampling.cases import random_grid
 
 KEY = jax.random.key(0)
 

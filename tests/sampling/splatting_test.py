@@ -9,7 +9,7 @@ import pytest
 
 import stnjax
 from tests.sampling import compiled
-from tests.sampling.gradients_test import off_lattice_grid
+from tests.sampling.cases import off_lattice_grid
 
 
 class SplatTest(parameterized.TestCase):

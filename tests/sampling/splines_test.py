@@ -8,7 +8,7 @@ import scipy.ndimage
 
 import stnjax
 from tests.sampling import compiled
-from tests.sampling.sampling_test import random_grid
+from tests.sampling.cases import random_grid
 
 
 class SplineTest(parameterized.TestCase):

@@ -9,7 +9,7 @@ import pytest
 
 import stnjax
 from tests import reference
-from tests.sampling.sampling_test import random_grid
+from tests.sampling.cases import random_grid
 
 KEY = jax.random.key(0)
 

@@ -1,0 +1,204 @@
+"""warp(..., antialias=True): nothing aliases, and nothing else changes."""
+
+from absl.testing import absltest, parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+import stnjax
+from stnjax import transforms
+from tests import reference
+from tests.sampling import compiled
+from tests.sampling.cases import check_gradients, random_theta
+
+
+class AntialiasTest(parameterized.TestCase):
+  @parameterized.parameters((2, "zeros"), (5, "wrap"))
+  @pytest.mark.usefixtures("x64")
+  def test_is_a_gaussian_of_the_factor(self, factor, padding):
+    image = np.random.default_rng(0).normal(size=(40, 30, 2))
+    theta = np.array([[factor * 0.75, 0, 0.1], [0, 1, 0.0]])
+    # The output has 4 / 3 of the columns: along x, it shrinks by `factor`.
+    sigma = ((factor**2 - 1) / 6) ** 0.5
+    blurred = scipy.ndimage.gaussian_filter1d(
+      image, sigma, axis=1, mode="wrap", truncate=12
+    )
+    grid = reference.grid(theta, (40, 30 * 3 // 4 + 1), align_corners=False)
+    factors = theta[0, 0] * 30 / grid.shape[1]
+    self.assertNotEqual(factors, factor)
+    theta[0, 0] *= factor / factors
+    grid = reference.grid(theta, grid.shape[:2], align_corners=False)
+    mode = dict(method="linear", padding=padding)
+    out = compiled.warp(
+      image, theta, output_shape=grid.shape[:2], antialias=True, **mode
+    )
+    expected = reference.sample(blurred, grid, align_corners=False, **mode)
+    if padding == "zeros":  # at the edge the blur does not see the outside
+      inside = np.abs(grid[..., 0]) < 1 - 2 * 6 * sigma / 30
+      self.assertTrue(inside.any())
+      out, expected = out[inside], expected[inside]
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+  def test_fine_stripes_become_grey(self):
+    stripes = jnp.tile(jnp.array([1.0, 0.0]), 32)[None, :, None]
+    stripes = jnp.broadcast_to(stripes, (64, 64, 1))
+    for theta in (transforms.rotation(0.3), transforms.rotation(1.2)):
+      shrink = transforms.compose(theta, transforms.scaling([0.6, 0.6]))
+      call = dict(output_shape=(9, 9), padding="border")
+      aliased = compiled.warp(stripes, shrink, **call)
+      smooth = compiled.warp(stripes, shrink, antialias=True, **call)
+      self.assertGreater(aliased.std(), 0.15)
+      np.testing.assert_allclose(smooth, 0.5, atol=0.01)
+      projective = transforms.to_homogeneous(shrink).at[2, 0].set(0.2)
+      aliased = compiled.warp(stripes, projective, **call)
+      smooth = compiled.warp(stripes, projective, antialias=True, **call)
+      self.assertGreater(aliased.std(), 0.15)
+      np.testing.assert_allclose(smooth, 0.5, atol=0.06)
+
+  @parameterized.parameters(0.0, 0.4, np.pi / 4)
+  def test_no_direction_of_shrinking_aliases(self, angle):
+    turn = transforms.rotation(angle)
+    shrink = transforms.compose(turn, transforms.scaling([4.0, 1.0]))
+    rows, columns = np.indices((128, 128)) - 63.5
+    along = columns * np.cos(angle) + rows * np.sin(angle)
+    waves = np.sin(2 * np.pi * 0.24 * along)[..., None].astype(np.float32)
+    call = dict(output_shape=(24, 24))
+    small = transforms.compose(shrink, transforms.scaling([24 / 128] * 2))
+    aliased = compiled.warp(waves, small, **call)
+    smooth = compiled.warp(waves, small, antialias=True, **call)
+    self.assertGreater(aliased.std(), 0.3)
+    self.assertLess(smooth.std(), 0.05)
+
+  @parameterized.parameters((False, True), (True, False), (True, True))
+  def test_no_transform_makes_a_gradient_that_is_not_finite(
+    self, square, antialias
+  ):
+    image = jnp.arange(16.0).reshape(4, 4, 1)
+    compiled = jax.jit(
+      jax.value_and_grad(
+        lambda i, t: stnjax.warp(i, t, antialias=antialias).sum(), (0, 1)
+      )
+    )
+    for value in (np.nan, np.inf, 3e38, 0.0):
+      theta = np.eye(2 + square, 3, dtype=np.float32)
+      theta[0, 0] = value
+      with self.subTest(value=value):
+        chex.assert_tree_all_finite(compiled(image, theta))
+
+  @pytest.mark.usefixtures("x64")
+  def test_dtypes_mix(self):
+    for dtype, theta in (
+      ("bfloat16", np.eye(3)),
+      ("uint8", np.eye(3)),
+      ("float64", np.eye(3, dtype=np.float32)),
+    ):
+      out = compiled.warp(jnp.ones((4, 4, 1), dtype), theta, antialias=True)
+      self.assertEqual(out.dtype, jnp.dtype(dtype))
+      np.testing.assert_array_equal(out, 1)
+
+  def test_only_the_axis_that_shrinks_is_blurred(self):
+    rows = np.random.default_rng(0).normal(size=(8, 1, 1)).astype(np.float32)
+    image = np.broadcast_to(rows, (8, 32, 1))
+    out = compiled.warp(
+      image, jnp.eye(2, 3), output_shape=(8, 4), antialias=True
+    )
+    np.testing.assert_allclose(out, image[:, :4], atol=1e-5)
+
+  @parameterized.parameters((2, False), (2, True))
+  @pytest.mark.usefixtures("x64")
+  def test_nothing_shrinks_nothing_changes(self, num_axes, projective):
+    image = np.random.default_rng(0).normal(size=(*(5, 6, 4)[:num_axes], 2))
+    theta = jnp.eye(num_axes + projective, num_axes + 1)
+
+    @jax.jit
+    def gradients(theta):
+      def loss(theta, antialias):
+        picture = stnjax.warp(image, theta, antialias=antialias)
+        return (picture**3).sum(), picture
+
+      return [jax.grad(loss, has_aux=True)(theta, a) for a in (True, False)]
+
+    (grad, picture), (plain_grad, _) = gradients(theta)
+    np.testing.assert_allclose(grad, plain_grad, atol=1e-10)
+    np.testing.assert_array_equal(picture, image)
+
+  @pytest.mark.usefixtures("x64")
+  def test_a_projective_matrix_that_is_affine(self):
+    image = np.random.default_rng(0).normal(size=(16, 16, 1))
+    theta = transforms.compose(
+      transforms.rotation(0.4), transforms.scaling([2, 2])
+    )
+    call = dict(output_shape=(8, 8), antialias=True, return_mask=True)
+    ours, mask = compiled.warp(
+      image, transforms.to_homogeneous(theta), method="cubic", **call
+    )
+    # A factor of 4: blurred by a power of two, as the affine matrix does.
+    expected, expected_mask = compiled.warp(
+      image, theta, method="cubic", **call
+    )
+    np.testing.assert_allclose(ours, expected, atol=1e-10)
+    np.testing.assert_allclose(mask, expected_mask, atol=1e-12)
+
+  @parameterized.parameters(False, True)
+  @pytest.mark.usefixtures("x64")
+  def test_gradient(self, projective):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(7, 6, 1))
+    theta = random_theta(rng, 2, projective)
+    check_gradients(
+      lambda i, t: stnjax.warp(
+        i, t, output_shape=(3, 4), antialias=True, padding="border"
+      ),
+      image,
+      theta,
+      modes=("rev",),
+    )
+
+  @parameterized.parameters(False, True)
+  def test_gradients_of_a_fill_that_is_not_finite(self, projective):
+    """They are those of another fill, where the pictures agree."""
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(9, 8, 1)), jnp.float32)
+    theta = jnp.asarray(random_theta(rng, 2, projective), jnp.float32) * 1.5
+
+    @jax.jit
+    def gradient(theta, fill, keep):
+      def loss(theta):
+        call = dict(antialias=True, padding="constant", fill_value=fill)
+        picture = stnjax.warp(image, theta, output_shape=(5, 5), **call)
+        return jnp.where(keep, picture, 0).sum(), picture
+
+      return jax.grad(loss, has_aux=True)(theta)
+
+    _, picture = gradient(theta, jnp.nan, jnp.ones((5, 5, 1), bool))
+    keep = jnp.isfinite(picture)
+    self.assertTrue(keep.any() and not keep.all())
+    gradients = [
+      gradient(theta, fill, keep)[0] for fill in (jnp.nan, jnp.inf, 0.0)
+    ]
+    np.testing.assert_allclose(gradients[0], gradients[2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], gradients[2], rtol=1e-4, atol=1e-5)
+
+  @parameterized.parameters("bfloat16", "uint8")
+  def test_dtype_and_fill(self, dtype):
+    image = jnp.full((8, 8, 1), 100, dtype)
+    out, mask = compiled.warp(
+      image,
+      transforms.scaling([4.0, 4.0]),
+      antialias=True,
+      padding="constant",
+      fill_value=20,
+      return_mask=True,
+    )
+    self.assertEqual(out.dtype, image.dtype)
+    np.testing.assert_allclose(
+      out[..., 0].astype(jnp.float32), 20 + 80 * mask, atol=0.51
+    )
+    self.assertEqual(float(mask[4, 4]), 1)
+
+
+if __name__ == "__main__":
+  absltest.main()
