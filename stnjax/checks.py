@@ -1,9 +1,9 @@
-"""Checks of arguments: each names the argument, what came, what is accepted.
+"""Checks of arguments: errors name the argument, its value, and accepted ones.
 
 They run while a function is traced, so they cost nothing in a compiled step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import inspect
 import re
 from typing import Any
@@ -16,8 +16,7 @@ import numpy as np
 MAX_SIZE = 2**30
 """Pixels of the longest axis of an image, whose indices are 32-bit."""
 
-# An image with so few rows, more columns and so many channels is rather one
-# whose channels come first.
+# Fewer rows than columns, and many channels: the channels probably come first.
 _FEW, _MANY = 4, 16
 
 _LIBRARY = re.compile(r"(stnjax|jax)\.")
@@ -28,14 +27,14 @@ _LONGEST = 80  # characters of a value in a message
 
 
 def shown(value: Any) -> str:
-  """A value as messages show it: arrays by shape and dtype, others cut."""
+  """A value for a message: arrays by shape and dtype, others truncated."""
   if isinstance(value, np.ndarray | jax.Array):
     return f"an array of shape {value.shape}, dtype {value.dtype}"
   text = " ".join(repr(value).split())
   return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def option(name: str, value: Any, accepted: Sequence[Any]) -> None:
+def option(name: str, value: Any, accepted: Collection[Any]) -> None:
   """Raises unless `value` is one of those `accepted`."""
   plain = value.item() if isinstance(value, np.generic) else value
   if not any(type(plain) is type(a) and plain == a for a in accepted):
@@ -62,10 +61,15 @@ def spatial_shape(
 ) -> tuple[int, ...]:
   """Returns `shape` as a tuple of positive Python ints, or raises.
 
-  There are `num_axes` of them, or 2 or 3. An `owner` is what decides that, as
-  "matrix of shape (2, 3)".
+  Args:
+    name: Name of the argument.
+    shape: The argument.
+    num_axes: Accepted number of sizes; None for 2 or 3.
+    owner: Argument that determines the number, for messages: "matrix of shape
+      (2, 3)".
   """
-  layout = {2: "(H, W)", 3: "(D, H, W)"}.get(num_axes, "(H, W) or (D, H, W)")
+  layouts: dict[int | None, str] = {2: "(H, W)", 3: "(D, H, W)"}
+  layout = layouts.get(num_axes, "(H, W) or (D, H, W)")
   try:
     sizes = tuple(int(s) for s in shape)
     integral = all(int(s) == s for s in shape)
@@ -86,6 +90,7 @@ def spatial_shape(
 
 def real(name: str, value: Any) -> jax.Array:
   """Returns `value` as an array of real numbers or booleans, or raises."""
+  array: jax.Array | None
   try:
     array = jnp.asarray(value)
   except (TypeError, ValueError):
@@ -101,7 +106,7 @@ def real(name: str, value: Any) -> jax.Array:
 
 
 def _swapped(value: Any) -> jax.Array | None:
-  """Numbers in the other byte order, which JAX does not take, in its own."""
+  """Converts an array in the other byte order, which JAX does not take."""
   try:
     array = np.asarray(value)
     return jnp.asarray(array.astype(array.dtype.newbyteorder("=")))
@@ -163,11 +168,10 @@ def image(name: str, array: Any, num_axes: int) -> jax.Array:
 
 
 def channels_last(name: str, shape: Sequence[int], num_axes: int) -> None:
-  """Warns where the shape of an image looks as if its channels came first."""
+  """Warns if the shape of an image looks like channels first."""
   first, *rest = shape[-num_axes - 1 :]
   if first <= _FEW < min(rest[:-1]) and rest[-1] >= _MANY:
     layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
-    # Python shows it once for each line that calls the library.
     warnings.warn(
       f"{name} of shape {tuple(shape)} is read as {layout}, with {rest[-1]}"
       f" channels; if its channels come first, use jnp.moveaxis({name},"
@@ -177,7 +181,7 @@ def channels_last(name: str, shape: Sequence[int], num_axes: int) -> None:
 
 
 def _outside_the_library() -> int:
-  """How far up the stack the line that called the library is."""
+  """Level of the stack of the line that called the library."""
   frame, level = inspect.currentframe(), 0
   while frame and _LIBRARY.match(frame.f_globals.get("__name__", "")):
     frame, level = frame.f_back, level + 1

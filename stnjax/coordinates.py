@@ -10,8 +10,8 @@ order. x grows to the right, y downwards, z into the volume.
 Normalised coordinates span [-1, 1] over an axis. With `align_corners=False`,
 the default everywhere, -1 and 1 are the outer *edges* of the corner pixels, so
 that a coordinate means the same place at every resolution; with
-`align_corners=True` they are the *centres* of the corner pixels. An axis of
-size 1 under `align_corners=True` has one place only: every coordinate is it.
+`align_corners=True` they are the *centres* of the corner pixels. On an axis of
+size 1 with `align_corners=True`, every coordinate is the one pixel's centre.
 
 Pixel coordinates have integers at the pixel centres, 0 at the first one.
 
@@ -22,14 +22,14 @@ Jaderberg et al. 2015, eq. 1: `[..., 2, 3]` affine, `[..., 3, 3]` projective;
 Angles are radians, positive from +x towards +y; as y points down, this is
 clockwise on the screen. Zero parameters are the identity in every family.
 
-Coordinates are float32 or wider, whatever the dtype of the image; float32 tells
-the pixels of an axis apart up to 2^24 of them. A NaN coordinate reads as fill,
-with zero gradient.
+Coordinates are float32 or wider, whatever the dtype of the image; float32
+distinguishes up to 2^24 pixels of an axis. A NaN coordinate reads as fill, with
+zero gradient.
 
-Pixels are finite. A NaN or infinite one spoils every sample that its taps
-reach, even where its weight is 0, as in torch and scipy (with "matmul" every
-sample of the image). Where pixels are missing, set them to 0, warp the image
-and a mask of the others alike, and divide.
+Pixels are finite. A NaN or infinite pixel makes every sample that it takes part
+in NaN or infinite, even where its weight is 0, as in torch and scipy; with
+"matmul", every sample of the image. Where pixels are missing, set them to 0,
+warp the image and a mask of the valid pixels, and divide.
 """
 
 from collections.abc import Sequence
@@ -54,8 +54,8 @@ def to_pixels(
 
   Args:
     coordinates: `[..., N]`, last axis (x, y) or (x, y, z), normalised.
-    shape: spatial shape of the image, `(H, W)` or `(D, H, W)`.
-    align_corners: whether -1 and 1 are the centres of the corner pixels
+    shape: Spatial shape of the image, `(H, W)` or `(D, H, W)`.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
 
   Returns:
@@ -63,7 +63,7 @@ def to_pixels(
     or wider.
 
   Raises:
-    ValueError: where the last axis does not fit `shape`.
+    ValueError: Where the last axis does not fit `shape`.
   """
   checks.flag("align_corners", align_corners)
   shape = checks.spatial_shape("shape", shape)
@@ -83,15 +83,16 @@ def to_normalised(
 
   Args:
     pixels: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
-    shape: spatial shape of the image, `(H, W)` or `(D, H, W)`.
-    align_corners: as in `to_pixels`.
+    shape: Spatial shape of the image, `(H, W)` or `(D, H, W)`.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
 
   Returns:
     `[..., N]` normalised coordinates, float32 or wider; 0 along an axis of
     size 1 under `align_corners=True`.
 
   Raises:
-    ValueError: where the last axis does not fit `shape`.
+    ValueError: Where the last axis does not fit `shape`.
   """
   checks.flag("align_corners", align_corners)
   shape = checks.spatial_shape("shape", shape)
@@ -114,15 +115,16 @@ def lattice(
   """The normalised coordinates of the pixels of an image: the identity grid.
 
   Args:
-    output_shape: `(H, W)` or `(D, H, W)`, each at least 1.
-    align_corners: as in `to_pixels`.
-    dtype: float32 or float64.
+    output_shape: Spatial shape, `(H, W)` or `(D, H, W)`, sizes at least 1.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
+    dtype: Dtype of the result, float32 or float64.
 
   Returns:
     `[*output_shape, N]`, last axis (x, y) or (x, y, z).
 
   Raises:
-    ValueError: where `output_shape` is not 2 or 3 positive sizes.
+    ValueError: Where `output_shape` is not 2 or 3 positive sizes.
   """
   checks.flag("align_corners", align_corners)
   output_shape = checks.spatial_shape("output_shape", output_shape)

@@ -1,5 +1,9 @@
 """Paths that users name, and files of runs: errors say which file and why."""
 
+from stnjax import extras
+
+extras.needs("etils", extra="experiments")
+
 from collections.abc import Iterable, Iterator
 import contextlib
 import errno
@@ -97,6 +101,27 @@ def read(path: epath.Path) -> bytes:
     raise Damaged(f"{path} is missing") from None
   except OSError as error:
     raise Damaged(f"cannot read {path}: {_reason(error)}") from error
+
+
+def read_json(path: epath.Path) -> Any:
+  """Reads a file of JSON.
+
+  Raises:
+    Damaged: If it is missing, cannot be read, or is no JSON.
+  """
+  return parse_json(path, read(path))
+
+
+def parse_json(path: epath.Path, text: bytes) -> Any:
+  """Parses JSON from a file.
+
+  Raises:
+    Damaged: If it is none.
+  """
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise Damaged(f"cannot read {path}: {error}") from error
 
 
 def write(path: epath.PathLike, content: str | bytes) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import stnjax
-from stnjax import coordinates, transforms
+from stnjax import coordinates, sampling, transforms
 
 
 class ConventionTest(parameterized.TestCase):
@@ -83,8 +83,11 @@ class ConventionTest(parameterized.TestCase):
   @parameterized.parameters(*transforms.FAMILIES)
   def test_convention_zero_parameters_are_the_identity(self, family):
     zeros = jnp.zeros(transforms.num_params(family))
-    matrix = transforms.to_homogeneous(transforms.matrix(zeros, family))
-    np.testing.assert_array_equal(matrix, np.eye(3))
+    grid = sampling.family_grid(zeros, family, (3, 4))
+    np.testing.assert_allclose(grid, coordinates.lattice((3, 4)), atol=1e-6)
+    if transforms.FAMILIES[family].matrix:
+      matrix = transforms.to_homogeneous(transforms.matrix(zeros, family))
+      np.testing.assert_array_equal(matrix, np.eye(3))
 
   def test_convention_coordinates_are_wide(self):
     # bfloat16 coordinates would miss by most of a pixel at 512.

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from stnjax.training import runs
+from stnjax.training import config, records
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -40,8 +40,8 @@ def run(name, *flags):
 
 def metrics(workdir, settings):
   """What a run computed, without how long it took."""
-  folder = runs.folder(str(workdir), settings)
-  lines = runs.read_metrics(folder)
+  folder = config.folder(str(workdir), settings)
+  lines = records.read_metrics(folder)
   results = json.loads((folder / "results.json").read_text())
   for line in (*lines, results):
     del line["seconds"]
@@ -141,9 +141,7 @@ def _main():
   # Ahead of time, and nothing of it may have started the backend.
   from jax._src import xla_bridge
 
-  from experiments import (
-    report,  # noqa: F401
-  )
+  from experiments import report, sweep, train  # noqa: F401
 
   assert not xla_bridge.backends_are_initialized()
   gc.collect()

@@ -1,43 +1,64 @@
-"""What XLA says of programs that it compiles for devices that are not there."""
+"""Costs of compiled programs, read from what XLA reports of them."""
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Sequence
 import math
 import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 WORK = ("convolutions", "sampling", "rest")
 
-
-def lowered(
-  device: jax.Device, f: Callable[..., Any], *arguments: Sequence[int]
-) -> jax.stages.Lowered:
-  """`f` at float32 arguments, of these shapes, for a device not there."""
-  one = jax.sharding.SingleDeviceSharding(device)
-  shapes = (
-    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=one)
-    for shape in arguments
-  )
-  return jax.jit(f, out_shardings=one).lower(*shapes)
+SAMPLING = "jit(_sample)"
+"""Part of the name of every operation of `stnjax.grid_sample` and `warp`."""
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-  """Bytes that a program takes, and those of its arguments and results."""
-  found = compiled.memory_analysis()
+  """Bytes of a program's temporaries, and of its inputs and outputs."""
+  sizes = compiled.memory_analysis()
   return {
-    "temporary_bytes": found.temp_size_in_bytes,
-    "in_and_out_bytes": found.argument_size_in_bytes
-    + found.output_size_in_bytes,
+    "temporary_bytes": sizes.temp_size_in_bytes,
+    "in_and_out_bytes": sizes.argument_size_in_bytes
+    + sizes.output_size_in_bytes,
   }
 
 
-def costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
-  """What XLA for TPUs says of a program."""
+def gpu_counts(text: str) -> dict[str, int]:
+  """Operations of a program for GPUs.
+
+  Args:
+    text: Compiled program, as XLA prints it.
+
+  Returns:
+    "kernels", which are launched one after another; "sorts"; "scatters"; and
+    "unordered", the scatters that add to an element in any order.
+  """
+  text = re.sub(r"/\*.*?\*/", "", text)  # "index=5" in large tuples
+  operation = re.compile(r" = (?:\([^=]*?\)|\S+) ([a-z-]+)\(")
+  names = operation.findall(text)
+  free = ("parameter", "constant", "get-tuple-element", "bitcast", "tuple")
+  launched = operation.findall(text[text.index("\nENTRY") :])
+  scatters = [line for line in text.splitlines() if " scatter(" in line]
+  return {
+    "kernels": sum(name not in free for name in launched),
+    "sorts": names.count("sort"),
+    "scatters": len(scatters),
+    "unordered": sum("unique_indices=true" not in line for line in scatters),
+  }
+
+
+def tpu_costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
+  """XLA's estimates for a program for TPUs, and what it consists of.
+
+  Returns:
+    "seconds", an estimate without the operations that XLA cannot estimate, and
+    "unknown", their number; "flops"; "bytes" moved; the results of `memory`;
+    "gathers" and "scatters", their numbers; and "cycles", see `cycles`.
+  """
   cost = compiled.cost_analysis()
   estimate = cost["optimal_seconds"]
-  unknown = max(0, math.ceil(-estimate))
+  unknown = max(0, math.ceil(-estimate))  # XLA subtracts a second for each
   text = compiled.as_text()
   return {
     "seconds": estimate + unknown,
@@ -52,99 +73,108 @@ def costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
 
 
 def collectives(text: str) -> list[tuple[str, int]]:
-  """What a program's chips tell each other: each operation, and its bytes.
+  """Communication between the devices of a program.
 
   Args:
-    text: the compiled program, as XLA prints it.
+    text: Compiled program, as XLA prints it.
+
+  Returns:
+    Name and bytes of each operation.
   """
-  found = re.findall(
+  operations = re.findall(
     r"^.* = (.+?) (all-reduce|all-gather|all-to-all|reduce-scatter|"
     r"collective-permute|collective-broadcast)(?:-start)?\(",
     text,
     re.MULTILINE,
   )
-  return [
-    (
-      name,
-      sum(
-        int(bits) // 8 * math.prod(map(int, filter(None, sizes.split(","))))
-        for bits, sizes in re.findall(r"[fsu](\d+)\[([\d,]*)\]", result)
-      ),
-    )
-    for result, name in found
-  ]
+  return [(name, _size_in_bytes(result)) for result, name in operations]
+
+
+def _size_in_bytes(types: str) -> int:
+  """Bytes of arrays such as `(f32[2,3]{1,0}, bf16[4]{0})`."""
+  return sum(
+    int(bits) // 8 * math.prod(map(int, filter(None, sizes.split(","))))
+    for bits, sizes in re.findall(r"[fsu](\d+)\[([\d,]*)\]", types)
+  )
 
 
 def cycles(text: str) -> dict[str, int]:
-  """XLA's estimates of each operation for a TPU, by what the work is for.
+  """XLA's estimates of the cycles of each operation on a TPU, by work.
 
-  A loop counts once per turn. Of a program around a loop whose turns are not
-  known when it is compiled, as that of training, the figures are one turn's.
+  A loop counts once per iteration. If the iterations of a loop around the whole
+  program are not known when it is compiled, as of training, the result is that
+  of one iteration.
 
   Args:
-    text: the compiled program, as XLA prints it.
+    text: Compiled program, as XLA prints it.
 
   Returns:
-    Cycles of each of `WORK`: fusions with a convolution, or a product, as of
-    dense layers; what reads images at points, its products too; the rest. And
-    "unknown": how many fusions, gathers, scatters, sorts and gradients of max
-    pooling have no estimate. What moves data beside other work has none either,
-    and no collective.
+    Cycles of each of `WORK`: fusions with a convolution or another matrix
+    product; operations that sample images, their products included; the rest.
+    "unknown" is the number of fusions, gathers, scatters, sorts and gradients
+    of max pooling without an estimate. Asynchronous copies and collectives have
+    none, and are not counted.
 
   Raises:
-    ValueError: for a program with a loop inside of it whose turns are unknown.
+    ValueError: If the iterations of a loop inside the program are not known.
   """
-  by_name = _computations(text)
+  program = _Computations(text)
   entry = re.search(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)[1]
-
-  def multiplies(line: str) -> bool:
-    inner = re.findall(r"calls=%?([\w.-]+)", line)
-    return bool(re.search(r"[\]})] (?:convolution|dot)\(", line)) or any(
-      multiplies(line) for name in inner for line in by_name[name]
-    )
-
-  def work(line: str) -> str:
-    if "jit(_sample)" in line:
-      return "sampling"
-    return "convolutions" if multiplies(line) else "rest"
-
-  def total(name: str) -> dict[str, int]:
-    found = dict.fromkeys((*WORK, "unknown"), 0)
-    for line in by_name[name]:
-      if estimate := re.search(r'"estimated_cycles":"(\d+)"', line):
-        found[work(line)] += int(estimate[1])
-      elif re.search(_COUNTED, line):
-        found["unknown"] += 1
-      for condition, body in re.findall(_LOOP, line):
-        turns, one = _turns(by_name[condition]), total(body)
-        if turns is None and name == entry:
-          return one
-        if turns is None:
-          raise ValueError(f"the turns of {condition} are not known")
-        found = {key: found[key] + turns * one[key] for key in found}
-    return found
-
-  return total(entry)
+  return dict(program.cycles(entry, is_entry=True))
 
 
 _COUNTED = r"[\]})] (?:fusion|select-and-scatter|gather|scatter|sort)\("
 _LOOP = r" while\(.*\bcondition=%?([\w.-]+), body=%?([\w.-]+)"
 
 
-def _computations(text: str) -> dict[str, list[str]]:
-  """The operations of each computation of a program, a line each."""
-  found: dict[str, list[str]] = {}
-  lines: list[str] = []
-  for line in text.splitlines():
-    if head := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
-      lines = found.setdefault(head[1], [])
-    elif line.startswith(" "):
-      lines.append(line)
-  return found
+class _Computations:
+  """The computations of a program, and the lines of each."""
+
+  def __init__(self, text: str):
+    self._lines: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+      if head := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+        lines = self._lines.setdefault(head[1], [])
+      elif line.startswith(" "):
+        lines.append(line)
+
+  def cycles(self, name: str, is_entry: bool = False) -> collections.Counter:
+    """Cycles of a computation, see `cycles`."""
+    total = collections.Counter(dict.fromkeys((*WORK, "unknown"), 0))
+    for line in self._lines[name]:
+      if estimate := re.search(r'"estimated_cycles":"(\d+)"', line):
+        total[self._work(line)] += int(estimate[1])
+      elif re.search(_COUNTED, line):
+        total["unknown"] += 1
+      for condition, body in re.findall(_LOOP, line):
+        iterations = _iterations(self._lines[condition])
+        cost = self.cycles(body)
+        if iterations is None and is_entry:
+          return cost
+        if iterations is None:
+          raise ValueError(f"the iterations of {condition} are not known")
+        for key, value in cost.items():
+          total[key] += iterations * value
+    return total
+
+  def _work(self, line: str) -> str:
+    if SAMPLING in line:
+      return "sampling"
+    return "convolutions" if self._multiplies(line) else "rest"
+
+  def _multiplies(self, line: str) -> bool:
+    """Whether an operation, or one that it calls, is a matrix product."""
+    if re.search(r"[\]})] (?:convolution|dot)\(", line):
+      return True
+    called = re.findall(r"calls=%?([\w.-]+)", line)
+    return any(
+      self._multiplies(inner) for name in called for inner in self._lines[name]
+    )
 
 
-def _turns(condition: Sequence[str]) -> int | None:
-  """Where a loop ends that counts from 0, as JAX's do; None for another."""
+def _iterations(condition: Sequence[str]) -> int | None:
+  """Iterations of a loop that counts from 0, as JAX's do; None for another."""
   text = "\n".join(condition)
   ends = re.findall(r" = s32\[\]\S* constant\((\d+)\)", text)
   below = re.search(r"ROOT \S+ = pred\[\]\S* compare\(.*direction=LT", text)

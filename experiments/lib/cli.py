@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import importlib
 import json
 import math
+import os
+import pathlib
 import re
 import sys
 from typing import Any
@@ -12,17 +15,16 @@ from typing import Any
 from absl import app, flags, logging
 import jax
 
-from stnjax import files
-from stnjax.training import runs
-
-
-class Interrupted(Exception):
-  """A signal asked a script to stop; what it was doing is saved."""
-
-  def __init__(self, message: str, signal: int):
-    super().__init__(message)
-    self.signal = signal
-
+from experiments.lib.signals import Interrupted as Interrupted
+from stnjax import (
+  data,
+  files,
+)
+from stnjax import (
+  paper as paper,  # registers its objects
+)
+from stnjax.training import building
+from stnjax.training.settings import Settings
 
 WORKDIR = flags.DEFINE_string(
   "workdir",
@@ -31,12 +33,22 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
+IMPORTS = flags.DEFINE_list(
+  "imports",
+  [],
+  "Modules or .py files to import first, separated by commas, which register"
+  " data sets, perturbations, backbones, families or placements of your own.",
+)
+
+
 def define_place() -> None:
   """Defines the flags that decide where a run goes, not what it computes."""
   flags.DEFINE_string(
     "data_dir",
     None,
-    "TFDS directory, local or gs://, for data sets that are not embedded.",
+    "Folder of the data, local or gs://, for data sets that are not embedded:"
+    " a TFDS directory, or the folder of train/ and test/ for"
+    " --dataset=folder.",
   )
   flags.DEFINE_float(
     "checkpoint_seconds",
@@ -57,7 +69,7 @@ def define_training(exclude: tuple[str, ...] = ()) -> None:
     exclude: settings that the script sets itself.
   """
   define_place()
-  for field in dataclasses.fields(runs.Settings):
+  for field in dataclasses.fields(Settings):
     if field.name in exclude:
       continue
     help, accepted = field.metadata["help"], field.metadata["accepted"]
@@ -66,7 +78,7 @@ def define_training(exclude: tuple[str, ...] = ()) -> None:
       flags.DEFINE_enum(field.name, field.default, names, help)
     elif field.type is bool:
       flags.DEFINE_boolean(field.name, field.default, help)
-    elif field.type is int:
+    elif field.type in (int, int | None):
       flags.DEFINE_integer(field.name, field.default, help)
     elif field.type is float:
       flags.DEFINE_float(field.name, field.default, help)
@@ -77,21 +89,37 @@ def define_training(exclude: tuple[str, ...] = ()) -> None:
       flags.DEFINE_list(field.name, default, help)
 
 
-def settings_from_flags(**overrides: Any) -> runs.Settings:
+def settings_from_flags(**overrides: Any) -> Settings:
   """Reads the flags into settings, once.
 
   Raises:
     ValueError: for a value that is not accepted.
   """
   values = {}
-  for field in dataclasses.fields(runs.Settings):
+  for field in dataclasses.fields(Settings):
     if field.name in overrides:
       continue
     value = flags.FLAGS[field.name].value
     if isinstance(value, list):
       value = integers(field.name, value)
     values[field.name] = value
-  return runs.Settings(**values, **overrides)
+  return Settings(**values, **overrides)
+
+
+def check_network(settings: Settings) -> None:
+  """Checks that the network of a run can be built, without a look at files.
+
+  A data set whose description depends on its files is checked when it is read.
+
+  Raises:
+    ValueError: for a name that is not registered, or a network that cannot be
+      built.
+  """
+  if isinstance(data.DATASETS.get(settings.dataset), data.Dataset):
+    setup = building.find(settings)
+    building.abstract_network(settings, setup)
+  else:
+    building.check_names(settings)
 
 
 def training_options() -> dict[str, Any]:
@@ -133,12 +161,42 @@ def seeds(values: Sequence[str]) -> tuple[int, ...]:
 
   Raises:
     ValueError: unless they are at least one integer, all different, in the
-      range of `runs.Settings.seed`.
+      range of `Settings.seed`.
   """
-  found = each_once("seeds", integers("seeds", values))
-  for seed in found:
-    runs.Settings(seed=seed)  # raises beyond the range
-  return found
+  numbers = each_once("seeds", integers("seeds", values))
+  for seed in numbers:
+    Settings(seed=seed)  # raises beyond the range
+  return numbers
+
+
+def import_modules(names: Sequence[str]) -> None:
+  """Imports modules that register objects.
+
+  Args:
+    names: Names of modules in the current folder or installed, or paths of
+      files that end in .py.
+
+  Raises:
+    ValueError: If a module is not found.
+  """
+  if os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
+  for name in names:
+    path = pathlib.Path(name)
+    if path.suffix == ".py":
+      if not path.is_file():
+        raise ValueError(f"--imports={name}: no such file")
+      sys.path.insert(0, str(path.parent.resolve()))
+      name = path.stem
+    try:
+      importlib.import_module(name)
+    except ModuleNotFoundError as error:
+      if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+        raise  # of what the module imports itself
+      raise ValueError(
+        f"--imports={name}: no such module; accepted: modules in the current"
+        " folder or installed, or paths of .py files"
+      ) from error
 
 
 def run(
@@ -158,13 +216,14 @@ def run(
     takes_arguments: Whether `main` takes the command line's arguments that are
       not flags; else these are an error.
     check: Reads the flags as `main` does, and raises for those that cannot be
-      used, without a look at files or devices. May return `runs.Settings`, in
+      used, without a look at files or devices. May return `Settings`, in
       any nesting of tuples and lists.
   """
 
   def parse(argv: list[str]) -> list[str]:
     left = app.parse_flags_with_usage(argv)
     with _one_line():
+      import_modules(IMPORTS.value)
       if len(left) > 1 and not takes_arguments:
         raise ValueError(
           f"unexpected argument {left[1]!r}; accepted: flags, --name=value"
@@ -203,7 +262,7 @@ def _one_line() -> Iterator[None]:
   """Ends the script with one line for errors that its user can mend."""
   try:
     yield
-  except (runs.RunError, ValueError, OSError, ImportError) as error:
+  except (files.RunError, ValueError, OSError, ImportError) as error:
     if logging.get_verbosity() >= logging.DEBUG:
       raise
     sys.exit(f"error: {error}")

@@ -16,7 +16,7 @@ from absl import flags
 import jax
 import orbax.checkpoint as ocp
 
-from stnjax.training import runs
+from stnjax import files
 
 _DISTRIBUTED = flags.DEFINE_boolean(
   "distributed", False, "Work with all processes that the cluster knows of."
@@ -62,7 +62,9 @@ def joined() -> Iterator[None]:
     )
   except RuntimeError as error:
     reason = str(error).splitlines()[0]
-    raise runs.RunError(f"cannot join the other processes: {reason}") from error
+    raise files.RunError(
+      f"cannot join the other processes: {reason}"
+    ) from error
   yield
   wait("the end")
 

@@ -7,16 +7,25 @@ import re
 
 @dataclasses.dataclass
 class Table:
-  """A heading row and rows of cells; the first column is text."""
+  """A heading row and rows of cells.
+
+  Attributes:
+    heading: Name of each column.
+    rows: Cells of each row, as many as there are columns.
+    text_columns: Number of leading columns that hold text, aligned left; the
+      others hold numbers, aligned right.
+  """
 
   heading: Sequence[str]
   rows: Sequence[Sequence[str]]
+  text_columns: int = 1
 
 
 def markdown(table: Table) -> str:
   """A table as Markdown lines; cells appear as they are, escaped."""
-  width = len(table.heading)
-  lines = [_row(table.heading), "|---" + "|--:" * (width - 1) + "|"]
+  numbers = len(table.heading) - table.text_columns
+  rule = "|---" * table.text_columns + "|--:" * numbers + "|"
+  lines = [_row(table.heading), rule]
   return "\n".join([*lines, *map(_row, table.rows)])
 
 

@@ -1,95 +1,52 @@
-"""Data sets, read through TensorFlow Datasets without TensorFlow.
+"""Data sets and perturbations: one object each, found by name.
 
-Importing this package is cheap; TFDS is imported when a set is loaded.
+Data sets:
+  `load`, `find`: a split of a data set, or its `Dataset`, by name: a registered
+    name, "folder" (folders of pictures by class) or "tfds:NAME" (any prepared
+    image classification set of TensorFlow Datasets);
+  `from_arrays`: a `Dataset` of arrays in memory;
+  `DATASETS`: the registry, to which a `Dataset` of one's own is added.
+
+Perturbations:
+  `perturb`, `output_shape`: a batch perturbed on the device, and its shape;
+  `rotate`, `translate`, `scale`, `deform`, `clutter`: building blocks;
+  `PERTURBATIONS`: the registry, to which a `Perturbation` is added;
+  `Axis`, `ROTATION`, `TRANSLATION_X`, ...: what is measured of a perturbation;
+  `object_motion`: the motion of the object that poses amount to, by axis.
+
+The data sets and perturbations of the paper are registered by
+`import stnjax.paper`. Importing this package is cheap: TFDS and Pillow are
+imported when a data set is read.
 """
 
-from typing import NamedTuple
+from stnjax import extras
 
-import jax
-import numpy as np
+extras.needs("etils", extra="experiments")
 
-from stnjax import checks
+from stnjax.data.arrays import from_arrays as from_arrays
+from stnjax.data.axes import ROTATION as ROTATION
+from stnjax.data.axes import SCALE_X as SCALE_X
+from stnjax.data.axes import SCALE_Y as SCALE_Y
+from stnjax.data.axes import TRANSLATION_X as TRANSLATION_X
+from stnjax.data.axes import TRANSLATION_Y as TRANSLATION_Y
+from stnjax.data.axes import Axis as Axis
+from stnjax.data.axes import Truth as Truth
+from stnjax.data.axes import object_motion as object_motion
+from stnjax.data.dataset import DATASETS as DATASETS
+from stnjax.data.dataset import Dataset as Dataset
+from stnjax.data.dataset import Examples as Examples
+from stnjax.data.dataset import channel_statistics as channel_statistics
+from stnjax.data.dataset import find as find
+from stnjax.data.dataset import load as load
+from stnjax.data.folder import describe as _describe_folder
+from stnjax.data.perturbations import PERTURBATIONS as PERTURBATIONS
+from stnjax.data.perturbations import Perturbation as Perturbation
+from stnjax.data.perturbations import clutter as clutter
+from stnjax.data.perturbations import deform as deform
+from stnjax.data.perturbations import output_shape as output_shape
+from stnjax.data.perturbations import perturb as perturb
+from stnjax.data.perturbations import rotate as rotate
+from stnjax.data.perturbations import scale as scale
+from stnjax.data.perturbations import translate as translate
 
-
-class Data(NamedTuple):
-  """Images and their labels."""
-
-  images: jax.Array | np.ndarray  # [N, H, W, C], uint8
-  labels: jax.Array | np.ndarray  # [N], or [N, heads], int32
-
-
-class Description(NamedTuple):
-  """What a network needs to know of a set before it sees an image."""
-
-  image_shape: tuple[int, int, int]  # (H, W, C)
-  num_classes: int  # of each head
-  heads: int = 1  # answers per image; 5 for house numbers, the digits
-  train_split: str = "train"
-  test_split: str = "test"
-
-
-_MNIST = Description((28, 28, 1), 10)
-_HOUSE_NUMBER = Description((64, 64, 3), 11, heads=5)
-
-SETS = {
-  "mnist": _MNIST,
-  "mnist_subset": _MNIST,
-  "svhn": _HOUSE_NUMBER._replace(train_split="train+extra"),
-  "street_numbers": _HOUSE_NUMBER,
-  "plankton": Description((95, 95, 1), 121),
-  "drifters": Description((95, 95, 1), 20),
-  "cifar10": Description((32, 32, 3), 10),
-  "svhn_cropped": Description((32, 32, 3), 10),
-  "street_digits": Description((32, 32, 3), 10),
-}
-"""The data sets by name."""
-
-BLANK = 10
-"""The class of a head of a house number that has no such digit."""
-
-
-def load(name: str, split: str, data_dir: str | None = None) -> Data:
-  """Loads one split of a set into memory.
-
-  Args:
-    name: one of `SETS`. "mnist_subset" is embedded in this package;
-      "street_numbers", "street_digits" and "drifters" are generated, once,
-      when they are first asked for.
-    split: of the set, such as "train" or "test", or several: "train+extra".
-    data_dir: TFDS directory, local or `gs://`, holding `<name>/<version>`;
-      TFDS's own default where None.
-
-  Returns:
-    All images and labels, in the order of the files.
-
-  Raises:
-    ValueError: for an unknown set or split, or another kind of address; for a
-      set whose files are damaged, or are not as its description here says.
-    FileNotFoundError: where the set is not prepared there; the message says
-      how to get it. Nothing is ever downloaded.
-  """
-  checks.option("dataset", name, tuple(SETS))
-  from stnjax.data.prepared import reader  # imports TFDS
-
-  return reader.load(name, split, data_dir)
-
-
-def count(name: str, split: str, data_dir: str | None = None) -> int | None:
-  """Counts the images of one split of a set, without reading them.
-
-  Args:
-    name: see `load`.
-    split: see `load`.
-    data_dir: see `load`.
-
-  Returns:
-    The number of images; None for a set that `load` has yet to generate.
-
-  Raises:
-    ValueError: for an unknown set or split.
-    FileNotFoundError: for a set that is not prepared there.
-  """
-  checks.option("dataset", name, tuple(SETS))
-  from stnjax.data.prepared import reader  # imports TFDS
-
-  return reader.count(name, split, data_dir)
+DATASETS.register("folder", _describe_folder)

@@ -1,72 +1,148 @@
 """Random transformations of images, drawn on the device from keys.
 
-Each perturbation takes a key, an image `[H, W, C]` with values in [0, 1] and
-the images that clutter is cut from, and returns the perturbed image and what
-was done to the *object* in it; a batch is made by `perturb`. One key per image
-makes a batch's perturbations independent of how it is spread over devices.
+A perturbation takes a key and an image `[H, W, C]` with values in [0, 1], and
+returns the perturbed image and what was done to the *object* in it. `perturb`
+makes a batch. One key per image makes a batch's perturbations independent of
+how it is spread over devices.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import math
-from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from stnjax import checks, promotion, transforms
+from stnjax import promotion, transforms
+from stnjax.data.axes import Axis, Truth
+from stnjax.registry import Registry
 from stnjax.sampling.warping import warp
 
-Truth = dict[str, jax.Array]
-"""What was done to the object, by kind: "rotation" in radians, positive
-clockwise on the screen; "translation" `[2]`, (x, y) in pixels; "scale" as the
-logarithm to base 2 of the factor."""
+Shape = tuple[int, int, int]
 
-_CROPS = 6  # pieces of clutter in an image
-_CROP = 6  # pixels of a side of one, where it is cut
+
+def _same_shape(image_shape: Shape) -> Shape:
+  """The shape of the perturbed image: that of the image."""
+  return image_shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Perturbation:
+  """A random transformation of images, and how it is measured.
+
+  Attributes:
+    name: Name under which it is registered, without spaces.
+    draw: Function of a key and an image `[H, W, C]` in [0, 1], and of
+      clutter_images if it needs them, that returns the perturbed image and the
+      truth, a dict of what was done to the object; see `Truth`. It is vmapped.
+    axes: Axes along which a transformer's alignment is measured.
+    output_shape: Function from the shape `(H, W, C)` of an image to that of the
+      perturbed image.
+    needs_clutter: Whether `draw` takes clutter_images, `[N, h, w, C]` uint8.
+    augments: Whether it is applied only while training.
+  """
+
+  name: str
+  draw: Callable[..., tuple[jax.Array, Truth]]
+  axes: tuple[Axis, ...] = ()
+  output_shape: Callable[[Shape], Shape] = _same_shape
+  needs_clutter: bool = False
+  augments: bool = False
+
+
+PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
+"""Perturbations by name."""
+
+PERTURBATIONS.register(
+  "none", Perturbation(name="none", draw=lambda key, image: (image, {}))
+)
+
+
+def _found(perturbation: str | Perturbation) -> Perturbation:
+  if isinstance(perturbation, Perturbation):
+    return perturbation
+  return PERTURBATIONS[perturbation]
 
 
 @promotion.usual
 def perturb(
   keys: jax.Array,
   images: jax.Array,
-  name: str,
-  sources: jax.Array | None = None,
+  perturbation: str | Perturbation,
+  clutter_images: jax.Array | None = None,
 ) -> tuple[jax.Array, Truth]:
   """Perturbs every image of a batch, each with its own key.
 
   Args:
     keys: `[B]` keys, one per image.
     images: `[B, H, W, C]`, floating, in [0, 1].
-    name: one of `PERTURBATIONS`.
-    sources: `[N, h, w, C]`, uint8, the training images that clutter is cut
-      from, for a perturbation that is `cluttered`.
+    perturbation: A `Perturbation`, or its name in `PERTURBATIONS`.
+    clutter_images: `[N, h, w, C]`, uint8, the training images that clutter is
+      cut from, for a perturbation that needs them.
 
   Returns:
-    The perturbed images `[B, *output_shape(name, (H, W, C))]`, and the truth
-    of each, see `Truth`: `{"rotation": [B]}`, `{"translation": [B, 2]}` or
-    `{"scale": [B]}`; `{}` for others.
+    The perturbed images, `[B, *output_shape(perturbation, (H, W, C))]`, and the
+    truth of each: a dict of arrays `[B, ...]`, see `Truth`.
 
   Raises:
-    ValueError: for an unknown perturbation, or one without its sources.
+    ValueError: If the perturbation is unknown, lacks its clutter_images, or
+      draws images of another shape than its output_shape.
   """
-  checks.option("perturbation", name, tuple(PERTURBATIONS))
-  perturbation = PERTURBATIONS[name]
-  if perturbation.cluttered and sources is None:
-    raise ValueError(f"sources must be given for perturbation {name!r}")
-  return jax.vmap(perturbation.draw, (0, 0, None))(keys, images, sources)
+  chosen = _found(perturbation)
+  if not chosen.needs_clutter:
+    perturbed, truth = jax.vmap(chosen.draw)(keys, images)
+  elif clutter_images is None:
+    raise ValueError(
+      f"clutter_images must be given for perturbation {chosen.name!r}"
+    )
+  else:
+    perturbed, truth = jax.vmap(chosen.draw, (0, 0, None))(
+      keys, images, jnp.asarray(clutter_images)
+    )
+  shape = output_shape(chosen, images.shape[1:])
+  if perturbed.shape[1:] != shape:
+    raise ValueError(
+      f"perturbation {chosen.name!r} draws images of shape"
+      f" {perturbed.shape[1:]}; its output_shape is {shape}"
+    )
+  return perturbed, truth
 
 
-def output_shape(name: str, image_shape: Sequence[int]) -> tuple[int, int, int]:
-  """The shape `(H, W, C)` of an image after a perturbation.
+def output_shape(
+  perturbation: str | Perturbation, image_shape: Sequence[int]
+) -> Shape:
+  """The shape of an image after a perturbation.
+
+  Args:
+    perturbation: A `Perturbation`, or its name in `PERTURBATIONS`.
+    image_shape: `(H, W, C)` of the image.
+
+  Returns:
+    `(H, W, C)` of the perturbed image.
 
   Raises:
-    ValueError: for an unknown perturbation.
+    ValueError: If the perturbation is unknown.
   """
-  checks.option("perturbation", name, tuple(PERTURBATIONS))
   height, width, channels = image_shape
-  added = 2 * PERTURBATIONS[name].margin
-  return height + added, width + added, channels
+  return tuple(_found(perturbation).output_shape((height, width, channels)))
+
+
+def with_margin(margin: int) -> Callable[[Shape], Shape]:
+  """An `output_shape` with so many pixels added on every side.
+
+  Args:
+    margin: Pixels added on every side.
+
+  Returns:
+    A function from `(H, W, C)` to `(H + 2 margin, W + 2 margin, C)`.
+  """
+
+  def output_shape(image_shape: Shape) -> Shape:
+    height, width, channels = image_shape
+    return height + 2 * margin, width + 2 * margin, channels
+
+  return output_shape
 
 
 @promotion.usual
@@ -93,64 +169,59 @@ def rotate(
 
 @promotion.usual
 def translate(
-  key: jax.Array, image: jax.Array, sources: jax.Array, *, margin: int = 16
+  key: jax.Array, image: jax.Array, *, margin: int = 16
 ) -> tuple[jax.Array, Truth]:
-  """Shifts the object in a larger image, and adds clutter.
+  """Shifts the object in a larger image, which is zero around it.
 
-  By whole pixels, uniform in +-margin along each axis; then six crops of 6 x 6
-  pixels from random training images are added at random places, and the sum is
-  clamped to 1: MNIST-T of Finnveden et al. 2020.
+  By whole pixels, uniform in +-margin along each axis.
 
   Args:
-    key: one key.
+    key: One key.
     image: `[H, W, C]`.
-    sources: `[N, h, w, C]`, uint8, the training images.
-    margin: pixels added on every side.
+    margin: Pixels added on every side, and the longest shift.
 
   Returns:
-    The image `[H + 2 margin, W + 2 margin, C]` and `{"translation": (x, y)}`.
+    The image `[H + 2 margin, W + 2 margin, C]` and `{"translation": (x, y)}` in
+    pixels.
   """
-  shift_key, clutter_key = jax.random.split(key)
-  shift = jax.random.randint(shift_key, (2,), -margin, margin + 1)
+  shift = jax.random.randint(key, (2,), -margin, margin + 1)
   height, width, channels = image.shape
   canvas = jnp.zeros((height + 2 * margin, width + 2 * margin, channels))
   corner = (margin + shift[1], margin + shift[0], 0)
   canvas = lax.dynamic_update_slice(canvas, image.astype(canvas.dtype), corner)
-  sizes = jnp.full((_CROPS,), _CROP)
-  canvas = _add_clutter(clutter_key, canvas, sources, sizes)
   return canvas, {"translation": shift.astype(jnp.float32)}
 
 
 @promotion.usual
 def scale(
-  key: jax.Array, image: jax.Array, sources: jax.Array, *, margin: int = 42
+  key: jax.Array,
+  image: jax.Array,
+  *,
+  margin: int = 0,
+  min_octaves: float = -1.0,
+  max_octaves: float = 2.0,
 ) -> tuple[jax.Array, Truth]:
-  """Scales the object about the centre of a larger image, and adds clutter.
+  """Scales the object about the centre, by a factor uniform in its logarithm.
 
-  By a factor between 1/2 and 4, uniform in its logarithm; then six crops of
-  6 x 6 pixels from random training images, each resized to 2 s x 2 s with s
-  from 1 to 9, are added at random places, and the sum is clamped to 1: MNIST-S
-  of Finnveden et al. 2020.
+  Bilinear, zeros outside.
 
   Args:
-    key: one key.
+    key: One key.
     image: `[H, W, C]`.
-    sources: `[N, h, w, C]`, uint8, the training images.
-    margin: pixels added on every side.
+    margin: Pixels added on every side.
+    min_octaves: Least logarithm of the factor to base 2; -1 halves the object.
+    max_octaves: Greatest logarithm of the factor to base 2.
 
   Returns:
     The image `[H + 2 margin, W + 2 margin, C]` and `{"scale": log2 factor}`.
   """
-  scale_key, size_key, clutter_key = jax.random.split(key, 3)
-  octaves = jax.random.uniform(scale_key, (), jnp.float32, -1.0, 2.0)
+  octaves = jax.random.uniform(key, (), jnp.float32, min_octaves, max_octaves)
   height, width, _ = image.shape
   shape = (height + 2 * margin, width + 2 * margin)
   # Zeros outside are the margin: the small image is read at once.
   factors = jnp.array([shape[1] / width, shape[0] / height]) / 2**octaves
-  canvas = warp(image, transforms.scaling(factors), output_shape=shape)
-  sizes = 2 * jax.random.randint(size_key, (_CROPS,), 1, 10)
-  canvas = _add_clutter(clutter_key, canvas, sources, sizes)
-  return canvas, {"scale": octaves}
+  scaled = warp(image, transforms.scaling(factors), output_shape=shape)
+  return scaled, {"scale": octaves}
 
 
 @promotion.usual
@@ -191,26 +262,45 @@ def deform(
   return warp(image, matrix), {}
 
 
-def _add_clutter(
-  key: jax.Array, image: jax.Array, sources: jax.Array, sizes: jax.Array
+@promotion.usual
+def clutter(
+  key: jax.Array,
+  image: jax.Array,
+  clutter_images: jax.Array,
+  sizes: jax.Array | Sequence[int] = (6,) * 6,
+  *,
+  crop: int = 6,
 ) -> jax.Array:
-  """Adds a crop of a random source for each size, and clamps to 1."""
+  """Adds crops of random images at random places, and clamps the sum to 1.
+
+  Args:
+    key: One key.
+    image: `[H, W, C]`, floating, in [0, 1].
+    clutter_images: `[N, h, w, C]`, uint8, the images that are cut.
+    sizes: `[K]`, integers, the side in pixels that each of K crops is resized
+      to (bilinear, with antialiasing).
+    crop: Side in pixels of the squares that are cut.
+
+  Returns:
+    `[H, W, C]`.
+  """
+  sizes = jnp.asarray(sizes)
   height, width, channels = image.shape
 
   def piece(key, size):
-    which_key, cut_key, place_key = jax.random.split(key, 3)
-    which = jax.random.randint(which_key, (), 0, len(sources))
-    rest = jnp.array(sources.shape[1:3]) - _CROP
-    cut = jax.random.randint(cut_key, (2,), 0, rest + 1)
-    crop = lax.dynamic_slice(
-      sources, (which, cut[0], cut[1], 0), (1, _CROP, _CROP, channels)
+    image_key, cut_key, place_key = jax.random.split(key, 3)
+    index = jax.random.randint(image_key, (), 0, len(clutter_images))
+    last = jnp.array(clutter_images.shape[1:3]) - crop
+    cut = jax.random.randint(cut_key, (2,), 0, last + 1)
+    cropped = lax.dynamic_slice(
+      clutter_images, (index, cut[0], cut[1], 0), (1, crop, crop, channels)
     )
-    room = jnp.array([height, width]) - size
-    place = jax.random.randint(place_key, (2,), 0, room + 1)
+    last = jnp.array([height, width]) - size
+    corner = jax.random.randint(place_key, (2,), 0, last + 1)
     return (
-      _resizing(height, place[0], size),
-      crop[0].astype(image.dtype) / 255,
-      _resizing(width, place[1], size),
+      _resizing(height, corner[0], size, crop),
+      cropped[0].astype(image.dtype) / 255,
+      _resizing(width, corner[1], size, crop),
     )
 
   keys = jax.random.split(key, len(sizes))
@@ -219,69 +309,18 @@ def _add_clutter(
   return jnp.minimum(image + jnp.einsum("kybc,kxb->yxc", stripes, columns), 1)
 
 
-def _resizing(length: int, start: jax.Array, size: jax.Array) -> jax.Array:
-  """`[length, _CROP]`: resizes a crop to `size` pixels, from `start` on.
+def _resizing(
+  length: int, start: jax.Array, size: jax.Array, crop: int
+) -> jax.Array:
+  """`[length, crop]`: resizes a crop to `size` pixels, from `start` on.
 
   Bilinear as Pillow has it: where it shrinks, the triangle grows with it.
   """
   steps = jnp.arange(length) - start
-  centres = (steps + 0.5) * _CROP / size
-  reach = jnp.maximum(_CROP / size, 1.0)
-  distance = jnp.abs(jnp.arange(_CROP) + 0.5 - centres[:, None])
+  centres = (steps + 0.5) * crop / size
+  reach = jnp.maximum(crop / size, 1.0)
+  distance = jnp.abs(jnp.arange(crop) + 0.5 - centres[:, None])
   weights = jnp.maximum(0.0, 1 - distance / reach)
   within = (steps >= 0) & (steps < size)
   total = jnp.where(within, weights.sum(axis=1), 1.0)
   return jnp.where(within, 1 / total, 0.0)[:, None] * weights
-
-
-class Perturbation(NamedTuple):
-  """What `perturb` needs to know, and those who use its images."""
-
-  draw: Callable[..., tuple[jax.Array, Truth]]  # of key, image, sources
-  margin: int = 0  # pixels that it adds on every side
-  cluttered: bool = False  # whether it needs sources
-  augments: bool = False  # while training only
-  mnist: tuple[float, float] = (0.1307, 0.3081)
-  """Mean and standard deviation of MNIST so perturbed, by which the paper
-  normalises."""
-
-
-def _without_sources(draw: Callable, **options) -> Callable:
-  return lambda key, image, sources: draw(key, image, **options)
-
-
-PERTURBATIONS = {
-  "none": Perturbation(lambda key, image, sources: (image, {})),
-  "rotation": Perturbation(_without_sources(rotate)),
-  "translation": Perturbation(
-    translate, margin=16, cluttered=True, mnist=(0.0363, 0.1870)
-  ),
-  "scale": Perturbation(
-    scale, margin=42, cluttered=True, mnist=(0.0414, 0.1751)
-  ),
-  # Plankton's, of the paper.
-  "free_augmentation": Perturbation(
-    _without_sources(
-      deform,
-      max_degrees=180,
-      max_shift=10 / 95,
-      max_shear_degrees=20,
-      max_scale=1.3,
-      flip=True,
-    ),
-    augments=True,
-  ),
-  # CIFAR's; how light the paper leaves open.
-  "light_augmentation": Perturbation(
-    _without_sources(
-      deform,
-      max_degrees=10,
-      max_shift=0.1,
-      max_shear_degrees=5,
-      max_scale=1.1,
-      flip=True,
-    ),
-    augments=True,
-  ),
-}
-"""The perturbations by name."""

@@ -8,14 +8,9 @@ A spatial transformer in a network of your own:
 `deformation`, `convolution` and `receptive_fields` are modules of functions.
 """
 
-try:
-  import flax as _flax  # noqa: F401
-except ModuleNotFoundError as error:
-  if error.name != "flax":
-    raise
-  raise ModuleNotFoundError(
-    "stnjax.nn needs flax: pip install 'stnjax[nn]'", name="flax"
-  ) from None
+from stnjax import extras
+
+extras.needs("flax", extra="nn")
 
 from stnjax.nn import convolution as convolution
 from stnjax.nn import deformation as deformation

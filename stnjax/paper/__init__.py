@@ -1,6 +1,8 @@
-"""What only the paper knows: its classifiers, as backbones.
+"""The paper (Finnveden et al. 2020): data sets, perturbations, networks.
 
-Importing it registers them.
+Importing this package registers them.
 """
 
 from stnjax.paper import backbones as backbones
+from stnjax.paper import datasets as datasets
+from stnjax.paper import perturbations as perturbations

@@ -1,6 +1,6 @@
 """The paper's classifiers as backbones: "mnist", ..., "cifar"."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 
 from flax import nnx
@@ -115,12 +115,15 @@ def _localiser(
   )
 
 
-for _name, _classifier in {
+CLASSIFIERS: Mapping[str, Classifier] = {
   "mnist": classifiers.MNIST,
   "mnist_translation": classifiers.MNIST_TRANSLATION,
   "mnist_scale": classifiers.MNIST_SCALE,
   "house_numbers": classifiers.HOUSE_NUMBERS,
   "plankton": classifiers.PLANKTON,
   "cifar": classifiers.CIFAR,
-}.items():
+}
+"""The paper's classifiers by the name of the backbone that is made of each."""
+
+for _name, _classifier in CLASSIFIERS.items():
   BACKBONES.register(_name, functools.partial(backbone, _classifier))

@@ -23,6 +23,10 @@ and DEF have one depth, see `stnjax.nn.deformation`.
 Reference: Finnveden, Jansson and Lindeberg 2020 (arXiv:2004.11678).
 """
 
+from stnjax import extras
+
+extras.needs("flax", "optax", extra="nn")
+
 # isort: off
 # Placements register in the order of reports.
 from stnjax.placement import no_transformer as no_transformer

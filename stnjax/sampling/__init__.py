@@ -1,15 +1,38 @@
-"""Reading images at grids: `warp`, `grid_sample`, its adjoint, and grids."""
+"""Reading images at grids: warps, samplers and grids.
 
+Images:
+  `warp`: transform, grid and sampling in one call;
+  `grid_sample`, `sample_pixels`: samples at normalised or pixel coordinates;
+  `splat`: the adjoint of sampling;
+  `spline_coefficients`: prefilter of the method "spline".
+
+Grids:
+  `affine_grid`, `affine_pixel_grid`: of a matrix;
+  `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
+  `family_grid`: of the parameters of a transform family.
+
+Found by name, and open to others:
+  `METHODS`, `Method`: interpolation between pixels;
+  `PADDINGS`, `Padding`, `UNFILLED`: values outside the image;
+  `KERNELS`, `Kernel`: implementations by platform.
+"""
+
+from stnjax.sampling.grid_families import family_grid as family_grid
 from stnjax.sampling.grids import affine_grid as affine_grid
 from stnjax.sampling.grids import affine_pixel_grid as affine_pixel_grid
 from stnjax.sampling.grids import flow_grid as flow_grid
 from stnjax.sampling.grids import tps_grid as tps_grid
 from stnjax.sampling.grids import velocity_grid as velocity_grid
-from stnjax.sampling.sampler import METHODS as METHODS
-from stnjax.sampling.sampler import PADDINGS as PADDINGS
-from stnjax.sampling.sampler import UNFILLED as UNFILLED
+from stnjax.sampling.kernels import KERNELS as KERNELS
+from stnjax.sampling.kernels import Kernel as Kernel
+from stnjax.sampling.linearised import LINEARISED as LINEARISED
+from stnjax.sampling.methods import METHODS as METHODS
+from stnjax.sampling.methods import Method as Method
+from stnjax.sampling.padding import PADDINGS as PADDINGS
+from stnjax.sampling.padding import UNFILLED as UNFILLED
+from stnjax.sampling.padding import Padding as Padding
 from stnjax.sampling.sampler import grid_sample as grid_sample
 from stnjax.sampling.sampler import sample_pixels as sample_pixels
-from stnjax.sampling.sampler import splat as splat
+from stnjax.sampling.splatting import splat as splat
 from stnjax.sampling.splines import spline_coefficients as spline_coefficients
 from stnjax.sampling.warping import warp as warp

@@ -34,10 +34,11 @@ def filtered_sample(
   Args:
     image: `[..., *shape, C]`, float32 or wider.
     theta: `[..., N, N + 1]` or `[..., N + 1, N + 1]`.
-    output_shape: shape of the grid that `sample` reads at.
-    sample: from a blurred image to the result `[..., *output_shape, C]`.
-    cyclic: whether the image repeats outside.
-    align_corners: as for `stnjax.warp`.
+    output_shape: Spatial shape of the grid that `sample` reads at.
+    sample: From a blurred image to the result `[..., *output_shape, C]`.
+    cyclic: Whether the image repeats outside.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
 
   Returns:
     The result of `sample`.

@@ -27,8 +27,9 @@ def affine_grid(
   Args:
     matrix: `[..., 2, 3]` or `[..., 3, 3]`; for volumes `[..., 3, 4]` or
       `[..., 4, 4]`.
-    output_shape: `(H, W)` or, for volumes, `(D, H, W)`.
-    align_corners: whether -1 and 1 are the centres of the corner pixels
+    output_shape: Spatial shape of the grid, `(H, W)` or, for volumes,
+      `(D, H, W)`.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
 
   Returns:
@@ -36,8 +37,8 @@ def affine_grid(
     (x, y, z), float32 or wider.
 
   Raises:
-    ValueError: for a wrong shape of either argument.
-    TypeError: for complex or boolean matrices, or sizes that are not static.
+    ValueError: For a wrong shape of either argument.
+    TypeError: For complex or boolean matrices, or sizes that are not static.
 
   Gradient: exact with respect to `matrix`. Where the denominator of a
     projective transform vanishes, the coordinate is NaN (which samplers read
@@ -78,16 +79,18 @@ def affine_pixel_grid(
   pixel centres.
 
   Args:
-    matrix: as for `affine_grid`.
-    input_shape: spatial shape of the image that will be sampled.
-    output_shape: spatial shape of the grid.
-    align_corners: as for `affine_grid`.
+    matrix: `[..., 2, 3]` or `[..., 3, 3]`; for volumes `[..., 3, 4]` or
+      `[..., 4, 4]`.
+    input_shape: Spatial shape of the image, `(H, W)` or `(D, H, W)`.
+    output_shape: Spatial shape of the grid, `(H, W)` or `(D, H, W)`.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
 
   Returns:
     `[..., *output_shape, N]` pixel coordinates, 0 at the first pixel's centre.
 
   Raises:
-    ValueError: for a wrong shape, or shapes of different dimension.
+    ValueError: For a wrong shape, or shapes of different dimension.
   """
   theta, output_shape = _checked(matrix, output_shape)
   centred = frames.centred(
@@ -106,13 +109,15 @@ def jacobian(
   *,
   align_corners: bool = False,
 ) -> jax.Array:
-  """How far `affine_pixel_grid` moves per pixel of the output.
+  """The derivative of `affine_pixel_grid` with respect to output pixels.
 
   Args:
-    matrix: as for `affine_grid`.
-    input_shape: spatial shape of the image that will be sampled.
-    output_shape: spatial shape of the grid.
-    align_corners: as for `affine_grid`.
+    matrix: `[..., 2, 3]` or `[..., 3, 3]`; for volumes `[..., 3, 4]` or
+      `[..., 4, 4]`.
+    input_shape: Spatial shape of the image, `(H, W)` or `(D, H, W)`.
+    output_shape: Spatial shape of the grid, `(H, W)` or `(D, H, W)`.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
 
   Returns:
     d input / d output in pixels: `[..., N, N]` where `matrix` is affine, else
@@ -120,7 +125,7 @@ def jacobian(
     transform vanishes.
 
   Raises:
-    ValueError: for a wrong shape, or shapes of different dimension.
+    ValueError: For a wrong shape, or shapes of different dimension.
   """
   theta, output_shape = _checked(matrix, output_shape)
   centred = frames.centred(
@@ -157,16 +162,17 @@ def tps_grid(
     offsets: `[..., K, K, 2]`, normalised units, rows of points along y; or
       `[..., K, K, K, 3]` for volumes. The axes may differ in K, each at least
       2.
-    output_shape: `(H, W)`, or `(D, H, W)` for volumes.
-    align_corners: whether -1 and 1 are the centres of the corner pixels
+    output_shape: Spatial shape of the grid, `(H, W)` or, for volumes,
+      `(D, H, W)`.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
 
   Returns:
     `[..., *output_shape, N]` normalised coordinates, float32 or wider.
 
   Raises:
-    ValueError: for a wrong shape of either argument.
-    TypeError: for complex or boolean offsets, or sizes that are not static.
+    ValueError: For a wrong shape of either argument.
+    TypeError: For complex or boolean offsets, or sizes that are not static.
 
   Gradient: exact; the grid is linear in the offsets.
 
@@ -203,7 +209,7 @@ def flow_grid(
   Args:
     displacement: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
       normalised units, last axis (x, y) or (x, y, z).
-    align_corners: whether -1 and 1 are the centres of the corner pixels
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
 
   Returns:
@@ -211,12 +217,12 @@ def flow_grid(
     wider.
 
   Raises:
-    ValueError: for a wrong shape.
-    TypeError: for complex or boolean displacements.
+    ValueError: For a wrong shape.
+    TypeError: For complex or boolean displacements.
 
   Gradient: the identity.
 
-  Reference: none needed; "dense displacement field" in registration.
+  Reference: the "dense displacement field" of image registration.
 
   >>> flow_grid(jnp.full((1, 2, 2), 0.25)).tolist()
   [[[-0.25, 0.25], [0.75, 0.25]]]
@@ -240,22 +246,22 @@ def velocity_grid(
   `velocity_grid(-velocity)` undoes it. Scaling and squaring: the field over
   `2 ** steps` is a displacement, which is composed with itself `steps` times.
 
-  Convention: `stnjax.coordinates`. Outside, the field goes on as at its edge.
+  Convention: `stnjax.coordinates`. Outside, the field is that of its edge.
 
   Args:
     velocity: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
       normalised units, last axis (x, y) or (x, y, z).
-    steps: how often to square, at least 0. Enough where the field over
+    steps: Number of squarings, at least 0. Enough if the field over
       `2 ** steps` moves nothing by more than about half a pixel.
-    align_corners: whether -1 and 1 are the centres of the corner pixels
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
 
   Returns:
     The normalised coordinates, in the shape of `velocity`, float32 or wider.
 
   Raises:
-    ValueError: for a wrong shape, or `steps` below 0.
-    TypeError: for complex or boolean velocities, or `steps` that is no int.
+    ValueError: For a wrong shape, or `steps` below 0.
+    TypeError: For complex or boolean velocities, or `steps` that is no int.
 
   Gradient: that of the steps, each a linear interpolation.
 

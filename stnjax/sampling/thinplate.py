@@ -50,8 +50,9 @@ def displacement(
   Args:
     offsets: `[..., *control_shape, N]`, float32 or wider, normalised, at a
       lattice of controls whose outermost points are at -1 and 1.
-    output_shape: N sizes.
-    align_corners: as for `stnjax.tps_grid`.
+    output_shape: Spatial shape of the result, N sizes.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
+      instead of their outer edges.
 
   Returns:
     `[..., *output_shape, N]`.

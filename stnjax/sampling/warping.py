@@ -1,6 +1,6 @@
 """Warping an image by a transform: grid and sampling in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 
 import jax
@@ -8,7 +8,9 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
-from stnjax.sampling import antialiasing, grids, sampler
+from stnjax.sampling import antialiasing, grids, methods, reading, sampler
+from stnjax.sampling.methods import Method
+from stnjax.sampling.padding import PADDINGS, WRAP
 
 
 @promotion.usual
@@ -17,7 +19,7 @@ def warp(
   transform: ArrayLike,
   *,
   output_shape: Sequence[int] | None = None,
-  method: str = "linear",
+  method: str | Method = "linear",
   padding: str = "zeros",
   fill_value: ArrayLike = 0.0,
   align_corners: bool = False,
@@ -44,31 +46,34 @@ def warp(
       Floating, with finite pixels, or integer; boolean for "nearest".
     transform: `[..., 2, 3]` affine or `[..., 3, 3]` projective; for volumes
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
-    output_shape: spatial shape of the result; that of `image` by default.
-    method: "nearest", "linear", "cubic", "spline" or "linearised"; see
-      `grid_sample`.
-    padding: "zeros", "constant", "border", "reflection" or "wrap"; see
-      `grid_sample`.
-    fill_value: with padding="constant", a number or `[C]`.
-    align_corners: whether -1 and 1 are the centres of the corner pixels
+    output_shape: Spatial shape of the result; that of `image` by default.
+    method: Interpolation between pixels: "nearest", "linear", "cubic",
+      "spline" or "linearised"; see `grid_sample`.
+    padding: Values outside the image: "zeros", "constant", "border",
+      "reflection" or "wrap"; see `grid_sample`.
+    fill_value: Value outside the image with padding="constant", a number or
+      `[C]`; 0 by default.
+    align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
-    antialias: whether to blur `image` first as far as the transform shrinks
-      it in any direction: an affine one each axis of the image by its own
-      Gaussian, a projective one all alike, from pixel to pixel differently.
-    return_mask: also return the weight of the result that came from inside.
-    prefilter: with method="spline", False where `image` already holds
-      `spline_coefficients`.
-    key: with method="linearised", the random key of the displaced samples.
-    implementation: "auto", "gather" or "matmul"; see `grid_sample`.
+    antialias: Whether to blur `image` first as far as the transform shrinks it
+      in any direction: for an affine transform, each axis of the image by its
+      own Gaussian; for a projective one, all axes alike, by another Gaussian at
+      each pixel.
+    return_mask: Whether to return the in-bounds weight of each sample as well.
+    prefilter: Whether method="spline" computes `spline_coefficients`; False
+      where `image` already holds them.
+    key: Random key of the displaced samples of method="linearised".
+    implementation: Kernel: "auto", "gather", "bilinear" or "matmul"; see
+      `grid_sample`.
 
   Returns:
     `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
     `[..., *output_shape]`; see `grid_sample`.
 
   Raises:
-    ValueError: for an unknown option, a wrong shape, batch axes that do not
+    ValueError: For an unknown option, a wrong shape, batch axes that do not
       broadcast, an option that the method or padding does not take.
-    TypeError: for complex values, a boolean image with another method than
+    TypeError: For complex values, a boolean image with another method than
       "nearest", flags that are not True or False, sizes that are not static.
 
   Gradient: with respect to image, transform and fill, as for `grid_sample`;
@@ -104,11 +109,13 @@ def warp(
   )
   checks.flag("align_corners", align_corners)
   checks.flag("antialias", antialias)
+  checks.flag("return_mask", return_mask)
   checks.flag("prefilter", prefilter)
-  if antialias and (method == "nearest" or not prefilter):
+  method = methods.find(method)
+  if antialias and (method.copies_pixels or not prefilter):
     raise ValueError(
       "antialias=True needs a method other than 'nearest', and pixels instead"
-      f" of coefficients, got method={method!r}, prefilter={prefilter!r}"
+      f" of coefficients, got method={method.name!r}, prefilter={prefilter!r}"
     )
   sample = functools.partial(
     sampler.sample_pixels,
@@ -124,26 +131,49 @@ def warp(
   fill = {"padding": padding, "fill_value": fill_value}
   if not antialias:
     return sample(image, return_mask=return_mask, **fill)
-  filled = padding == "constant"
-  result = antialiasing.filtered_sample(
-    checks.floating("image", image),
-    theta,
-    output_shape,
-    functools.partial(sample, **({"padding": "zeros"} if filled else fill)),
-    cyclic=padding == "wrap",
+  blurred_sample = functools.partial(
+    antialiasing.filtered_sample,
+    theta=theta,
+    output_shape=output_shape,
     align_corners=align_corners,
   )
-  mask = None
-  if filled or return_mask:
-    mask = sample(image, return_mask=True, **fill)[1]
-  if filled:
-    reach = mask
-    if method == "spline":
-      reach = sample(image, method="linear", return_mask=True)[1]
-    value = checks.real("fill_value", fill_value)
-    result = result + sampler.outside(mask, value, reach)
-  result = sampler.cast(result, image.dtype)
+  result, mask = _antialiased(
+    image, sample, blurred_sample, method, with_mask=return_mask, **fill
+  )
   return (result, mask) if return_mask else result
+
+
+def _antialiased(
+  image: jax.Array,
+  sample: Callable[..., jax.Array],
+  blurred_sample: Callable[..., jax.Array],
+  method: Method,
+  *,
+  padding: str,
+  fill_value: ArrayLike,
+  with_mask: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+  """Samples of a blurred image, and the mask where it is needed."""
+  checks.option("padding", padding, PADDINGS)
+  fill = {"padding": padding, "fill_value": fill_value}
+  takes_fill = PADDINGS[padding].takes_fill_value
+  # The fill is added to samples that know nothing of it: it is not blurred.
+  options = {"padding": "zeros"} if takes_fill else fill
+  result = blurred_sample(
+    checks.floating("image", image),
+    sample=functools.partial(sample, **options),
+    cyclic=PADDINGS[padding] == WRAP,
+  )
+  mask = None
+  if takes_fill or with_mask:
+    _, mask = sample(image, return_mask=True, **fill)
+  if takes_fill:
+    reach = mask
+    if method.prepare is not None:
+      _, reach = sample(image, method="linear", return_mask=True)
+    value = checks.real("fill_value", fill_value)
+    result = result + reading.filled(mask, value, reach)
+  return reading.cast(result, image.dtype), mask
 
 
 def _checked_shape(

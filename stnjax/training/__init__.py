@@ -1,1 +1,5 @@
 """Training: pure steps, programs on devices, run folders."""
+
+from stnjax import extras
+
+extras.needs("flax", "optax", "orbax", extra="experiments")

@@ -5,30 +5,25 @@ each, as `sha256sum` writes and checks them. Runs of older versions have an
 empty one; of them, what can be checked is the form.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import io
-import json
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 import numpy as np
 
-from stnjax import data, evaluation, files
-from stnjax.data import perturbations
+from stnjax import evaluation, files
 from stnjax.files import Damaged
-
-if TYPE_CHECKING:
-  from stnjax.training.runs import Settings
+from stnjax.training import config
+from stnjax.training.config import Config
 
 METRICS, EVALUATION, RESULTS = (
   "metrics.jsonl",
   "evaluation.npz",
   "results.json",
 )
-_SUMMED = ("config.json", METRICS, EVALUATION, RESULTS)
+_SUMMED = (config.NAME, METRICS, EVALUATION, RESULTS)
 TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
 """What only a run leaves, so that a folder with it lacks its config.json."""
 
@@ -43,11 +38,13 @@ class Record(NamedTuple):
   """What a finished run found.
 
   Attributes:
+    config: What the run began with.
     results: Contents of results.json, with NaN for null.
     metrics: Lines of metrics.jsonl, with NaN for null.
     evaluation: Arrays of evaluation.npz.
   """
 
+  config: Config
   results: dict[str, Any]
   metrics: list[dict[str, Any]]
   evaluation: dict[str, np.ndarray]
@@ -71,17 +68,17 @@ def finish(
   files.write_whole(folder / "DONE", files.checksums(folder, names))
 
 
-def read(folder: epath.Path, settings: Settings) -> Record:
+def read(folder: epath.Path) -> Record:
   """Reads back a finished run.
 
   Args:
     folder: Folder of the run.
-    settings: Settings of the run, which its files must fit.
 
   Raises:
     Damaged: If a file is missing or is not what the run wrote; the message
       names it and says what to do.
   """
+  run = config.read(folder)
   done, path = folder / "DONE", folder / RESULTS
   with files.advising(
     f"delete {done} and train again to evaluate the last checkpoint anew, or"
@@ -90,11 +87,11 @@ def read(folder: epath.Path, settings: Settings) -> Record:
     if files.read(done):
       files.compare_checksums(done, _SUMMED)
     metrics = read_metrics(folder)
-    check_epochs(folder, metrics, settings.epochs, settings)
-    evaluation = read_evaluation(folder, settings)
-    results = check_results(path, parse(path, files.read(path)), settings)
-    _compare(path, results, evaluation, settings)
-  return Record(results, metrics, evaluation)
+    check_epochs(folder, metrics, run.settings.epochs, run.axes)
+    evaluation = read_evaluation(folder, run)
+    results = check_results(path, files.read_json(path), run.axes)
+    _compare(path, results, evaluation)
+  return Record(run, results, metrics, evaluation)
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
@@ -107,7 +104,7 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   lines = files.read(path).split(b"\n")
-  found = [_with_nan(parse(path, line)) for line in lines[:-1]]
+  found = [_with_nan(files.parse_json(path, line)) for line in lines[:-1]]
   step = 0
   for line in found:
     _require(path, isinstance(line, dict), "a line is no JSON object")
@@ -120,7 +117,7 @@ def check_epochs(
   folder: epath.Path,
   lines: Sequence[dict[str, Any]],
   epochs: int,
-  settings: Settings,
+  axes: Collection[str],
 ) -> None:
   """Checks that metrics tell of all epochs.
 
@@ -128,7 +125,7 @@ def check_epochs(
     folder: Folder of the run.
     lines: Lines of metrics.jsonl.
     epochs: How many there must be.
-    settings: Settings of the run.
+    axes: Names of the axes along which the run measures alignment.
 
   Raises:
     Damaged: If an epoch, or a number of it, is missing.
@@ -142,14 +139,12 @@ def check_epochs(
     fine = all(_is_number(line.get(name)) for name in _PER_EPOCH)
     _require(path, fine, f"epoch {epoch} lacks numbers")
     found = line.get("alignment", {})
-    fits = isinstance(found, dict) and set(found) == set(_axes(settings))
+    fits = isinstance(found, dict) and set(found) == set(axes)
     fits = fits and all(map(_is_number, found.values()))
     _require(path, fits, f"alignment of epoch {epoch} is {found!r}")
 
 
-def read_evaluation(
-  folder: epath.Path, settings: Settings
-) -> dict[str, np.ndarray]:
+def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
   """The arrays of evaluation.npz.
 
   Raises:
@@ -163,30 +158,30 @@ def read_evaluation(
   except Exception as error:  # zipfile and NumPy raise many kinds
     raise Damaged(f"{path} is damaged: {error}") from error
 
-  def require(name: str, kinds: str, *shapes: tuple) -> np.ndarray:
+  def require(
+    name: str, kinds: str, *shapes: tuple, finite: bool = True
+  ) -> np.ndarray:
     array = arrays.get(name)
     _require(path, array is not None, f"it has no {name}")
     fits = array.dtype.kind in kinds and array.shape in shapes
     _require(path, fits, f"{name} is {array.dtype} {array.shape}")
-    fine = array.dtype.kind in "iu" or np.isfinite(array).all()
+    fine = array.dtype.kind in "iu" or not finite or np.isfinite(array).all()
     _require(path, fine, f"{name} is not finite")
     return array
 
-  known = data.SETS[settings.dataset]
-  heads = (known.heads,) if known.heads > 1 else ()
+  heads = (run.task.heads,) if run.task.heads > 1 else ()
   count = max(1, len(np.atleast_1d(arrays.get("label", 0))))
-  passes = (settings.eval_passes, count)
+  passes = (run.settings.eval_passes, count)
   label = require("label", "iu", (count, *heads))
   for array in (label, require("predicted", "iu", (*passes, *heads))):
-    inside = array.min() >= 0 and array.max() < known.num_classes
+    inside = array.min() >= 0 and array.max() < run.task.num_classes
     _require(path, inside, "it has classes that the set has not")
   require("pose", "f", (*passes, 2, 3), (*passes, 3, 3))
-  if _axes(settings):
-    true = f"true_{settings.perturbation}"
-    require(true, "f", passes, (*passes, 2))
-  rows, columns, _ = perturbations.output_shape(
-    settings.perturbation, known.image_shape
-  )
+  for axis in run.axes:
+    require(f"true_{axis}", "f", passes)
+    # NaN for a pose that cannot be inverted.
+    require(f"predicted_{axis}", "f", passes, finite=False)
+  rows, columns, _ = run.task.image_shape
   most = (_MOST_SHOWN, _MOST_SHOWN, rows, columns, 3)
   shown = [np.shape(arrays.get(name)) for name in ("before", "after")]
   for name, shape in zip(("before", "after"), shown):
@@ -197,13 +192,16 @@ def read_evaluation(
   return arrays
 
 
-def check_results(path: epath.Path, values: Any, settings: Settings) -> dict:
+def check_results(
+  path: epath.Path, values: Any, axes: Collection[str] | None = None
+) -> dict:
   """Checks the form of a run's results.
 
   Args:
     path: File that they are from, to name in errors.
     values: Results, parsed.
-    settings: Settings of the run.
+    axes: Names of the axes along which the run measured alignment; any by
+      default.
 
   Returns:
     The results, with NaN for null.
@@ -224,8 +222,7 @@ def check_results(path: epath.Path, values: Any, settings: Settings) -> dict:
   )
   _require(path, counted, f"parameters is {counts!r}")
   found = values.get("alignment", {})
-  axes = _axes(settings)
-  fits = isinstance(found, dict) and set(found) == set(axes)
+  fits = isinstance(found, dict) and (axes is None or {*found} == {*axes})
   _require(path, fits, f"alignment is {found!r}")
   for axis, measured in found.items():
     fits = isinstance(measured, dict) and all(
@@ -237,38 +234,18 @@ def check_results(path: epath.Path, values: Any, settings: Settings) -> dict:
   return values
 
 
-def parse(path: epath.Path, text: bytes) -> Any:
-  """Parses JSON of a file.
-
-  Raises:
-    Damaged: If it is none.
-  """
-  try:
-    return json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise Damaged(f"cannot read {path}: {error}") from error
-
-
-def _axes(settings: Settings) -> Sequence[str]:
-  """The axes along which alignment is measured."""
-  if settings.network == "CNN":
-    return ()
-  return evaluation.AXES.get(settings.perturbation, ())
-
-
 def _compare(
   path: epath.Path,
   results: Mapping[str, Any],
   arrays: Mapping[str, np.ndarray],
-  settings: Settings,
 ) -> None:
   """Compares results with the predictions that they are of."""
   label = arrays["label"]
   wrong = [evaluation.error_rate(one, label) for one in arrays["predicted"]]
   same = abs(np.mean(wrong) - results["error"]) < 1e-6
   _require(path, same, f"error is not that of {EVALUATION}")
-  for axis in _axes(settings):
-    by_class = results["alignment"][axis]["by_class"]
+  for measured in results.get("alignment", {}).values():
+    by_class = measured["by_class"]
     same = len(by_class) == len(np.unique(label))
     _require(path, same, f"by_class has {len(by_class)} classes")
 

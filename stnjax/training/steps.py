@@ -1,27 +1,20 @@
 """Training and evaluation as pure steps: functions of pytrees and keys.
 
-`stnjax.training.programs` compiles loops over them.
+`stnjax.training.trainer` compiles loops over them.
 """
 
-from collections.abc import Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from stnjax import checks, promotion
-from stnjax.data import Data, perturbations
-from stnjax.data.perturbations import Truth
-from stnjax.nn import convolution
-from stnjax.placement import networks, placements
-
-OPTIMISERS = ("adam", "sgd")
-SCHEDULES = ("constant", "cosine", "step")
+from stnjax import placement, promotion
+from stnjax.data import Examples, Truth
+from stnjax.training.preparation import Preparation
 
 
 class Totals(NamedTuple):
@@ -37,7 +30,7 @@ class TrainState(NamedTuple):
 
   step: jax.Array  # int32, steps taken
   params: nnx.State
-  stats: nnx.State  # running averages of the batch norms
+  stats: nnx.State  # running averages of batch norms, and the like
   optimiser: optax.OptState
   totals: Totals  # since the epoch began
 
@@ -47,223 +40,107 @@ class Prediction(NamedTuple):
 
   loss: jax.Array  # [N]
   label: jax.Array  # [N] or [N, heads], the class with the largest logit
-  pose: jax.Array  # [N, 2, 3] or [N, 3, 3], see `networks.Output`
-  truth: Truth  # [N, ...] each, see `stnjax.data.perturbations`
+  pose: jax.Array  # [N, 2, 3] or [N, 3, 3], see `placement.Output`
+  truth: Truth  # [N, ...] each, see `stnjax.data.Perturbation`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Recipe:
+class TrainSpec:
   """How to train one network: everything about a run but its seed and arrays.
 
   Attributes:
-    graphdef: static part of the network, from `nnx.split`.
-    optimiser: its learning rate scheduled over all steps.
-    perturbation: name of the perturbation.
-    mean: of the pixels of each channel, subtracted after the perturbation.
-    std: of the pixels of each channel, divided by.
-    batch_size: of the global batch.
-    shrink: whole factor by which the perturbed images are made smaller.
-    later: steps from which on the network has another static part, in order:
-      one with more iterations, see `grown`.
+    graphdef: Static part of the network, see `split`.
+    streams: Random streams of its layers before the first step, see `split`.
+    optimiser: Optimiser, its learning rate scheduled over all steps.
+    preparation: From stored images to the network's input.
+    batch_size: Images of the global batch.
+    phases: First step and static part of each further phase, in order, in
+      which the network has more iterations, see `with_iterations`.
   """
 
   graphdef: nnx.GraphDef
+  streams: nnx.State
   optimiser: optax.GradientTransformation
-  perturbation: str
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  preparation: Preparation
   batch_size: int
-  shrink: int = 1
-  later: tuple[tuple[int, nnx.GraphDef], ...] = ()
+  phases: tuple[tuple[int, nnx.GraphDef], ...] = ()
 
-  def prepare(
-    self,
-    keys: jax.Array,
-    images: jax.Array,
-    sources: jax.Array | None,
-    train: bool = False,
-  ) -> tuple[jax.Array, Truth]:
-    """Perturbs uint8 images `[B, ...]` with keys `[B]` and normalises them.
-
-    Sources are for clutter, see `data.perturbations.perturb`. An augmentation
-    perturbs only to train.
-    """
-    name = self.perturbation
-    if perturbations.PERTURBATIONS[name].augments and not train:
-      name = "none"
-    perturbed, truth = perturbations.perturb(
-      keys, images.astype(jnp.float32) / 255, name, sources
-    )
-    if self.shrink > 1:
-      perturbed = convolution.mean_pool(perturbed, self.shrink)
-    return (perturbed - np.float32(self.mean)) / np.float32(self.std), truth
-
-
-def random_key(seed: int | jax.Array, purpose: str) -> jax.Array:
-  """A key of its own for each purpose of a run with this seed."""
-  purposes = ("initialise", "order", "train", "evaluate", "examples")
-  return jax.random.fold_in(jax.random.key(seed), purposes.index(purpose))
-
-
-@promotion.usual
-def normalisation(
-  dataset: str, perturbation: str, images: np.ndarray
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation of each channel, to normalise by.
-
-  Args:
-    dataset: name of the set.
-    perturbation: name of the perturbation.
-    images: `[N, H, W, C]`, uint8, the training images.
-
-  Returns:
-    For MNIST those of the paper, for the perturbation; else those of the
-    images as they are.
-  """
-  if dataset.startswith("mnist"):
-    mean, std = perturbations.PERTURBATIONS[perturbation].mnist
-    return (mean,), (std,)
-  # Exact, in integers, and in parts: NumPy counts in copies 8 times as large.
-  channels = images.shape[-1]
-  count = np.zeros((channels, 256))
-  for part in np.array_split(images, max(1, len(images) // 1000)):
-    for channel, pixels in enumerate(part.reshape(-1, channels).T):
-      count[channel] += np.bincount(pixels, minlength=256)
-  count /= images.size / channels
-  values = np.arange(256) / 255
-  mean = count @ values
-  std = np.sqrt(count @ values**2 - mean**2)
-  return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def make_optimiser(
-  name: str,
-  learning_rate: float,
-  total_steps: int,
-  placement: placements.Placement,
-  *,
-  schedule: str = "constant",
-  localisation_lr: float = 1.0,
-  before_lr: float = 1.0,
-  halvings: Sequence[int] = (),
-) -> optax.GradientTransformation:
-  """Makes the optimiser, with learning rates of their own for parts.
-
-  Args:
-    name: "adam", or "sgd" with momentum 0.9.
-    learning_rate: at the start.
-    total_steps: that the schedule spans.
-    placement: of the network, which tells its parts, see `placements.part`.
-    schedule: "constant"; "cosine" to zero; "step", a tenth after half of the
-      steps and a hundredth after three quarters.
-    localisation_lr: multiplier on the learning rate of what only localisation
-      uses: its nets and, for STN-DL, their copied blocks.
-    before_lr: multiplier on that of the blocks before the transformer.
-    halvings: steps at which localisation's learning rate is halved.
-
-  Raises:
-    ValueError: for an unknown optimiser or schedule.
-  """
-  checks.option("optimiser", name, OPTIMISERS)
-  checks.option("schedule", schedule, SCHEDULES)
-  if schedule == "constant":
-    rate = optax.constant_schedule(learning_rate)
-  elif schedule == "cosine":
-    rate = optax.cosine_decay_schedule(learning_rate, total_steps)
-  else:
-    drops = {total_steps // 2: 0.1, total_steps * 3 // 4: 0.1}
-    rate = optax.piecewise_constant_schedule(learning_rate, drops)
-
-  def group(multiplier, halvings=()):
-    factor = optax.piecewise_constant_schedule(
-      multiplier, dict.fromkeys(halvings, 0.5)
+  def network(self, state: "TrainState") -> placement.Network:
+    """The network with the parameters and statistics of a state."""
+    return nnx.merge(
+      self.graphdef, state.params, self.streams, state.stats, copy=True
     )
 
-    def scaled(step):
-      return factor(step) * rate(step)
 
-    return optax.adam(scaled) if name == "adam" else optax.sgd(scaled, 0.9)
+class Parts(NamedTuple):
+  """A network, taken apart."""
 
-  def labels(params: nnx.State) -> Any:
-    def label(path, _):
-      return placements.part([getattr(p, "key", p) for p in path], placement)
-
-    return jax.tree_util.tree_map_with_path(label, params)
-
-  groups = {
-    "localisation": group(localisation_lr, halvings),
-    "before": group(before_lr),
-    "rest": group(1.0),
-  }
-  return optax.partition(groups, labels)
+  graphdef: nnx.GraphDef
+  params: nnx.State
+  streams: nnx.State
+  stats: nnx.State
 
 
-def grown(network: networks.SpatialTransformerNetwork, more: int, **changes):
-  """The static part of a network with more iterations.
+def split(network: nnx.Module) -> Parts:
+  """Takes a network apart: parameters, random streams, all other state.
 
-  Iterations share their parameters, so that the state stays what it is.
-
-  Args:
-    network: with its first iterations.
-    more: how many to add.
-    **changes: attributes of the network to change.
+  Random streams, as of `nnx.Dropout`, are no state of a run: they are seeded
+  anew at each step, from the run's own keys.
   """
-  larger = nnx.clone(network)
-  larger.placement = network.placement.iterated(more)
-  for name, value in changes.items():
-    setattr(larger, name, value)
-  return nnx.graphdef(larger)
+  return Parts(*nnx.split(network, nnx.Param, nnx.RngState, ...))
 
 
 @promotion.usual
 def init_state(
   network: nnx.Module, optimiser: optax.GradientTransformation
-) -> tuple[nnx.GraphDef, TrainState]:
-  """Splits a fresh network into its static part and the state to train."""
-  graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-  return graphdef, TrainState(
+) -> TrainState:
+  """The state of a fresh network before the first step."""
+  parts = split(network)
+  return TrainState(
     jnp.zeros((), jnp.int32),
-    params,
-    stats,
-    jax.jit(optimiser.init)(params),
+    parts.params,
+    parts.stats,
+    jax.jit(optimiser.init)(parts.params),
     _zeros(),
   )
 
 
 @promotion.usual
 def train_step(
-  recipe: Recipe,
+  spec: TrainSpec,
   state: TrainState,
-  batch: Data,
+  batch: Examples,
   keys: jax.Array,
-  sources: jax.Array | None = None,
+  clutter_images: jax.Array | None = None,
   axis_name: str | None = None,
 ) -> TrainState:
   """One step of the optimiser: a pure function.
 
   Args:
-    recipe: the run's fixed part.
-    state: before the step.
-    batch: this device's part of the global batch.
-    keys: `[B]`, one per image, for its perturbation and dropout.
-    sources: training images that clutter is cut from.
-    axis_name: over which gradients and statistics are averaged; None on one
-      device.
+    spec: Fixed part of the run.
+    state: State before the step.
+    batch: Part of the global batch that this device takes, `[B, ...]`.
+    keys: `[B]` keys, one per image, for its perturbation and dropout.
+    clutter_images: `[N, h, w, C]`, uint8, from which clutter is cut.
+    axis_name: Mapped axis over which gradients and statistics are averaged;
+      None on one device.
 
   Returns:
     The state after the step.
   """
   perturb_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-  images, _ = recipe.prepare(perturb_keys, batch.images, sources, train=True)
+  images, _ = spec.preparation(
+    perturb_keys, batch.images, clutter_images, train=True
+  )
 
   def loss_fn(params):
-    model = nnx.merge(recipe.graphdef, params, state.stats, copy=True)
+    model = spec.network(state._replace(params=params))
     model.set_attributes(
       nnx.BatchNorm, axis_name=axis_name, raise_if_not_found=False
     )
     logits = model(images, train=True, keys=dropout_keys).logits
     losses = _losses(logits, batch.labels)
-    return losses.mean(), (losses, logits, nnx.state(model, nnx.BatchStat))
+    return losses.mean(), (losses, logits, split(model).stats)
 
   grads, (losses, logits, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
   wrong = (logits.argmax(-1) != batch.labels).reshape(len(losses), -1).any(-1)
@@ -275,7 +152,8 @@ def train_step(
   if axis_name is not None:
     grads = lax.pmean(grads, axis_name)
     sums = lax.psum(sums, axis_name)
-  updates, optimiser = recipe.optimiser.update(
+    stats = _averaged(stats, axis_name)
+  updates, optimiser = spec.optimiser.update(
     grads, state.optimiser, state.params
   )
   return TrainState(
@@ -289,18 +167,38 @@ def train_step(
 
 @promotion.usual
 def eval_step(
-  recipe: Recipe,
+  spec: TrainSpec,
   state: TrainState,
-  batch: Data,
+  batch: Examples,
   keys: jax.Array,
-  sources: jax.Array | None = None,
+  clutter_images: jax.Array | None = None,
 ) -> Prediction:
-  """Classifies a batch, each image perturbed with its key: a pure function."""
-  images, truth = recipe.prepare(keys, batch.images, sources)
-  model = nnx.merge(recipe.graphdef, state.params, state.stats, copy=True)
-  output = model(images)
+  """Classifies a batch, each image perturbed with its key: a pure function.
+
+  Args:
+    spec: Fixed part of the run.
+    state: State with the parameters.
+    batch: Images to classify, `[B, ...]`.
+    keys: `[B]` keys, one per image.
+    clutter_images: `[N, h, w, C]`, uint8, from which clutter is cut.
+  """
+  images, truth = spec.preparation(keys, batch.images, clutter_images)
+  output = spec.network(state)(images)
   losses = _losses(output.logits, batch.labels)
   return Prediction(losses, output.logits.argmax(-1), output.pose, truth)
+
+
+def _averaged(stats: nnx.State, axis_name: str) -> nnx.State:
+  """State averaged over devices, so that all keep the same; counts stay.
+
+  Batch norms have averaged theirs; other layers know of no devices.
+  """
+  return jax.tree.map(
+    lambda x: (
+      lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+    ),
+    stats,
+  )
 
 
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:

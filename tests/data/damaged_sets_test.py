@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
-from stnjax import data as datasets
-from stnjax.data.prepared import checksums, folders
-from tests.data import datasets_test
+from stnjax import data
+from stnjax.data.tfds_reader import checksums, folders
+from tests.data import tiny_sets
 
 FORMATS = parameterized.named_parameters(
   ("array_record", "array_record"), ("tfrecord", "tfrecord")
@@ -23,9 +23,9 @@ FORMATS = parameterized.named_parameters(
 ERRORS = (ValueError, OSError)
 
 
-def prepare(root, builder_class=datasets_test.Stock):
+def prepare(root, builder_class=tiny_sets.Stock):
   with contextlib.redirect_stderr(io.StringIO()):  # progress bars of TFDS
-    return datasets_test.prepare(root, builder_class)
+    return tiny_sets.prepare(root, builder_class)
 
 
 class DamagedTest(parameterized.TestCase):
@@ -35,7 +35,7 @@ class DamagedTest(parameterized.TestCase):
     cls.pristine = {}
     for file_format in ("array_record", "tfrecord"):
       cls.pristine[file_format] = prepare(cls.create_tempdir(cls()).full_path)
-    datasets_test.to_tfrecord(cls.pristine["tfrecord"])
+    tiny_sets.to_tfrecord(cls.pristine["tfrecord"])
 
   def copy(self, file_format):
     """A fresh copy of the set: its root, folder and training file."""
@@ -47,7 +47,7 @@ class DamagedTest(parameterized.TestCase):
   def refuses(self, root, *fragments):
     """Asserts that loading gives one line that names these."""
     with self.assertRaises(ERRORS) as caught:
-      datasets.load("mnist", "train", str(root))
+      data.load("mnist", "train", str(root))
     message = str(caught.exception)
     self.assertNotIn("\n", message)
     for fragment in fragments:
@@ -56,26 +56,26 @@ class DamagedTest(parameterized.TestCase):
   @FORMATS
   def test_flipped_bytes_are_refused_or_harmless(self, file_format):
     root, folder, _ = self.copy(file_format)
-    good = datasets.load("mnist", "train", str(root))
+    good = data.load("mnist", "train", str(root))
     rng = np.random.default_rng(0)
     refused = 0
     for path in sorted(folder.iterdir()):
       whole = path.read_bytes()
       used = np.flatnonzero(np.frombuffer(whole, np.uint8))
-      for offset in (0, len(whole) - 1, *rng.choice(used, 40)):
+      for offset in (0, len(whole) - 1, *rng.choice(used, 25)):
         damaged = bytearray(whole)
         damaged[offset] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
-          data = datasets.load("mnist", "train", str(root))
+          examples = data.load("mnist", "train", str(root))
         except ERRORS as error:
           self.assertIn(str(folder), str(error))
           refused += 1
         else:
-          for array, expected in zip(data, good, strict=True):
+          for array, expected in zip(examples, good, strict=True):
             np.testing.assert_array_equal(array, expected)
       path.write_bytes(whole)
-    self.assertGreater(refused, 80)
+    self.assertGreater(refused, 50)
 
   @FORMATS
   def test_flipped_bytes_of_records(self, file_format):
@@ -116,7 +116,7 @@ class DamagedTest(parameterized.TestCase):
     shutil.copy(path, extra)
     self.refuses(root, extra)
     extra.rename(f"{path}.bak")  # a user's copy is none of the set's files
-    datasets.load("mnist", "train", str(root))
+    data.load("mnist", "train", str(root))
     for lengths, fragment in (
       (["11"], "holds 12 examples"),
       (["13"], "holds 12 examples"),
@@ -177,13 +177,13 @@ class DamagedTest(parameterized.TestCase):
     root, _, _ = self.copy("array_record")
     for split in ("dev", "", "train+dev", None, ["train"]):
       with self.assertRaisesRegex(ValueError, "split=.*accepted: train, test"):
-        datasets.load("mnist", split, str(root))
+        data.load("mnist", split, str(root))
 
 
 def other_set(features, example, version="3.0.1"):
   """A builder of a set under the name of MNIST."""
 
-  class Other(datasets_test.Stock, skip_registration=True):
+  class Other(tiny_sets.Stock, skip_registration=True):
     name = "mnist"
     FEATURES = features
 
@@ -253,7 +253,7 @@ class OtherContentTest(parameterized.TestCase):
       self.assertRaisesRegex(ValueError, message) as caught,
       self.assertNoLogs(),
     ):
-      datasets.load("mnist", "train", root)
+      data.load("mnist", "train", root)
     self.assertIn(root, str(caught.exception))
 
   def test_records_of_other_types_than_declared(self):
@@ -268,7 +268,7 @@ class OtherContentTest(parameterized.TestCase):
     path.unlink()
     declared.save_config(path.parent)
     with self.assertRaisesRegex(ValueError, "train.array_record.*label"):
-      datasets.load("mnist", "train", root)
+      data.load("mnist", "train", root)
 
 
 class PlacesTest(parameterized.TestCase):
@@ -276,43 +276,43 @@ class PlacesTest(parameterized.TestCase):
     "http://a/b", "https://a", "ftp://a/b", "file:///tmp", "s3://a/b", ""
   )
   def test_addresses_that_are_not_supported(self, data_dir):
-    for name in ("mnist", "street_digits"):
+    for name in ("mnist", "synthetic_digits"):
       with self.assertRaisesRegex(ValueError, "data_dir=.*local .*gs://"):
-        datasets.load(name, "train", data_dir)
+        data.load(name, "train", data_dir)
 
   def test_files_in_the_place_of_folders(self):
     file = self.create_tempfile("file").full_path
-    for name in ("mnist", "street_digits"):
+    for name in ("mnist", "synthetic_digits"):
       with self.assertRaisesRegex(OSError, f"data_dir='{file}' is a file"):
-        datasets.load(name, "train", file)
+        data.load(name, "train", file)
     root = self.create_tempdir()
     root.create_file("mnist")
     with self.assertRaisesRegex(OSError, f"not prepared in {root.full_path}"):
-      datasets.load("mnist", "train", root.full_path)
+      data.load("mnist", "train", root.full_path)
 
   def test_paths_of_unusual_names(self):
     root = pathlib.Path(self.create_tempdir().full_path)
     prepare(root / "plain")
-    good = datasets.load("mnist", "train", str(root / "plain"))
+    good = data.load("mnist", "train", str(root / "plain"))
     for name in ("a[x]b", "[0:5]", "a*", "{b}", "sp ace", "%41"):
       shutil.copytree(root / "plain", root / name)
-      data = datasets.load("mnist", "train", str(root / name))
-      np.testing.assert_array_equal(data.images, good.images)
+      examples = data.load("mnist", "train", str(root / name))
+      np.testing.assert_array_equal(examples.images, good.images)
     here = os.getcwd()
     self.addCleanup(os.chdir, here)
     os.chdir(root)
     for name in ("plain/../a[x]b", "./plain", pathlib.Path("plain")):
-      data = datasets.load("mnist", "train", name)
-      np.testing.assert_array_equal(data.images, good.images)
+      examples = data.load("mnist", "train", name)
+      np.testing.assert_array_equal(examples.images, good.images)
 
   def test_versions_without_description(self):
     root = self.create_tempdir()
-    for name, version in (("mnist", "3.0.1"), ("street_digits", "1.0.0")):
+    for name, version in (("mnist", "3.0.1"), ("synthetic_digits", "1.0.0")):
       root.create_file(f"{name}/{version}/{name}-train.array_record")
       with self.assertRaisesRegex(
         ValueError, f"{name}/{version}/dataset_info.json is missing.*remove"
       ):
-        datasets.load(name, "train", root.full_path)
+        data.load(name, "train", root.full_path)
 
   def test_a_damaged_embedded_set(self):
     root = pathlib.Path(self.create_tempdir().full_path)
@@ -323,7 +323,7 @@ class PlacesTest(parameterized.TestCase):
       mock.patch.object(folders, "EMBEDDED", root / "embedded"),
       self.assertRaisesRegex(ValueError, f"{path}.*install stnjax again"),
     ):
-      datasets.load("mnist_subset", "train")
+      data.load("mnist_subset", "train")
 
 
 class ChecksumTest(absltest.TestCase):
@@ -342,7 +342,7 @@ class ChecksumTest(absltest.TestCase):
   def test_records_of_all_lengths_at_once(self):
     rng = np.random.default_rng(0)
     records = [rng.bytes(length) for length in (*range(140), 3000, 5)]
-    expected = [datasets_test.masked_crc32c(record) for record in records]
+    expected = [tiny_sets.masked_crc32c(record) for record in records]
     self.assertEqual(checksums.masked_crc32c(records).tolist(), expected)
     self.assertEqual(checksums.masked_crc32c([]).tolist(), [])
 

@@ -1,399 +1,288 @@
-"""The perturbations, from their keys."""
+"""Building blocks, and perturbations and axes of one's own."""
 
 import functools
 from unittest import mock
+import warnings
 
 from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
-from scipy import ndimage
 
-from stnjax import data as datasets
-from stnjax import transforms
+from stnjax import data, transforms
 from stnjax.data import perturbations
-
-
-def blob(batch=1):
-  rows, columns = np.indices((29, 29)) - 14.0
-  image = np.exp(-(((columns - 6) / 3) ** 2) - ((rows + 2) / 2) ** 2)
-  return jnp.asarray(np.tile(image[None, ..., None], (batch, 1, 1, 1)))
+from stnjax.registry import Registry
 
 
 def keys(count, seed=0):
   return jax.random.split(jax.random.key(seed), count)
 
 
-perturb = jax.jit(perturbations.perturb, static_argnums=2)
+def darken(key, image):
+  """A perturbation whose truth is neither a rotation, shift nor scale."""
+  stops = jax.random.uniform(key, (), jnp.float32, 0.0, 3.0)
+  return image * 2**-stops, {"stops": stops}
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def truths(keys, name):
-  """What would be done to tiny images; without making them."""
-  sources = jnp.zeros((1, 6, 6, 1), jnp.uint8)
-  images = jnp.zeros((len(keys), 2, 2, 1))
-  return perturbations.perturb(keys, images, name, sources)[1]
-
-
-class RotationTest(absltest.TestCase):
-  def test_object_turns_by_the_angle_that_is_told(self):
-    images, truth = perturbations.perturb(keys(8), blob(8), "rotation")
-    for image, angle in zip(images, truth["rotation"], strict=True):
-      # scipy turns counterclockwise on the screen for positive angles.
-      expected = ndimage.rotate(
-        np.asarray(blob()[0, ..., 0], np.float64),
-        -np.degrees(angle),
-        reshape=False,
-        order=1,
-      )
-      np.testing.assert_allclose(image[..., 0], expected, atol=1e-3)
-
-  def test_angles_are_uniform_within_90_degrees(self):
-    _, truth = perturbations.perturb(
-      keys(20_000, 1), jnp.zeros((20_000, 2, 2, 1)), "rotation"
-    )
-    degrees = np.degrees(truth["rotation"])
-    self.assertLess(np.abs(degrees).max(), 90.001)
-    # Standard errors: 0.37 of the mean, 0.23 of the standard deviation.
-    self.assertAlmostEqual(degrees.mean(), 0, delta=1.5)
-    self.assertAlmostEqual(degrees.std(), 51.96, delta=1)
-    quartiles = np.quantile(degrees, [0.25, 0.5, 0.75])
-    np.testing.assert_allclose(quartiles, [-45, 0, 45], atol=2.5)
-
-  def test_an_image_is_perturbed_by_its_own_key_alone(self):
-    whole, _ = perturbations.perturb(keys(3), blob(3), "rotation")
-    one, _ = perturbations.perturb(keys(3)[1:2], blob(1), "rotation")
-    np.testing.assert_allclose(whole[1], one[0], atol=1e-6)
-    self.assertGreater(np.abs(whole[0] - whole[1]).max(), 0.1)
-
-
-def sources(seed=0, count=3, side=9, dim=40):
-  """Images so dim that six of them never reach 1."""
-  rng = np.random.default_rng(seed)
-  return rng.integers(1, dim, (count, side, side, 1)).astype(np.uint8)
-
-
-def constant(value):
-  """The same at every place, in the shape of `sources`."""
-  return np.full((3, 9, 9, 1), value, np.uint8)
-
-
-def crops(images, size=6):
-  """Every crop of every image, as floats in [0, 1]."""
-  windows = np.lib.stride_tricks.sliding_window_view(
-    images[..., 0], (size, size), axis=(1, 2)
-  )
-  return windows.reshape(-1, size, size) / 255
-
-
-def boxes(counts, size=6):
-  """Corners of the squares that a map counts, or raises where it cannot be.
-
-  The first pixel that is covered is the corner of a square.
-  """
-  counts, found = counts.copy(), []
-  while counts.any():
-    row, column = np.argwhere(counts)[0]
-    square = counts[row : row + size, column : column + size]
-    if square.shape != (size, size) or square.min() < 1:
-      raise AssertionError(f"no square at {row}, {column}")
-    square -= 1
-    found.append((row, column))
-  return found
-
-
-def clutter(count, name, images=None, seed=0):
-  """Clutter without an object."""
-  blank = jnp.zeros((count, 28, 28, 1))
-  return np.asarray(
-    perturb(keys(count, seed), blank, name, images)[0][..., 0], np.float64
-  )
-
-
-def covered(count, name, seed=0):
-  """How many pieces of clutter cover each pixel."""
-  found = clutter(count, name, constant(32), seed) * 255 / 32
-  np.testing.assert_allclose(found, np.round(found), atol=1e-3)
-  return np.round(found).astype(int)
-
-
-class TranslationTest(absltest.TestCase):
-  def test_object_stands_where_it_is_told(self):
-    images = np.random.default_rng(0).random((40, 28, 28, 1), np.float32)
-    found, truth = perturb(keys(40), images, "translation", constant(0))
-    self.assertEqual(found.shape, (40, 60, 60, 1))
-    for image, moved, (x, y) in zip(
-      images, found, truth["translation"], strict=True
-    ):
-      canvas = np.pad(image, ((16, 16), (16, 16), (0, 0)))
-      expected = np.roll(canvas, (int(y), int(x)), axis=(0, 1))
-      np.testing.assert_array_equal(moved, expected)
-
-  def test_shifts_are_whole_and_uniform_within_16_pixels(self):
-    shifts = np.asarray(truths(keys(8_000, 1), "translation")["translation"])
-    np.testing.assert_array_equal(shifts, np.round(shifts))
-    for axis in range(2):
-      counts = np.unique_counts(shifts[:, axis])
-      np.testing.assert_array_equal(counts.values, np.arange(-16, 17))
-      # 242 expected of each, give or take 15.
-      self.assertBetween(counts.counts.min(), 180, 242)
-      self.assertBetween(counts.counts.max(), 242, 310)
-    self.assertLess(abs(np.corrcoef(shifts.T)[0, 1]), 0.05)
-
-  def test_clutter_is_six_squares_of_six_pixels_anywhere(self):
-    found = [boxes(image) for image in covered(400, "translation")]
-    self.assertEqual({len(squares) for squares in found}, {6})
-    places = np.array(found)
-    np.testing.assert_array_equal(places.min(axis=(0, 1)), [0, 0])
-    np.testing.assert_array_equal(places.max(axis=(0, 1)), [54, 54])
-    # Uniform over 55 places: 2,400 draws, standard error 0.32.
-    np.testing.assert_allclose(places.mean(axis=(0, 1)), 27, atol=1.5)
-    self.assertGreater(
-      len({tuple(squares) for squares in map(sorted, found)}), 399
-    )
-
-  def test_clutter_is_cut_from_the_sources(self):
-    counts, given = covered(60, "translation"), sources()
-    accepted, used = crops(given), set()
-    for image, count in zip(
-      clutter(60, "translation", given), counts, strict=True
-    ):
-      for row, column in boxes(count):
-        square = np.s_[row : row + 6, column : column + 6]
-        if count[square].max() > 1:
-          continue  # under others
-        errors = np.abs(accepted - image[square]).max(axis=(1, 2))
-        self.assertLess(errors.min(), 1e-5)
-        used.add(int(errors.argmin()))
-    self.assertLen(used, 3 * 4 * 4)  # every crop of every source
-
-  def test_it_is_added_to_the_object_and_clamped(self):
-    images = np.random.default_rng(0).random((20, 28, 28, 1), np.float32)
-    given = sources()  # so dim that the clutter alone is not clamped
-    alone, _ = perturb(keys(20), images, "translation", constant(0))
-    dim, _ = perturb(keys(20), 0 * images, "translation", given)
-    self.assertLess(dim.max(), 1)
-    bright, _ = perturb(keys(20), images, "translation", 6 * given)
-    expected = np.minimum(alone + 6 * dim, 1)
-    np.testing.assert_allclose(bright, expected, atol=1e-5)
-    self.assertGreater((np.asarray(bright) == 1).sum(), 100)
-
-
-class ScaleTest(absltest.TestCase):
-  def test_object_is_as_large_as_is_told(self):
-    found, truth = perturb(keys(8), blob(8)[:, :28, :28], "scale", constant(0))
-    self.assertEqual(found.shape, (8, 112, 112, 1))
-    image = np.asarray(blob()[0, :28, :28, 0], np.float64)
-    for scaled, octaves in zip(found, truth["scale"], strict=True):
-      factor = 2.0 ** float(octaves)
-      expected = ndimage.affine_transform(
-        image,
-        [1 / factor] * 2,
-        offset=13.5 - 55.5 / factor,
-        output_shape=(112, 112),
-        order=1,
-        mode="grid-constant",
-      )
-      np.testing.assert_allclose(scaled[..., 0], expected, atol=1e-4)
-
-  def test_factors_are_uniform_in_the_logarithm(self):
-    octaves = np.asarray(truths(keys(10_000, 1), "scale")["scale"])
-    self.assertBetween(octaves.min(), -1, -0.99)
-    self.assertBetween(octaves.max(), 1.99, 2)
-    # Standard errors: 0.009, 0.006.
-    self.assertAlmostEqual(octaves.mean(), 0.5, delta=0.04)
-    self.assertAlmostEqual(octaves.std(), 0.866, delta=0.025)
-
-  def test_clutter_is_resized_crops_of_the_sources(self):
-    """As Pillow resizes them; looked at where nothing else is close."""
-    counts, given = covered(120, "scale"), sources()
-    cut, sizes = crops(given), []
-    resized = {
-      size: np.stack(
-        [
-          Image.fromarray(crop.astype(np.float32)).resize(
-            (size, size), Image.Resampling.BILINEAR
-          )
-          for crop in cut
-        ]
-      )
-      for size in range(2, 20, 2)
-    }
-    for image, count in zip(clutter(120, "scale", given), counts, strict=True):
-      self.assertLessEqual(count.max(), 6)
-      for square in ndimage.find_objects(ndimage.label(count)[0]):
-        height, width = count[square].shape
-        if height != width or count[square].min() != 1 != count[square].max():
-          continue  # several that touch
-        if count[square].max() > 1:
-          continue
-        errors = np.abs(resized[height] - image[square]).max(axis=(1, 2))
-        self.assertLess(errors.min(), 1e-5)
-        sizes.append(height)
-    self.assertEqual(set(sizes), set(range(2, 20, 2)))
-    # Of six pieces, the mean of 4 s^2 for s from 1 to 9, give or take 24.
-    self.assertAlmostEqual(
-      counts.sum(axis=(1, 2)).mean(), 6 * 4 * 285 / 9, delta=100
-    )
-
-  def test_resizing_is_pillow_s(self):
-    crop = np.random.default_rng(0).random((6, 6), np.float32)
-    for size in range(2, 19):
-      expected = Image.fromarray(crop).resize(
-        (size, size), Image.Resampling.BILINEAR
-      )
-      matrix = np.asarray(perturbations._resizing(25, 4, size))
-      found = matrix @ crop @ matrix.T
-      np.testing.assert_allclose(
-        found[4 : 4 + size, 4 : 4 + size], expected, atol=1e-6
-      )
-      self.assertEqual(np.count_nonzero(found), size * size)
-
-
-class ClutterTest(parameterized.TestCase):
-  @parameterized.parameters("translation", "scale")
-  def test_it_needs_sources(self, name):
-    with self.assertRaisesRegex(ValueError, f"sources must be.*'{name}'"):
-      perturbations.perturb(keys(1), jnp.zeros((1, 28, 28, 1)), name)
-
-  @parameterized.parameters("translation", "scale")
-  def test_it_hangs_on_the_image_s_own_key_alone(self, name):
-    given = sources()
-    whole = clutter(3, name, given)
-    one = perturb(keys(3)[1:2], jnp.zeros((1, 28, 28, 1)), name, given)[0]
-    np.testing.assert_allclose(one[0, ..., 0], whole[1], atol=1e-6)
-    for other in (whole[0], whole[2], clutter(3, name, given, seed=1)[1]):
-      self.assertGreater(np.abs(other - whole[1]).max(), 0.01)
-
-  # Turning smooths, for which the paper's constants make no allowance.
-  @parameterized.parameters(
-    ("none", 0.03), ("rotation", 0.07), ("translation", 0.1), ("scale", 0.04)
-  )
-  def test_statistics_are_near_those_of_the_paper(self, name, tolerance):
-    """On full MNIST, translation has 0.0395 and 0.1800, the paper 8 % less."""
-    data = datasets.load("mnist_subset", "train")
-    count = total = squares = 0
-    for start in range(0, 10_000, 2_500):
-      chosen = np.arange(start, start + 2_500, 5)
-      images = data.images[chosen].astype(np.float32) / 255
-      found, _ = perturb(keys(500, start), images, name, data.images)
-      found = np.asarray(found)
-      count += found.size
-      total += found.sum(dtype=np.float64)
-      squares += (found**2).sum(dtype=np.float64)
-    mean = total / count
-    np.testing.assert_allclose(
-      (mean, (squares / count - mean**2) ** 0.5),
-      perturbations.PERTURBATIONS[name].mnist,
-      rtol=tolerance,
-    )
-
-
-NOTHING = dict(
-  max_degrees=0, max_shift=0, max_shear_degrees=0, max_scale=1, flip=False
+EXPOSURE = data.Axis(
+  name="exposure",
+  unit="stops",
+  true=lambda truth: -np.asarray(truth["stops"], np.float64),
+  predicted=lambda poses, shape: np.zeros(len(poses)),
 )
+DARK = data.Perturbation(name="dark", draw=darken, axes=(EXPOSURE,))
 
 
-def deform(images, **options):
-  return jax.vmap(
-    lambda key, image: perturbations.deform(key, image, **NOTHING | options)[0]
-  )(keys(len(images)), images)
-
-
-class AugmentationTest(parameterized.TestCase):
-  def test_without_options_nothing_changes(self):
-    images = np.random.default_rng(0).random((5, 12, 9, 2), np.float32)
-    np.testing.assert_allclose(deform(images), images, atol=1e-6)
-
-  def test_half_are_mirrored(self):
-    images = np.random.default_rng(0).random((200, 6, 5, 1), np.float32)
-    found = np.asarray(deform(images, flip=True))
-    same, mirrored = (
-      np.isclose(found, other, atol=1e-5).all(axis=(1, 2, 3))
-      for other in (images, images[:, :, ::-1])
-    )
-    np.testing.assert_array_equal(same, ~mirrored)
-    self.assertBetween(mirrored.sum(), 70, 130)
-
-  def test_shifts_are_shares_of_the_size(self):
-    rows, columns = np.indices((40, 20)) * 1.0
-    planes = np.stack([columns, rows], axis=-1)[None].repeat(300, 0)
-    found = np.asarray(deform(planes, max_shift=0.1))[:, 20, 10]
-    moved = found - [10, 20]
-    self.assertBetween(np.abs(moved[:, 0]).max(), 1.9, 2.001)
-    self.assertBetween(np.abs(moved[:, 1]).max(), 3.8, 4.001)
-    np.testing.assert_allclose(moved.mean(axis=0), 0, atol=0.5)
-
-  @parameterized.parameters(
-    ("free_augmentation", 180, 10 / 95, 20, 1.3),
-    ("light_augmentation", 10, 0.1, 5, 1.1),
-  )
-  def test_what_is_drawn_fills_its_bounds(
-    self, name, degrees, shift, shear, scale
-  ):
-    count = 2_000
-    with mock.patch.object(perturbations, "warp", lambda _, matrix: matrix):
-      matrices, truth = perturbations.perturb(
-        keys(count), jnp.zeros((count, 2, 2, 1)), name
+class OwnPerturbationTest(absltest.TestCase):
+  def test_by_object_and_by_name(self):
+    images = np.random.default_rng(0).random((5, 4, 3, 2), np.float32)
+    found, truth = data.perturb(keys(5), images, DARK)
+    for image, dark, stops in zip(images, found, truth["stops"], strict=True):
+      np.testing.assert_allclose(dark, image / 2.0**stops, rtol=1e-6)
+    self.assertEqual(data.output_shape(DARK, (4, 3, 2)), (4, 3, 2))
+    registry = Registry("perturbation")
+    registry.register("dark", DARK)
+    with mock.patch.object(perturbations, "PERTURBATIONS", registry):
+      again, _ = jax.jit(data.perturb, static_argnums=2)(
+        keys(5), images, "dark"
       )
-    self.assertEqual(truth, {})
-    matrices = np.asarray(matrices, np.float64)
-    linear = matrices[..., :2]
-    mirror = np.sign(np.linalg.det(linear))
-    self.assertBetween((mirror < 0).mean(), 0.45, 0.55)
-    first = linear[:, :, 0] * mirror[:, None]
-    factor = np.hypot(*first.T)
-    angle = np.arctan2(first[:, 1], first[:, 0])
-    unturned = np.asarray(transforms.rotation(-angle))[:, :, :2] @ linear
-    sheared = np.degrees(np.arctan(unturned[:, 0, 1] / factor))
-    np.testing.assert_allclose(unturned[:, 1, 1], factor, rtol=1e-4)
-    drawn = {
-      "degrees": np.degrees(angle) / degrees,
-      "shear": sheared / shear,
-      "scale": np.log(factor) / np.log(scale),
-      "x": matrices[:, 0, 2] / (2 * shift),
-      "y": matrices[:, 1, 2] / (2 * shift),
-    }
-    for what, values in drawn.items():  # uniform between -1 and 1
-      with self.subTest(what):
-        self.assertBetween(np.abs(values).max(), 0.99, 1.001)
-        self.assertAlmostEqual(values.mean(), 0, delta=0.06)
-        self.assertAlmostEqual(values.std(), 3**-0.5, delta=0.03)
-    self.assertLess(
-      np.abs(np.corrcoef([*drawn.values(), mirror]) - np.eye(6)).max(), 0.1
+    np.testing.assert_allclose(again, found, rtol=1e-6)
+
+  def test_its_own_axis_measures_its_own_truth(self):
+    _, truth = data.perturb(keys(9), jnp.zeros((9, 2, 2, 1)), DARK)
+    (axis,) = DARK.axes
+    np.testing.assert_allclose(axis.true(truth), -truth["stops"])
+    self.assertIsNone(axis.period)
+
+  def test_clutter_is_passed_on(self):
+    def overlay(key, image, clutter_images):
+      chosen = jax.random.randint(key, (), 0, len(clutter_images))
+      return image + clutter_images[chosen] / 255, {"chosen": chosen}
+
+    mixed = data.Perturbation(name="mixed", draw=overlay, needs_clutter=True)
+    others = np.arange(4, dtype=np.uint8)[:, None, None, None] * 50
+    images = np.zeros((6, 1, 1, 1), np.float32)
+    found, truth = data.perturb(keys(6), images, mixed, others)
+    expected = np.asarray(truth["chosen"]) * 50 / 255
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-6)
+    with self.assertRaisesRegex(ValueError, "clutter_images must.*'mixed'"):
+      data.perturb(keys(6), images, mixed)
+
+  def test_output_shape_must_be_that_of_the_images(self):
+    def crop(key, image):
+      return image[1:-1, 1:-1], {}
+
+    images = jnp.zeros((2, 6, 5, 1))
+    wrong = data.Perturbation(name="crop", draw=crop)
+    with self.assertRaisesRegex(
+      ValueError, r"'crop'.*\(4, 3, 1\); its output_shape is \(6, 5, 1\)"
+    ):
+      data.perturb(keys(2), images, wrong)
+    right = data.Perturbation(
+      name="crop",
+      draw=crop,
+      output_shape=lambda shape: (shape[0] - 2, shape[1] - 2, shape[2]),
     )
+    found, _ = data.perturb(keys(2), images, right)
+    self.assertEqual(found.shape[1:], data.output_shape(right, (6, 5, 1)))
 
 
-class OtherTest(parameterized.TestCase):
+def drawn(count, draw, image, **options):
+  """Images and truths of as many keys."""
+  function = functools.partial(draw, **options)
+  return jax.jit(jax.vmap(function, (0, None)))(keys(count), image)
+
+
+class BuildingBlockTest(parameterized.TestCase):
+  @parameterized.parameters(0, 3)
+  def test_translation_is_a_shift_on_a_larger_image(self, margin):
+    image = np.random.default_rng(0).random((5, 4, 2), np.float32)
+    found, truth = drawn(40, data.translate, image, margin=margin)
+    shifts = np.asarray(truth["translation"], int)
+    self.assertEqual(np.abs(shifts).max(), margin)
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)))
+    for shifted, (x, y) in zip(found, shifts, strict=True):
+      np.testing.assert_array_equal(shifted, np.roll(padded, (y, x), (0, 1)))
+
+  def test_scale_within_bounds(self):
+    image = np.zeros((8, 8, 1), np.float32)
+    image[2:6, 2:6] = 1
+    found, truth = drawn(
+      200, data.scale, image, margin=4, min_octaves=-0.5, max_octaves=0.5
+    )
+    self.assertEqual(found.shape, (200, 16, 16, 1))
+    octaves = np.asarray(truth["scale"])
+    self.assertBetween(octaves.min(), -0.5, -0.45)
+    self.assertBetween(octaves.max(), 0.45, 0.5)
+    areas = np.asarray(found).sum((1, 2, 3))
+    np.testing.assert_allclose(areas, 16 * 4.0**octaves, rtol=0.1)
+
+  def test_rotation_within_bounds(self):
+    image = jnp.zeros((4, 4, 1))
+    _, truth = drawn(500, data.rotate, image, max_degrees=20)
+    degrees = np.degrees(truth["rotation"])
+    self.assertBetween(np.abs(degrees).max(), 19, 20.001)
+
+  def test_clutter_of_any_size_and_crop(self):
+    bright = np.full((2, 9, 9, 1), 255, np.uint8)
+    add = jax.jit(
+      jax.vmap(
+        lambda key: data.clutter(
+          key, jnp.zeros((20, 30, 1)), bright, [7], crop=3
+        )
+      )
+    )
+    for found in np.asarray(add(keys(9))):
+      rows, columns = np.nonzero(found[..., 0] > 0.5)
+      self.assertEqual((np.ptp(rows), np.ptp(columns)), (6, 6))
+      self.assertLen(rows, 49)
+      np.testing.assert_allclose(found.sum(), 49, rtol=1e-6)
+
+  def test_margin_grows_each_side(self):
+    shape = perturbations.with_margin(3)((5, 6, 1))
+    self.assertEqual(shape, (11, 12, 1))
+
+
+class RegistryTest(absltest.TestCase):
   def test_none_changes_nothing(self):
-    images, truth = perturbations.perturb(keys(2), blob(2), "none")
-    np.testing.assert_array_equal(images, blob(2))
+    images = np.random.default_rng(0).random((2, 5, 5, 1), np.float32)
+    found, truth = data.perturb(keys(2), images, "none")
+    np.testing.assert_array_equal(found, images)
     self.assertEqual(truth, {})
 
   def test_unknown_name(self):
-    with self.assertRaisesRegex(ValueError, "perturbation='shift'.*rotation"):
-      perturbations.perturb(keys(1), blob(), "shift")
-    with self.assertRaisesRegex(ValueError, "perturbation='shift'.*rotation"):
-      perturbations.output_shape("shift", (28, 28, 1))
+    for call in (
+      lambda: data.perturb(keys(1), jnp.zeros((1, 4, 4, 1)), "shift"),
+      lambda: data.output_shape("shift", (28, 28, 1)),
+    ):
+      with self.assertRaisesRegex(ValueError, "perturbation='shift'.*none"):
+        call()
 
-  @parameterized.parameters(
-    ("none", (28, 28, 1), (28, 28, 1)),
-    ("rotation", (28, 28, 1), (28, 28, 1)),
-    ("translation", (28, 28, 1), (60, 60, 1)),
-    ("scale", (28, 28, 1), (112, 112, 1)),
-    ("translation", (32, 20, 3), (64, 52, 3)),
-    ("free_augmentation", (95, 95, 1), (95, 95, 1)),
-    ("light_augmentation", (32, 32, 3), (32, 32, 3)),
-  )
-  def test_output_shape(self, name, shape, expected):
-    self.assertEqual(perturbations.output_shape(name, shape), expected)
-    found = jax.eval_shape(
-      lambda: perturbations.perturb(
-        keys(2), jnp.zeros((2, *shape)), name, jnp.zeros((1, *shape), "uint8")
-      )[0]
+
+class AxisTest(absltest.TestCase):
+  def test_truth_in_the_units_of_the_axes(self):
+    truth = {
+      "rotation": np.array([0, np.pi / 2], np.float32),
+      "translation": np.array([[1, 2], [3, 4]], np.float32),
+      "scale": np.array([-1, 2], np.float32),
+    }
+    for axis, unit, expected in (
+      (data.ROTATION, "deg", [0, 90]),
+      (data.TRANSLATION_X, "px", [1, 3]),
+      (data.TRANSLATION_Y, "px", [2, 4]),
+      (data.SCALE_X, "octaves", [-1, 2]),
+      (data.SCALE_Y, "octaves", [-1, 2]),
+    ):
+      self.assertEqual(axis.unit, unit)
+      np.testing.assert_allclose(axis.true(truth), expected, atol=1e-5)
+    both = {"scale": np.array([[-1, 1], [2, 3]])}
+    np.testing.assert_array_equal(data.SCALE_Y.true(both), [1, 3])
+
+  def test_only_angles_are_periodic(self):
+    self.assertEqual(data.ROTATION.period, 360)
+    for axis in (data.TRANSLATION_X, data.SCALE_Y):
+      self.assertIsNone(axis.period)
+
+  def test_predicted_is_a_part_of_the_object_s_motion(self):
+    theta = np.random.default_rng(0).normal(0, 0.3, (7, 2, 3)) + np.eye(2, 3)
+    motion = data.object_motion(theta, (40, 60, 1))
+    self.assertLen(motion, 5)
+    for axis in (
+      *(data.ROTATION, data.TRANSLATION_X, data.TRANSLATION_Y),
+      *(data.SCALE_X, data.SCALE_Y),
+    ):
+      np.testing.assert_array_equal(
+        axis.predicted(theta, (40, 60, 1)), motion[axis.name]
+      )
+
+  def test_a_transformer_that_undoes_a_perturbation(self):
+    images = jnp.zeros((50, 4, 4, 1))
+    turned = data.Perturbation(name="turned", draw=data.rotate)
+    perturb = jax.jit(data.perturb, static_argnums=2)
+    truth = perturb(keys(50), images, turned)[1]
+    theta = transforms.rotation(truth["rotation"])
+    found = data.ROTATION.predicted(np.asarray(theta), (4, 4))
+    np.testing.assert_allclose(found, -data.ROTATION.true(truth), atol=1e-3)
+
+
+SHAPE = (40, 60, 1)  # 20 and 30 pixels are a unit of theta
+
+
+class ObjectMotionTest(parameterized.TestCase):
+  def test_every_axis_of_a_pose_made_by_hand(self):
+    """The object shifts, shrinks and stretches, then turns."""
+    turn = np.radians(30)
+    # By 6 pixels right and 5 up, twice as wide, half as high, 30 degrees
+    # clockwise, which in coordinates whose y points down is anticlockwise's
+    # matrix; theta is the inverse, written out.
+    shift = np.array([[1, 0, 6 / 30], [0, 1, -5 / 20], [0, 0, 1]])
+    scale = np.diag([2, 0.5, 1])
+    cos, sin = np.cos(turn), np.sin(turn)
+    rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    theta = np.linalg.inv(rotation @ scale @ shift)
+    for pose in (theta[:2], -1.5 * theta):
+      found = data.object_motion(np.stack([pose] * 2), SHAPE)
+      expected = {
+        "rotation": 30,
+        "translation_x": 6,
+        "translation_y": -5,
+        "scale_x": 1,
+        "scale_y": -1,
+      }
+      self.assertEqual(set(found), set(expected))
+      for axis, value in expected.items():
+        np.testing.assert_allclose(
+          found[axis], [value] * 2, atol=1e-3, err_msg=axis
+        )
+
+  def test_rotation_is_read_from_poses_of_other_parts(self):
+    angles = np.linspace(-3, 3, 7)
+    theta = transforms.compose(
+      transforms.rotation(-angles),
+      transforms.translation(jnp.array([0.3, 0.1])),
+      transforms.scaling(jnp.array([0.8, 0.8])),
     )
-    self.assertEqual(found.shape, (2, *expected))
+    projective = 2.5 * np.asarray(transforms.to_homogeneous(theta))
+    for poses in (theta, projective):
+      found = data.object_motion(poses, SHAPE)["rotation"]
+      np.testing.assert_allclose(found, np.degrees(angles), atol=1e-3)
+
+  def test_projective_pose_is_its_slope_at_the_centre(self):
+    matrix = np.array([[0.9, -0.3, 0.2], [0.4, 1.1, -0.1], [0.2, -0.3, 1.0]])
+
+    def apply(x, y):
+      u, v, w = matrix @ [x, y, 1]
+      return np.array([u / w, v / w])
+
+    h = 1e-6
+    columns = [
+      (apply(h, 0) - apply(-h, 0)) / (2 * h),
+      (apply(0, h) - apply(0, -h)) / (2 * h),
+    ]
+    numeric = np.column_stack([*columns, apply(0, 0)])
+    found = data.object_motion(matrix, SHAPE)
+    for axis, expected in data.object_motion(numeric, SHAPE).items():
+      np.testing.assert_allclose(found[axis], expected, atol=1e-3)
+
+  def test_a_mirrored_pose_has_the_size_of_its_scale(self):
+    found = data.object_motion(np.array([[0.5, 0, 0], [0, -0.25, 0]]), SHAPE)
+    self.assertAlmostEqual(float(found["scale_x"]), 1, places=4)
+    self.assertAlmostEqual(float(found["scale_y"]), 2, places=4)
+
+  def test_a_pose_that_is_no_pose_is_not_perfect(self):
+    for pose in (np.full((2, 3), np.nan), np.zeros((2, 3))):
+      poses = np.stack([np.eye(2, 3), pose])
+      for axis, values in data.object_motion(poses, SHAPE).items():
+        self.assertEqual(values[0], 0, axis)
+        self.assertTrue(np.isnan(values[1]), axis)
+
+  def test_a_pose_at_infinity_is_nan_without_warnings(self):
+    poses = np.stack([np.eye(3), np.full((3, 3), np.inf), np.diag([1, 1, 0])])
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      found = data.object_motion(poses, (28, 28))
+    for values in found.values():
+      np.testing.assert_array_equal(values, [0, np.nan, np.nan])
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from absl.testing import absltest, parameterized
 import numpy as np
 from PIL import Image
 
-from stnjax import data as datasets
-from stnjax.data.builders import plankton
-from stnjax.data.prepared import builders
+from stnjax import data
+from stnjax.data.tfds_builders import plankton, writing
+from stnjax.paper.datasets import fit_plankton
 
 
 def write_jpeg(path, seed, width=40, height=30, mode="L"):
@@ -34,7 +34,7 @@ def prepare(manual_dir, data_dir):
     data_dir=str(data_dir), file_format="array_record"
   )
   with contextlib.redirect_stderr(printed):
-    builders.prepare(builder, str(manual_dir))
+    writing.prepare(builder, str(manual_dir))
   return builder, printed.getvalue()
 
 
@@ -54,18 +54,18 @@ class PlanktonTest(parameterized.TestCase):
       for index in range(5):
         path = folder / name / f"{label}{index}.jpg"
         pixels = write_jpeg(path, 5 * label + index, *sizes[index])
-        photos[plankton.fit(pixels[..., None]).tobytes()] = label
+        photos[fit_plankton(pixels[..., None]).tobytes()] = label
     builder, printed = prepare(manual, self.data_dir)
     self.assertIn("3 classes in", printed)
     self.assertIn("PlanktonSet 1.0 has 121", printed)
     found = {}
     for split, count in (("train", 12), ("test", 3)):
-      data = datasets.load("plankton", split, self.data_dir)
-      self.assertEqual(data.images.shape, (count, 95, 95, 1))
-      self.assertEqual(np.bincount(data.labels).tolist(), [count // 3] * 3)
+      examples = data.load("plankton", split, self.data_dir)
+      self.assertEqual(examples.images.shape, (count, 95, 95, 1))
+      self.assertEqual(np.bincount(examples.labels).tolist(), [count // 3] * 3)
       found |= {
         image.tobytes(): label
-        for image, label in zip(data.images, data.labels, strict=True)
+        for image, label in zip(examples.images, examples.labels, strict=True)
       }
     self.assertEqual(found, photos)
     self.assertEqual(
@@ -141,10 +141,10 @@ class PlanktonTest(parameterized.TestCase):
     images = [
       image.tobytes()
       for split in ("train", "test")
-      for image in datasets.load("plankton", split, self.data_dir).images
+      for image in data.load("plankton", split, self.data_dir).images
     ]
     self.assertLen(images, 4)
-    self.assertIn(plankton.fit(coloured[..., None]).tobytes(), images)
+    self.assertIn(fit_plankton(coloured[..., None]).tobytes(), images)
 
   def test_files_that_are_not_decoded(self):
     folder = self.root / "in"
@@ -223,7 +223,7 @@ class FitTest(parameterized.TestCase):
   def test_against_pillow(self, height, width):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (height, width, 1), np.uint8)
-    fitted = plankton.fit(image)
+    fitted = fit_plankton(image)
     self.assertEqual((fitted.shape, fitted.dtype), ((95, 95, 1), np.uint8))
     longest = max(height, width)
     h, w = (
@@ -241,7 +241,7 @@ class FitTest(parameterized.TestCase):
 
   def test_a_white_ground_becomes_black(self):
     image = np.full((20, 30, 1), 255, np.uint8)
-    self.assertFalse(plankton.fit(image).any())
+    self.assertFalse(fit_plankton(image).any())
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from stnjax import data as datasets
-from stnjax.data.builders import svhn
-from stnjax.data.prepared import builders
+from stnjax import data
+from stnjax.data.house_numbers import BLANK
+from stnjax.data.tfds_builders import svhn, writing
+import stnjax.paper  # noqa: F401
 
 
 def photo(seed, width=80, height=60, channels=3):
@@ -89,7 +90,7 @@ def prepare(manual_dir, data_dir):
   """Prepares, and returns what was printed."""
   printed = io.StringIO()
   with contextlib.redirect_stderr(printed):
-    builders.prepare(
+    writing.prepare(
       svhn.Svhn(data_dir=str(data_dir), file_format="array_record"),
       str(manual_dir),
     )
@@ -147,12 +148,12 @@ class SvhnTest(absltest.TestCase):
     # Five examples of twelve entries: six files, of which three stay empty.
     with mock.patch.object(svhn, "_SHARD", 2):
       cls.printed = prepare(cls.root, cls.root / "tfds")
-    cls.data = datasets.load("svhn", "train", str(cls.root / "tfds"))
+    cls.examples = data.load("svhn", "train", str(cls.root / "tfds"))
 
   def test_labels_are_padded_with_blank(self):
-    b = datasets.BLANK
+    b = BLANK
     self.assertEqual(
-      self.data.labels.tolist(),
+      self.examples.labels.tolist(),
       [
         [5, b, b, b, b],
         [1, 0, b, b, b],
@@ -161,8 +162,8 @@ class SvhnTest(absltest.TestCase):
         [6, 7, 8, 9, 0],
       ],
     )
-    self.assertEqual(self.data.labels.dtype, np.int32)
-    self.assertEqual(self.data.images.dtype, np.uint8)
+    self.assertEqual(self.examples.labels.dtype, np.int32)
+    self.assertEqual(self.examples.images.dtype, np.uint8)
 
   def test_pixels_are_those_of_the_grown_box(self):
     # 10 x 20 grows by 1.5 and 3 on each side: x 28.5-41.5, y 17-43.
@@ -179,7 +180,7 @@ class SvhnTest(absltest.TestCase):
       photo(9)[18:32, 6:38],
     ]
     np.testing.assert_array_equal(
-      self.data.images, [resized(crop) for crop in expected]
+      self.examples.images, [resized(crop) for crop in expected]
     )
 
   def test_what_is_left_out_is_named(self):
@@ -194,13 +195,13 @@ class SvhnTest(absltest.TestCase):
     self.assertNotIn("._1.png", self.printed)
 
   def test_train_and_extra(self):
-    split = datasets.SETS["svhn"].train_split
-    data = datasets.load("svhn", split, str(self.root / "tfds"))
-    self.assertEqual(data.images.shape, (6, 64, 64, 3))
-    self.assertEqual(data.labels[5].tolist(), [4, 2, 10, 10, 10])
-    np.testing.assert_array_equal(data.images[:5], self.data.images)
+    split = data.find("svhn").train_split
+    examples = data.load("svhn", split, str(self.root / "tfds"))
+    self.assertEqual(examples.images.shape, (6, 64, 64, 3))
+    self.assertEqual(examples.labels[5].tolist(), [4, 2, 10, 10, 10])
+    np.testing.assert_array_equal(examples.images[:5], self.examples.images)
     with self.assertRaisesRegex(ValueError, "'extra.dev'.*train, extra, test"):
-      datasets.load("svhn", "extra+dev", str(self.root / "tfds"))
+      data.load("svhn", "extra+dev", str(self.root / "tfds"))
 
   def test_tensorflow_is_not_imported(self):
     self.assertNotIn("tensorflow", sys.modules)
@@ -344,8 +345,8 @@ class HarmfulTest(absltest.TestCase):
       printed = prepare(self.root, self.root / "tfds")
     self.assertIn("3 left out, no plain file: 2.png, 4.png, 5.png", printed)
     self.assertRegex(printed, "1 left out, of more than .* bytes: 3.png")
-    data = datasets.load("svhn", "train", str(self.root / "tfds"))
-    self.assertLen(data.images, 1)
+    examples = data.load("svhn", "train", str(self.root / "tfds"))
+    self.assertLen(examples.images, 1)
 
   def test_sparse_digit_struct(self):
     self.write(sparse_member("digitStruct.mat", 2**31) + self.unpacked())
@@ -384,8 +385,8 @@ class HarmfulTest(absltest.TestCase):
       "1 left out, after the first of that name: digitStruct.mat",
     ):
       self.assertIn(text, printed)
-    data = datasets.load("svhn", "train", str(self.root / "tfds"))
-    self.assertLen(data.images, 1)
+    examples = data.load("svhn", "train", str(self.root / "tfds"))
+    self.assertLen(examples.images, 1)
 
   def test_boxes_that_are_none(self):
     boxes = {

@@ -7,11 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import audit, report, train
-from experiments.reporting import finished
+from experiments import audit
+from experiments.lib import loop
+from experiments.reporting import finished, report
 from stnjax import alignability
+from stnjax.files import RunError
 from stnjax.placement import networks
-from stnjax.training import runs
+from stnjax.training import building, trained
+from stnjax.training.run_folder import Run
 from tests import scripts, toy_sets
 
 # Not perturbed, so that its predictions can be made again.
@@ -28,23 +31,23 @@ TOY = dataclasses.replace(
 def workdir(tmp_path_factory):
   folder = str(tmp_path_factory.mktemp("runs"))
   with toy_sets.loaded():
-    train.train(TOY, (0,), folder, devices=jax.devices()[:1])
+    loop.train(TOY, (0,), folder, devices=jax.devices()[:1])
   return folder
 
 
 @pytest.fixture(scope="module")
 def audits(workdir):
   with toy_sets.loaded():
-    return audit.audit(runs.Run(workdir, TOY), count=4, steps=2)
+    return audit.audit(Run(workdir, TOY), count=4, steps=2)
 
 
 def test_the_network_of_a_run_is_the_one_that_was_evaluated(workdir):
-  run = runs.Run(workdir, TOY)
+  run = Run(workdir, TOY)
   images = toy_sets.load("mnist_subset", "train").images
   tested = toy_sets.load("mnist_subset", "test").images
   predictions = {}
   for trained in (True, False):
-    network, recipe = runs.network_of(run, images, trained=trained)
+    network, recipe = trained.network_of(run, images, trained=trained)
     logits = network(audit.prepare(recipe, tested)).logits
     predictions[trained] = np.asarray(logits.argmax(axis=-1))
   _, _, arrays = scripts.metrics(workdir, TOY)
@@ -54,8 +57,8 @@ def test_the_network_of_a_run_is_the_one_that_was_evaluated(workdir):
 
 def test_a_run_without_checkpoint_has_no_trained_network(tmp_path):
   images = toy_sets.load("mnist_subset", "train").images
-  with pytest.raises(runs.RunError, match="has no checkpoint to read the netw"):
-    runs.network_of(runs.Run(str(tmp_path), TOY), images)
+  with pytest.raises(RunError, match="has no checkpoint to read the netw"):
+    trained.network_of(Run(str(tmp_path), TOY), images)
 
 
 def test_both_states_and_all_layers_are_audited(audits):
@@ -78,7 +81,7 @@ def test_both_states_and_all_layers_are_audited(audits):
 def test_features_are_those_that_the_network_passes_on(name):
   """Where the transformer is the identity, with its batch norm."""
   settings = dataclasses.replace(TOY, network=name, batch_norm=True)
-  network = runs.build_network(settings)
+  network = building.build_network(settings)
   rng = np.random.default_rng(0)
   images = rng.normal(size=(3, 28, 28, 1)).astype(np.float32)
   for _ in range(3):
@@ -89,14 +92,14 @@ def test_features_are_those_that_the_network_passes_on(name):
 
 
 def test_fields_of_the_network_are_what_a_probe_finds():
-  network = runs.build_network(TOY)
+  network = building.build_network(TOY)
   images = np.random.default_rng(0).normal(size=(2, 60, 60, 1))
   probed = alignability.probe(network.features, images.astype(np.float32))
   assert probed == network.geometry()
 
 
 def test_audits_are_kept_and_reported(audits, workdir):
-  run = runs.Run(workdir, TOY)
+  run = Run(workdir, TOY)
   assert finished.read_audits(run.path) == {}
   finished.write_audits(run.path, audits)
   kept = finished.read_audits(run.path)
@@ -115,7 +118,7 @@ def test_audits_are_kept_and_reported(audits, workdir):
     assert float(cell.split(" / ")[1]) == pytest.approx(100 * shares[1], abs=1)
   for damaged in ("{", "[]", '{"trained": 3}'):
     (run.path / "audit.json").write_text(damaged)
-    with pytest.raises(runs.RunError, match="cannot read"):
+    with pytest.raises(RunError, match="cannot read"):
       finished.read_audits(run.path)
   finished.write_audits(run.path, audits)
 

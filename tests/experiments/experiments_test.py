@@ -7,15 +7,17 @@ import pathlib
 import re
 import signal
 import time
-from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import report, train
+from experiments.lib import loading, loop, training_job
+from experiments.lib.signals import Interrupted
 from experiments.reporting import finished
-from stnjax.training import runs
+from stnjax.files import RunError
+from stnjax.training import building, config
+from stnjax.training.run_folder import Run
 from tests import scripts, toy_sets
 from tests.scripts import finish, start
 
@@ -65,7 +67,7 @@ def uninterrupted(tmp_path_factory):
   assert code == 0, err
   assert "epoch 10/10" in out
   assert re.search(r"^STN-SL1.*: [\d,]+ parameters, [\d,]+ of them", out, re.M)
-  results = runs.Run(str(workdir), LONG).results()
+  results = Run(str(workdir), LONG).results()
   assert results["seeds_together"] == 1
   assert results["peak_memory_mb"] > 100  # JAX alone is more
   assert results["seconds_per_epoch"] == pytest.approx(
@@ -80,7 +82,7 @@ def test_a_stopped_run_ends_with_the_same_metrics(
   number, uninterrupted, tmp_path
 ):
   flags = (*FLAGS, f"--workdir={tmp_path}", "--checkpoint_seconds=0")
-  folder = runs.folder(str(tmp_path), LONG)
+  folder = config.folder(str(tmp_path), LONG)
   process = start_on_toys(*flags)
   while not list((folder / "checkpoints").glob("[1-9]?")):
     assert process.poll() is None, process.communicate()
@@ -110,7 +112,7 @@ def test_two_seeds_killed_and_resumed_end_as_each_alone(
   flags = (*FLAGS, "--seeds=0,3", "--checkpoint_seconds=0")
   flags += (f"--workdir={tmp_path}",)
   folders = [
-    runs.folder(str(tmp_path), dataclasses.replace(LONG, seed=seed))
+    config.folder(str(tmp_path), dataclasses.replace(LONG, seed=seed))
     for seed in (0, 3)
   ]
   process = start_on_toys(*flags)
@@ -151,19 +153,21 @@ def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
         toy_sets.finish(run, error=run.settings.seed / 10)
       return {run.settings.seed: run.results() for run in self.members}
 
-  monkeypatch.setattr(train, "_Job", Job)
+  monkeypatch.setattr(loop, "TrainingJob", Job)
   steps = {2: 20, 4: 20, 5: 40}
   monkeypatch.setattr(
-    runs.Run, "saved_step", lambda run: steps.get(run.settings.seed, 0)
+    Run, "saved_step", lambda run: steps.get(run.settings.seed, 0)
   )
-  results = train.train(LONG, (1, 2, 3, 4, 5), str(tmp_path))
+  results = loop.train(
+    LONG, (1, 2, 3, 4, 5), str(tmp_path), load=lambda settings: None
+  )
   assert sorted(trained) == [[1, 3], [2, 4], [5]]
   assert {seed: r["error"] for seed, r in results.items()} == {
     1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5,
   }  # fmt: skip
   assert list(results) == [1, 2, 3, 4, 5]
   trained.clear()
-  train.train(LONG, (6, 1, 5), str(tmp_path))
+  loop.train(LONG, (6, 1, 5), str(tmp_path), load=lambda settings: None)
   assert trained == [[6]]  # the others are done
 
 
@@ -177,20 +181,20 @@ def test_a_network_that_grows_resumes_before_and_after(
   settings = dataclasses.replace(
     TOY, network="STN-C0", epochs=2, more_iterations=(1,), eval_passes=1
   )
-  monkeypatch.setattr(train, "_SECONDS_PER_DISPATCH", 0)  # a step each
+  monkeypatch.setattr(training_job, "_SECONDS_PER_DISPATCH", 0)  # a step each
 
   def kill(seeds, lines):
     if lines[0]["epoch"] == epoch:
       raise KeyboardInterrupt
 
-  train.train(settings, (0,), f"{tmp_path}/whole")
+  loop.train(settings, (0,), f"{tmp_path}/whole")
   with pytest.raises(KeyboardInterrupt):
-    train.train(
+    loop.train(
       settings, (0,), f"{tmp_path}/parts", checkpoint_seconds=0, progress=kill
     )
-  stood_at = runs.Run(f"{tmp_path}/parts", settings).saved_step()
+  stood_at = Run(f"{tmp_path}/parts", settings).saved_step()
   assert stood_at == 4 * epoch - 1
-  train.train(settings, (0,), f"{tmp_path}/parts")
+  loop.train(settings, (0,), f"{tmp_path}/parts")
   whole, parts = (
     metrics(tmp_path / name, settings) for name in ("whole", "parts")
   )
@@ -202,7 +206,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
   settings = dataclasses.replace(LONG, dataset="plankton", network="CNN")
   for _ in range(2):
     with pytest.raises(FileNotFoundError, match="not prepared"):
-      train.train(settings, (0, 1), str(tmp_path / "runs"), "/none")
+      loop.train(settings, (0, 1), str(tmp_path / "runs"), "/none")
   assert not list(tmp_path.iterdir())
 
 
@@ -210,12 +214,20 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
   "name, flags, message",
   [
     ("train", ["--network=STN-X1"], "network='STN-X1' is unknown; accepted"),
-    ("train", ["--network=STN-C5"], "depth 5 is deeper.*accepted: 0 to 2"),
-    ("train", ["--dataset=fashion"], "--dataset=fashion.*mnist_subset"),
+    (
+      "train",
+      ["--network=STN-C5"],
+      "depth 5 is deeper than the backbone; accepted: 0 to 2",
+    ),
+    (
+      "train",
+      ["--dataset=fashion"],
+      "dataset='fashion' is unknown; accepted: .*mnist_subset",
+    ),
     (
       "train",
       ["--dataset=svhn", "--perturbation=none", "--data_dir=/none"],
-      "'svhn' is not prepared in /none.*experiments.prepare_data",
+      "'svhn' is not prepared in /none.*stnjax.data",
     ),
     ("train", ["--width=0"], "width must be positive and finite, got 0"),
     ("train", ["--seeds=1,x"], "--seeds must be whole numbers.*got 1,x"),
@@ -230,7 +242,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     (
       "train",
       ["--dataset=street_numbers", "--perturbation=scale"],
-      "perturbation='scale' is undone by class.*street_numbers.*accepted: none",
+      "perturbation='scale' is measured by class.*street_numbers.*accepted: none",
     ),
     ("train", ["--more_iterations=3,3"], "more_iterations must be.*rise"),
     ("train", ["--localisation=large"], "localisation='large'.*'small'"),
@@ -248,7 +260,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     (
       "train",
       ["--network=STN-UCN1", "--more_iterations=1"],
-      "more_iterations: a UCN has no transformer to repeat",
+      "more_iterations: STN-UCN1 has no transformer to repeat",
     ),
     ("sweep", ["--only=xyz"], "matches none of the 5 runs"),
     ("sweep", ["--only=("], "is not a valid reg"),
@@ -279,8 +291,8 @@ def test_batch_that_devices_do_not_divide(tmp_path):
 @pytest.mark.usefixtures("toys")
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
   train_once = dataclasses.replace(LONG, epochs=1)
-  train.train(train_once, (0,), str(tmp_path))
-  folder = runs.folder(str(tmp_path), train_once)
+  loop.train(train_once, (0,), str(tmp_path))
+  folder = config.folder(str(tmp_path), train_once)
   (folder / "DONE").unlink()
   for path in pathlib.Path(folder, "checkpoints", "4").rglob("*"):
     if path.is_file():
@@ -303,11 +315,11 @@ def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
       os.kill(os.getpid(), signal.SIGINT)
 
   whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
-  train.train(TOY, (0,), whole)
-  with pytest.raises(train.cli.Interrupted, match="SIGINT after step 8"):
-    train.train(TOY, (0,), stopped, progress=stop_after_two)
+  loop.train(TOY, (0,), whole)
+  with pytest.raises(Interrupted, match="SIGINT after step 8"):
+    loop.train(TOY, (0,), stopped, progress=stop_after_two)
   epochs = []
-  train.train(
+  loop.train(
     TOY,
     (0,),
     stopped,
@@ -324,9 +336,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     TOY, network="CNN", optimiser="sgd", learning_rate=1e38
   )
   for _ in range(2):  # it is not trained again
-    with pytest.raises(runs.RunError, match="seed_0: the .* not finite after"):
-      train.train(wild, (0,), str(tmp_path))
-  folder = runs.folder(str(tmp_path), wild)
+    with pytest.raises(RunError, match="seed_0: the .* not finite after"):
+      loop.train(wild, (0,), str(tmp_path))
+  folder = config.folder(str(tmp_path), wild)
   assert not (folder / "DONE").exists()
   _, left = finished.read(folder.parent)
   assert left == [finished.LeftOut(f"{wild.name} (failed)")]
@@ -340,41 +352,41 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    train.train(settings, (0,), str(tmp_path), progress=stop)
-  load = train.load_data
+    loop.train(settings, (0,), str(tmp_path), progress=stop)
+  load = loading.load
 
   def load_another_version(*args):
-    train_data, eval_data = load(*args)
+    setup, train_data, eval_data = load(*args)
     images = train_data.images.copy()
     images[-1, 0, 0, 0] += 1
-    return train_data._replace(images=images), eval_data
+    return setup, train_data._replace(images=images), eval_data
 
-  monkeypatch.setattr(train, "load_data", load_another_version)
-  with pytest.raises(runs.RunError, match="other images of mnist_subset"):
-    train.train(settings, (0,), str(tmp_path))
+  monkeypatch.setattr(loading, "load", load_another_version)
+  with pytest.raises(RunError, match="other images of mnist_subset"):
+    loop.train(settings, (0,), str(tmp_path))
   monkeypatch.undo()
-  assert train.train(settings, (0,), str(tmp_path))[0]["error"] > 0
+  assert loop.train(settings, (0,), str(tmp_path))[0]["error"] > 0
 
 
 @pytest.mark.usefixtures("toys")
 def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
-  build = runs.build_program
+  build = building.build_trainer
 
   def build_with_a_bad_seed(members, *args):
-    program, states = build(members, *args)
+    trainer, states = build(members, *args)
     bad = np.array([member.seed == 1 for member in members])
 
     def poison(x):
       return np.where(bad.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
 
-    return program, states._replace(params=jax.tree.map(poison, states.params))
+    return trainer, states._replace(params=jax.tree.map(poison, states.params))
 
   settings = dataclasses.replace(TOY, network="CNN", epochs=1)
-  train.train(settings, (0,), f"{tmp_path}/alone")
-  monkeypatch.setattr(runs, "build_program", build_with_a_bad_seed)
+  loop.train(settings, (0,), f"{tmp_path}/alone")
+  monkeypatch.setattr(building, "build_trainer", build_with_a_bad_seed)
   seen = []
-  with pytest.raises(runs.RunError, match="seed_1: the loss is not finite"):
-    train.train(
+  with pytest.raises(RunError, match="seed_1: the loss is not finite"):
+    loop.train(
       settings,
       (1, 0),
       f"{tmp_path}/both",
@@ -393,17 +405,17 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_signal_at_the_last_checkpoint_is_heard(tmp_path, monkeypatch):
   one = dataclasses.replace(TOY, epochs=1)
-  save = runs.Run.save
+  save = Run.save
 
   def save_and_signal(run, state):
     save(run, state)
     os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(runs.Run, "save", save_and_signal)
-  with pytest.raises(train.cli.Interrupted, match="SIGTERM after step 4"):
-    train.train(one, (0,), str(tmp_path))
+  monkeypatch.setattr(Run, "save", save_and_signal)
+  with pytest.raises(Interrupted, match="SIGTERM after step 4"):
+    loop.train(one, (0,), str(tmp_path))
   monkeypatch.undo()
-  assert train.train(one, (0,), str(tmp_path))[0]["error"] > 0
+  assert loop.train(one, (0,), str(tmp_path))[0]["error"] > 0
 
 
 @pytest.mark.parametrize("name", ["train", "sweep", "report"])
@@ -415,9 +427,9 @@ def test_help_lists_the_options(name):
     assert "(default: '30')" in out
 
 
-def test_holdout_keeps_off_the_test_set(tmp_path):
-  tune = dataclasses.replace(LONG, holdout=True)
-  train_data, eval_data = train.load_data(tune, None)
+def test_validation_images_are_none_of_those_to_train_on():
+  tune = dataclasses.replace(LONG, use_validation_split=True)
+  _, train_data, eval_data = loading.load(tune)
   assert len(train_data.labels) == 9000
   assert len(eval_data.labels) == 1000
   seen = {image.tobytes() for image in train_data.images}
@@ -478,59 +490,38 @@ def test_results_are_what_the_kept_predictions_say(uninterrupted):
   assert wrong.shape == (2, 40)
   assert results["error"] == pytest.approx(wrong.mean())
   labels = np.tile(arrays["label"], 2)
-  angles = np.degrees(arrays["true_rotation"].ravel())
+  assert arrays["true_rotation"].shape == (2, 40)
+  true = arrays["true_rotation"].ravel()
   # theta is a turn and more: that of its inverse's first column.
   poses = np.concatenate(arrays["pose"])
   first = np.linalg.inv(poses[:, :, :2])[:, :, 0]
-  total = np.radians(angles) + np.arctan2(first[:, 1], first[:, 0])
-
-  def left_of(total, labels):
-    left = np.empty(len(total))
-    for label in set(labels):
-      directions = np.exp(1j * total[labels == label])
-      common = np.angle(directions.mean())
-      left[labels == label] = np.degrees(
-        np.angle(directions * np.exp(-1j * common))
-      )
-    return left
-
-  left = left_of(total, labels)
-  (axis,) = results["alignment"]
-  assert axis == "rotation"
-  found = results["alignment"]["rotation"]
-  assert found["std"] == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-3)
-  by_class = [
-    np.sqrt(np.mean(left[labels == label] ** 2)) for label in np.unique(labels)
-  ]
-  assert found["by_class"] == pytest.approx(by_class, rel=1e-3)
-  nothing = left_of(np.radians(angles), labels)
-  assert found["none"] == pytest.approx(np.sqrt(np.mean(nothing**2)), rel=1e-3)
-  last = left_of(total[:40], labels[:40])  # of the first pass
-  assert lines[-1]["alignment"]["rotation"] == pytest.approx(
-    np.sqrt(np.mean(last**2)), rel=1e-3
+  predicted = np.degrees(np.arctan2(first[:, 1], first[:, 0]))
+  kept = arrays["predicted_rotation"].ravel()
+  np.testing.assert_allclose(
+    np.exp(1j * np.radians(kept - predicted)), 1, atol=1e-4
   )
 
+  def residuals(angles, labels):
+    """Deviations in degrees from the mean direction of each class."""
+    deviations = np.empty(len(angles))
+    for label in set(labels):
+      directions = np.exp(1j * np.radians(angles[labels == label]))
+      common = np.angle(directions.mean())
+      deviations[labels == label] = np.degrees(
+        np.angle(directions * np.exp(-1j * common))
+      )
+    return deviations
 
-def test_networks_are_ordered_and_their_families_named():
-  names = ("CNN", "STN-C0", "STN-C1", "STN-SL1", "STN-UCN0", "STN-UCN1",
-           "DEF0", "DEF1")  # fmt: skip
-  assert sorted(reversed(names), key=report.order) == [*names]
-  members = {
-    name: [report.Finished(runs.Settings(name), {"error": i / 4}, [], None)]
-    for i, name in enumerate(names)
-  }
-  with mock.patch.object(report.plots, "error_lines") as draw:
-    assert [figure[0] for figure in report._error_figures(members)] == ["depth"]
-  (label, lines, baseline), _ = draw.call_args
-  assert (label, baseline) == ("depth", [0.0])
-  assert lines == {
-    "STN-C": {0: [25.0], 1: [50.0]},
-    "STN-SL": {0: [25.0], 1: [75.0]},
-    "STN-UCN": {0: [100.0], 1: [125.0]},
-    "DEF": {0: [150.0], 1: [175.0]},
-  }
+  def rms(values):
+    return pytest.approx(np.sqrt(np.mean(values**2)), rel=1e-3)
 
-
-def test_spread():
-  assert report.spread([1.25], 1) == "1.2"
-  assert report.spread([1.0, 3.0], 1) == "2.0 ± 1.4 (1.0 to 3.0)"
+  residual = residuals(true + predicted, labels)
+  (axis,) = results["alignment"]
+  assert axis == "rotation"
+  measured = results["alignment"]["rotation"]
+  assert measured["std"] == rms(residual)
+  for value, label in zip(measured["by_class"], np.unique(labels), strict=True):
+    assert value == rms(residual[labels == label])
+  assert measured["none"] == rms(residuals(true, labels))
+  of_one_pass = residuals((true + predicted)[:40], labels[:40])
+  assert lines[-1]["alignment"]["rotation"] == rms(of_one_pass)

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from experiments import sweep
-from experiments.lib import cli
-from stnjax.training import runs
+from experiments.lib import cli, jobs
+from stnjax.training import building
+from stnjax.training.run_folder import Run
+from stnjax.training.settings import Settings
 from tests import scripts
 
 TRAINING = [
@@ -47,14 +48,17 @@ SETTINGS = [
   ("--epochs=2147483647", "steps; accepted: at most 2,147,483,647 steps"),
   ("--batch_size=99999999999", "batch_size must be at most 2,147,483,647"),
   ("--batch_size=10001", "larger than the training set of 10000"),
-  ("--batch_size=9001 --holdout", "larger than the training set of 9000"),
+  (
+    "--batch_size=9001 --use_validation_split",
+    "larger than the training set of 9000",
+  ),
   ("--eval_passes=10001", "eval_passes must be at most 10,000"),
   ("--learning_rate=nan", "learning_rate must be positive and finite"),
   ("--learning_rate=1e39", "learning_rate must be at most 3.4e.38"),
-  ("--shrink=29", "shrink must be at most 28"),
-  ("--shrink=4", r"image_shape \(7, 7, 1\) is too small"),
+  ("--downsample=29", "downsample must be at most 28"),
+  ("--downsample=4", r"image_shape \(7, 7, 1\) is too small"),
   (
-    "--dataset=cifar10 --perturbation=none --shrink=16",
+    "--dataset=cifar10 --perturbation=none --downsample=16",
     r"image_shape \(2, 2, 3\) is too small",
   ),
   ("--more_iterations=1,a", "--more_iterations must be whole numbers"),
@@ -110,6 +114,15 @@ def ends(name, cases, *others):
       assert len(told[0]) < 500
 
 
+def test_one_of_each_kind(tmp_path):
+  named = [(f"--networks={name}", said) for name, said in NETWORKS[:1]]
+  cases = TRAINING[:1] + SETTINGS[:1] + named + SELECTION[:1] + SWEEP[:1]
+  workdir = tmp_path / "runs"
+  ends("sweep", cases, f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
 def test_train(tmp_path):
   networks = [(f"--network={name}", said) for name, said in NETWORKS[:2]]
   workdir = tmp_path / "runs"
@@ -118,6 +131,7 @@ def test_train(tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [["--dry_run"], []])
 def test_sweep(dry, tmp_path):
   cases = SELECTION + SWEEP
@@ -129,49 +143,30 @@ def test_sweep(dry, tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_paper(tmp_path):
   common = ["--preset=rotation", "--dry_run", f"--workdir={tmp_path}/runs"]
   ends("paper", TRAINING + SELECTION, *common)
   assert not any(tmp_path.iterdir())
 
 
-def test_benches(tmp_path):
-  output = f"--output={tmp_path}/results"
-  for name in ("bench_sampling", "bench_tpu_compile", "bench_gpu_compile"):
-    shapes = [
-      ("--shapes=2x8x8", "--shapes must be.*'2x8x8'"),
-      ("--shapes=2x8x8x٣", "--shapes must be.*'2x8x8x٣'"),
-      ("--shapes=2x8x8x1,2x8x8x1", "--shapes must name at least one, each"),
-      ("--shapes=99999x99999x9x9", "--shapes.*2,147,483,647"),
-    ]
-    ends(name, shapes, output)
-  ends(
-    "bench_tpu_compile", [("--batch_per_chip=0", "--batch_per_chip=0")], output
-  )
-  ends("bench_scaling", [("--rounds=0", "--rounds=0")], output)
-  training = [
-    ("--rounds=0", "--rounds=0"),
-    ("--seeds=9999999", "--seeds=9999999"),
-    ("--steps=157", "--steps must be at most 156"),
-    ("--width=nan", "width must be positive"),
-    ("--width=1e4", "accepted: at most 2,147,483,647"),
-    ("--networks=STN-SL1x999999999", "runs the transformer too often"),
-  ]
-  ends("bench_training", training, output)
+@pytest.mark.slow
+def test_audit(tmp_path):
   ends(
     "audit", [("--images=1", "--images=1"), ("--only=(", "is not a valid reg")]
   )
-  assert not any(tmp_path.iterdir())
 
 
 def test_the_ends_of_the_range_of_seeds_are_accepted():
   assert cli.seeds(["0", "4294967295"]) == (0, 2**32 - 1)
-  assert runs.Settings(seed=2**32 - 1).name.endswith("seed_4294967295")
+  assert Settings(seed=2**32 - 1).name.endswith("seed_4294967295")
 
 
 def test_the_narrowest_network_has_one_filter_a_layer():
-  network = runs.abstract_network(runs.Settings(width=1e-9))
-  assert [block.layer.filters for block in network.blocks] == [1, 1]
+  settings = Settings(width=1e-9)
+  network = building.abstract_network(settings, building.find(settings))
+  filters = [stage.conv.kernel.shape[-1] for stage in network.stages]
+  assert filters == [1, 1]
 
 
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
@@ -183,6 +178,7 @@ def test_flags_are_checked_without_a_look_at_files(tmp_path):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
   flags = ["--dry_run", "--networks=CNN STN-C0 STN-C1", f"--workdir={tmp_path}"]
 
@@ -206,7 +202,7 @@ def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
   code, lines, err = dry("--dataset=mnist", f"--data_dir={tmp_path}")
   assert (code, lines) == (1, [])
   assert "dataset 'mnist' is not prepared" in err
-  runs.Run(str(tmp_path), runs.Settings(network="CNN")).start()
+  Run(str(tmp_path), Settings(network="CNN")).start()
   code, _, err = dry("--epochs=7")
   assert code == 1
   assert "other settings (epochs: 30 there, 7 here)" in err
@@ -214,4 +210,4 @@ def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
 
 def test_kinds_of_one_name_are_refused_in_python_too():
   with pytest.raises(ValueError, match="--kinds must differ"):
-    sweep.sweep_networks(["C", "C"], [0])
+    jobs.sweep_networks(["C", "C"], [0])

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from experiments import train
-from stnjax.training import runs
+from experiments.lib import loop
+from stnjax.training import config, records
+from stnjax.training.run_folder import Run
+from stnjax.training.settings import Settings
 from tests import scripts, toy_sets
 
 TOYS = toy_sets.SETTINGS
@@ -22,7 +25,7 @@ HOUSE_NUMBERS = dataclasses.replace(
   network="STN-C0",
   dataset="street_numbers",
   perturbation="none",
-  shrink=2,
+  downsample=2,
   optimiser="sgd",  # adam blows up rounding where a gradient vanishes
   learning_rate=0.003,
 )
@@ -31,7 +34,7 @@ HOUSE_NUMBERS = dataclasses.replace(
 def flags_of(settings, **others):
   """The flags that say these settings, where they are not the defaults."""
   values = {**dataclasses.asdict(settings), **others}
-  default = dataclasses.asdict(runs.Settings())
+  default = dataclasses.asdict(Settings())
   del values["seed"]
   return [
     f"--{name}={value}"
@@ -64,7 +67,7 @@ def finish_all(processes):
 def train_here(settings, workdir):
   """What a run computes in this process, on one device."""
   with toy_sets.loaded():
-    train.train(settings, (0,), str(workdir), devices=jax.devices()[:1])
+    loop.train(settings, (0,), str(workdir), devices=jax.devices()[:1])
   return scripts.metrics(workdir, settings)
 
 
@@ -107,7 +110,7 @@ def begun(request, tmp_path_factory):
   with toy_sets.loaded():
     assert len(jax.devices()) == 4
     with pytest.raises(train.cli.Interrupted, match="after step 4"):
-      train.train(settings, (0,), f"{folder}/begun", progress=stop)
+      loop.train(settings, (0,), f"{folder}/begun", progress=stop)
   shutil.copytree(f"{folder}/begun", f"{folder}/one")
   ended = train_here(settings, f"{folder}/one")
   assert np.abs(ended[2]["pose"] - np.eye(2, 3)).min() > 0
@@ -147,7 +150,7 @@ def test_one_that_is_lost_ends_the_other_and_both_go_on(
   module = ["tests.toy_sets", "train"]
   flags = flags_of(settings, workdir=tmp_path / "lost", checkpoint_seconds=0.01)
   both = start_together(module, flags, 2)
-  checkpoints = runs.folder(f"{tmp_path}/lost", settings) / "checkpoints"
+  checkpoints = config.folder(f"{tmp_path}/lost", settings) / "checkpoints"
   while not list(checkpoints.glob("[1-9]?")):
     assert both[0].poll() is None, both[0].communicate()
     time.sleep(0.01)
@@ -193,7 +196,7 @@ def test_a_sweep_is_shared_out(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_failed_fails_its_process_alone(tmp_path):
   settings = dataclasses.replace(TOYS, epochs=1, network="STN-C0")
-  broken = runs.Run(str(tmp_path), settings)
+  broken = Run(str(tmp_path), settings)
   broken.start()
   broken.fail("the loss is not finite")
   flags = [*flags_of(settings, workdir=tmp_path, network="STN-SL1")]
@@ -213,13 +216,11 @@ def test_one_that_waits_can_be_stopped(number, tmp_path):
   settings = dataclasses.replace(TOYS, epochs=500, network="CNN")
   flags = flags_of(settings, workdir=tmp_path, network="STN-SL1")
   flags += ["--networks=STN-C0 CNN"]
-  done = runs.Run(
-    str(tmp_path), dataclasses.replace(settings, network="STN-C0")
-  )
+  done = Run(str(tmp_path), dataclasses.replace(settings, network="STN-C0"))
   toy_sets.finish(done)
   first, other = start_together(["tests.toy_sets", "sweep"], flags, 2)
-  folder = runs.folder(str(tmp_path), settings)
-  while len(runs.read_metrics(folder)) < 3:
+  folder = config.folder(str(tmp_path), settings)
+  while len(records.read_metrics(folder)) < 3:
     time.sleep(0.05)
   first.send_signal(number)
   code, _, err = scripts.finish(first, timeout=30)

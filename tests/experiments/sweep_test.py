@@ -9,39 +9,41 @@ import jax
 import pytest
 
 from experiments import sweep, train
-from experiments.lib import hardware
-from stnjax.training import runs
+from experiments.lib import hardware, jobs, progress, running
+from experiments.reporting import sweeping
+from stnjax.files import RunError
+from stnjax.training.run_folder import Run
 from tests import scripts, toy_sets
 
 TOY = toy_sets.SETTINGS
 
 
 def test_sweep_lists_networks_by_depth():
-  assert sweep.sweep_networks(sweep.KINDS, [0, 1, 2]) == [
+  assert jobs.sweep_networks(sweep.KINDS, [0, 1, 2]) == [
     "CNN", "STN-C0", "STN-C1", "STN-C2", "STN-DL1", "STN-DL2", "STN-SL1",
     "STN-SL2",
   ]  # fmt: skip
-  assert sweep.sweep_networks(["SL"], [0, 1]) == ["STN-C0", "STN-SL1"]
-  assert sweep.sweep_networks(["UCN", "DEF", "C"], [0, 1]) == [
+  assert jobs.sweep_networks(["SL"], [0, 1]) == ["STN-C0", "STN-SL1"]
+  assert jobs.sweep_networks(["UCN", "DEF", "C"], [0, 1]) == [
     "STN-UCN0", "STN-UCN1", "DEF0", "DEF1", "STN-C0", "STN-C1",
   ]  # fmt: skip
 
 
 def test_shards_share_the_selected_runs_without_overlap():
   every = [
-    sweep.Job(dataclasses.replace(TOY, network=name), (0, 1, 2))
+    jobs.Job(dataclasses.replace(TOY, network=name), (0, 1, 2))
     for name in ("CNN", "STN-C0", "STN-C1", "STN-SL1", "STN-SL2")
   ]
 
   def names(jobs):
     return [s.name for job in jobs for s in job.members()]
 
-  only = sweep.select(every, "STN-C1", "0/1")
+  only = jobs.select(every, "STN-C1", "0/1")
   assert only == [every[2]]
-  some = sweep.select(every, "STN-(C1|SL1).*seed_[12]", "0/1")
+  some = jobs.select(every, "STN-(C1|SL1).*seed_[12]", "0/1")
   assert [job.seeds for job in some] == [(1, 2), (1, 2)]
   assert [job.settings.seed for job in some] == [1, 1]
-  shards = [sweep.select(every, None, f"{i}/4") for i in range(4)]
+  shards = [jobs.select(every, None, f"{i}/4") for i in range(4)]
   assert sorted(names(sum(shards, []))) == sorted(names(every))
   assert len(set(names(every))) == 15
 
@@ -58,14 +60,14 @@ def test_shards_share_the_selected_runs_without_overlap():
 )  # fmt: skip
 def test_what_each_process_takes(networks, seeds, count, expected):
   jobs = [
-    sweep.Job(
+    jobs.Job(
       dataclasses.replace(TOY, network=f"STN-C{i % 3}", epochs=i + 1),
       tuple(range(seeds)),
     )
     for i in range(networks)
   ]
   for index, share in enumerate(expected):
-    mine = sweep.share(jobs, count, index)
+    mine = jobs.jobs_for_process(jobs, count, index)
     if mine is not None:
       for job in mine:
         assert job.settings.seed == job.seeds[0]
@@ -92,8 +94,8 @@ def test_what_each_process_takes(networks, seeds, count, expected):
 def test_lanes_take_the_least_time(
   networks, seeds, devices, splittable, expected
 ):
-  jobs = [sweep.Job(TOY, tuple(range(seeds)))] * networks
-  found = sweep.lanes(jobs, "abcdefgh"[:devices], splittable)
+  jobs = [jobs.Job(TOY, tuple(range(seeds)))] * networks
+  found = jobs.device_groups(jobs, "abcdefgh"[:devices], splittable)
   assert found == expected
 
 
@@ -120,21 +122,21 @@ def test_a_network_must_fit_into_memory(optimiser, seeds, devices, gigabytes):
 
 NETWORKS = ("CNN", "STN-C0", "STN-SL1")
 JOBS = [
-  sweep.Job(dataclasses.replace(TOY, network=name), (0,)) for name in NETWORKS
+  jobs.Job(dataclasses.replace(TOY, network=name), (0,)) for name in NETWORKS
 ]
 
 
 @pytest.mark.slow
 def test_side_by_side_is_as_one_after_the_other(tmp_path, capsys):
   jobs = [
-    sweep.Job(dataclasses.replace(job.settings, epochs=1), job.seeds)
+    jobs.Job(dataclasses.replace(job.settings, epochs=1), job.seeds)
     for job in JOBS[:2]
   ]
   with toy_sets.loaded():
-    assert not sweep.run_and_report(jobs, f"{tmp_path}/lanes")
+    assert not sweeping.run_and_report(jobs, f"{tmp_path}/lanes")
     out = capsys.readouterr().out
     one = [jax.devices()[:1]]
-    assert not sweep.run_all(jobs, f"{tmp_path}/one", one)
+    assert not running.run_all(jobs, f"{tmp_path}/one", one)
   assert len(jax.devices()) == 4
   assert out.startswith("training 2 jobs, 2 at a time, on 2 devices each\n")
   for job in jobs:
@@ -163,12 +165,12 @@ def test_a_signal_stops_all_lanes_with_their_states_saved(tmp_path):
   before = signal.getsignal(signal.SIGTERM)
   with (
     toy_sets.loaded(),
-    mock.patch.object(sweep.Progress, "epoch", stop),
+    mock.patch.object(progress.Progress, "epoch", stop),
     pytest.raises(train.cli.Interrupted, match="SIGTERM after step"),
   ):
-    sweep.run_all(JOBS, str(tmp_path), lanes)
+    running.run_all(JOBS, str(tmp_path), lanes)
   assert signal.getsignal(signal.SIGTERM) == before
-  steps = [runs.Run(str(tmp_path), job.settings).saved_step() for job in JOBS]
+  steps = [Run(str(tmp_path), job.settings).saved_step() for job in JOBS]
   assert all(steps[:2]) and not steps[2]
 
 
@@ -188,7 +190,7 @@ def test_all_lanes_train_on_the_same_images_in_memory(tmp_path):
     mock.patch.object(train, "load_data", load),
     mock.patch.object(train, "train", keep),
   ):
-    sweep.run_all(JOBS, str(tmp_path), lanes, "there")
+    running.run_all(JOBS, str(tmp_path), lanes, "there")
   assert loaded == ["there"]
   assert given == [given[0]] * 3
 
@@ -202,7 +204,7 @@ def test_what_fails_unforeseen_ends_the_other_lanes(tmp_path, capsys):
 
   lanes = [[device] for device in jax.devices()[:2]]
   with mock.patch.object(train, "train", fail), pytest.raises(MemoryError):
-    sweep.run_all(JOBS * 9, str(tmp_path), lanes)
+    running.run_all(JOBS * 9, str(tmp_path), lanes)
   assert len(begun) <= 2
   assert "others end their jobs" in capsys.readouterr().out
 
@@ -212,12 +214,12 @@ def test_a_run_that_cannot_be_finished_leaves_the_others_alone(
 ):
   def train_but_one(settings, *_, **__):
     if settings.network == "STN-C0":
-      raise runs.RunError("not finite")
+      raise RunError("not finite")
     return {0: {"error": 0.5, "seconds": 1.0}}
 
   lanes = [[device] for device in jax.devices()[:2]]
   with mock.patch.object(train, "train", train_but_one):
-    errors = sweep.run_all(JOBS, str(tmp_path), lanes)
+    errors = running.run_all(JOBS, str(tmp_path), lanes)
   assert [str(error) for error in errors] == ["not finite"]
   out = capsys.readouterr().out
   assert "2/3 STN-C0 seed 0: not finite" in out

@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import sweep, train
-from stnjax.training import programs, runs
+from experiments import train
+from experiments.lib import jobs, loop, running
+from stnjax.files import RunError
+from stnjax.training import trainer
+from stnjax.training.run_folder import Run
 from tests import files_test, scripts, toy_sets
 
 TOY = dataclasses.replace(toy_sets.SETTINGS, network="CNN")  # 4 steps an epoch
@@ -35,14 +38,14 @@ def clock(monkeypatch):
 
 def stop_after(monkeypatch, *steps):
   """Has training stop where the first run has saved one of these steps."""
-  save = runs.Run.save
+  save = Run.save
 
   def save_and_stop(run, state):
     save(run, state)
     if int(state.step) in steps:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(runs.Run, "save", save_and_stop)
+  monkeypatch.setattr(Run, "save", save_and_stop)
 
 
 @pytest.mark.usefixtures("clock")
@@ -50,9 +53,9 @@ def test_seconds_are_those_of_all_parts_of_an_epoch(tmp_path, monkeypatch):
   stop_after(monkeypatch, 2, 3, 7)
   for _ in range(3):
     with pytest.raises(KeyboardInterrupt):
-      train.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)
-  found = train.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)[0]
-  lines = runs.Run(str(tmp_path), TOY).metrics()
+      loop.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)
+  found = loop.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)[0]
+  lines = Run(str(tmp_path), TOY).metrics()
   assert [line["seconds"] for line in lines] == [4.0, 4.0, 4.0]
   assert (found["seconds"], found["seconds_per_epoch"]) == (12.0, 4.0)
 
@@ -62,7 +65,7 @@ def test_seconds_of_steps_that_were_lost_do_not_count(tmp_path, monkeypatch):
   """Killed two steps after the only checkpoint, they are taken again."""
   stop_after(monkeypatch, 2)
   with pytest.raises(KeyboardInterrupt):
-    train.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)
+    loop.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)
   monkeypatch.undo()
   with toy_sets.loaded(), monkeypatch.context() as patch:
     ticks = itertools.count(0, 10)  # ten times as slow
@@ -74,11 +77,11 @@ def test_seconds_of_steps_that_were_lost_do_not_count(tmp_path, monkeypatch):
       raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):  # nothing saved since step 2
-      train.train(
+      loop.train(
         TOY, (0,), str(tmp_path), checkpoint_seconds=1e9, progress=kill
       )
-    train.train(TOY, (0,), str(tmp_path), checkpoint_seconds=1e9)
-  seconds = [k["seconds"] for k in runs.Run(str(tmp_path), TOY).metrics()]
+    loop.train(TOY, (0,), str(tmp_path), checkpoint_seconds=1e9)
+  seconds = [k["seconds"] for k in Run(str(tmp_path), TOY).metrics()]
   assert seconds == [2 + 20, 40, 40]
 
 
@@ -90,18 +93,18 @@ def test_seeds_have_equal_shares_and_keep_their_own_parts(
   stop_after(monkeypatch, 2)
   for seed in (0, 1):
     with pytest.raises(KeyboardInterrupt):
-      train.train(TOY, (seed,), str(tmp_path), checkpoint_seconds=0)
-  monkeypatch.setattr(runs.Run, "save", lambda run, state: None)
-  train.train(TOY, (0, 1), str(tmp_path))
+      loop.train(TOY, (seed,), str(tmp_path), checkpoint_seconds=0)
+  monkeypatch.setattr(Run, "save", lambda run, state: None)
+  loop.train(TOY, (0, 1), str(tmp_path))
   for seed in (0, 1):
     settings = dataclasses.replace(TOY, seed=seed)
-    lines = runs.Run(str(tmp_path), settings).metrics()
+    lines = Run(str(tmp_path), settings).metrics()
     assert [line["seconds"] for line in lines] == [2 + 1, 2, 2]
 
 
 def poison_after(monkeypatch, part):
   """Has the last step of training leave NaN in a part of the state."""
-  step = programs.Program.train
+  step = trainer.Trainer.train
 
   def train_and_poison(program, states, data, num_steps):
     states = step(program, states, data, num_steps)
@@ -112,21 +115,21 @@ def poison_after(monkeypatch, part):
     leaves[first] = leaves[first].at[(0,) * leaves[first].ndim].set(jnp.nan)
     return states._replace(**{part: jax.tree.unflatten(kind, leaves)})
 
-  monkeypatch.setattr(programs.Program, "train", train_and_poison)
+  monkeypatch.setattr(trainer.Trainer, "train", train_and_poison)
 
 
 @pytest.mark.parametrize("part", ["params", "optimiser"])
 def test_a_state_that_is_not_finite_is_no_end(part, tmp_path, monkeypatch):
   poison_after(monkeypatch, part)
-  with pytest.raises(runs.RunError, match="parameters are not finite after"):
-    train.train(TOY, (0,), str(tmp_path))
-  run = runs.Run(str(tmp_path), TOY)
+  with pytest.raises(RunError, match="parameters are not finite after"):
+    loop.train(TOY, (0,), str(tmp_path))
+  run = Run(str(tmp_path), TOY)
   assert run.failed and not run.done
   assert run.saved_step() < 12
 
 
 def test_poses_that_are_not_finite_are_no_end(tmp_path, monkeypatch):
-  evaluate = programs.Program.evaluate
+  evaluate = trainer.Trainer.evaluate
 
   def evaluate_badly(*args):
     return [
@@ -136,10 +139,10 @@ def test_poses_that_are_not_finite_are_no_end(tmp_path, monkeypatch):
       for found in evaluate(*args)
     ]
 
-  monkeypatch.setattr(programs.Program, "evaluate", evaluate_badly)
-  with pytest.raises(runs.RunError, match="poses are not finite"):
-    train.train(TOY, (0,), str(tmp_path))
-  run = runs.Run(str(tmp_path), TOY)
+  monkeypatch.setattr(trainer.Trainer, "evaluate", evaluate_badly)
+  with pytest.raises(RunError, match="poses are not finite"):
+    loop.train(TOY, (0,), str(tmp_path))
+  run = Run(str(tmp_path), TOY)
   assert run.failed and not run.done
   text = (run.path / "metrics.jsonl").read_text()
   for line in text.splitlines():  # valid JSON nevertheless
@@ -150,23 +153,23 @@ def test_a_run_of_another_process_is_one_line_and_the_others_go_on(
   tmp_path, capsys
 ):
   jobs = [
-    sweep.Job(dataclasses.replace(TOY, epochs=1, learning_rate=rate), (0, 1))
+    jobs.Job(dataclasses.replace(TOY, epochs=1, learning_rate=rate), (0, 1))
     for rate in (0.01, 0.02)
   ]
-  taken = runs.Run(str(tmp_path), jobs[0].settings).path
+  taken = Run(str(tmp_path), jobs[0].settings).path
   with files_test.held(taken) as other:
     told = f"another process is training {taken} .process {other.pid} on"
-    errors = sweep.run_all(jobs, str(tmp_path), [jax.devices()[:1]])
+    errors = running.run_all(jobs, str(tmp_path), [jax.devices()[:1]])
     result = scripts.run(
       "train", "--network=CNN", "--epochs=1", "--width=0.0625",
       "--batch_size=24", "--learning_rate=0.01", "--eval_passes=1",
       f"--workdir={tmp_path}",
     )  # fmt: skip
-  with pytest.raises(runs.RunError, match=told):
-    sweep.fail_for(errors)
+  with pytest.raises(RunError, match=told):
+    running.raise_if_any(errors)
   assert len(errors) == 1
   done = [
-    runs.Run(str(tmp_path), settings).done
+    Run(str(tmp_path), settings).done
     for job in jobs
     for settings in job.members()
   ]
@@ -176,7 +179,7 @@ def test_a_run_of_another_process_is_one_line_and_the_others_go_on(
   (line,) = result.stderr.splitlines()
   assert line.startswith("error: another process is training")
   # The other one is dead: its lock is no obstacle.
-  assert sweep.run_all(jobs, str(tmp_path), [jax.devices()[:1]]) == []
+  assert running.run_all(jobs, str(tmp_path), [jax.devices()[:1]]) == []
 
 
 def test_without_locks_a_second_process_is_noticed_all_the_same(
@@ -185,32 +188,30 @@ def test_without_locks_a_second_process_is_noticed_all_the_same(
   """As in a bucket: the one that is behind stops, and harms nothing."""
   settings = dataclasses.replace(TOY, epochs=1)
 
-  monkeypatch.setattr(
-    runs.Run, "claimed", lambda run: pytest.MonkeyPatch.context()
-  )
-  append = runs.Run.append
+  monkeypatch.setattr(Run, "claimed", lambda run: pytest.MonkeyPatch.context())
+  append = Run.append
 
   def append_late(run, line):
-    monkeypatch.setattr(runs.Run, "append", append)
-    train.train(settings, (0,), str(tmp_path))
+    monkeypatch.setattr(Run, "append", append)
+    loop.train(settings, (0,), str(tmp_path))
     append(run, line)
 
-  monkeypatch.setattr(runs.Run, "append", append_late)
-  with pytest.raises(runs.RunError, match="already has step 4.*another proc"):
-    train.train(settings, (0,), str(tmp_path))
-  assert runs.Run(str(tmp_path), settings).results()["error"] > 0
+  monkeypatch.setattr(Run, "append", append_late)
+  with pytest.raises(RunError, match="already has step 4.*another proc"):
+    loop.train(settings, (0,), str(tmp_path))
+  assert Run(str(tmp_path), settings).results()["error"] > 0
 
 
 def test_metrics_without_a_checkpoint_are_not_dropped_silently(
   tmp_path, capsys
 ):
   once = dataclasses.replace(TOY, epochs=1)
-  train.train(once, (0,), str(tmp_path))
-  path = runs.Run(str(tmp_path), once).path
+  loop.train(once, (0,), str(tmp_path))
+  path = Run(str(tmp_path), once).path
   assert "no checkpoint" not in capsys.readouterr().out
   shutil.rmtree(path / "checkpoints")
   (path / "DONE").unlink()
-  train.train(once, (0,), str(tmp_path))
+  loop.train(once, (0,), str(tmp_path))
   told = f"{path} has no checkpoint: its metrics of 1 epoch"
   assert capsys.readouterr().out.count(told) == 1
 
@@ -218,14 +219,14 @@ def test_metrics_without_a_checkpoint_are_not_dropped_silently(
 def test_metrics_that_lack_epochs_are_not_gone_on_from(tmp_path, monkeypatch):
   stop_after(monkeypatch, 8)
   with pytest.raises(KeyboardInterrupt):
-    train.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)
+    loop.train(TOY, (0,), str(tmp_path), checkpoint_seconds=0)
   monkeypatch.undo()
-  path = runs.Run(str(tmp_path), TOY).path / "metrics.jsonl"
+  path = Run(str(tmp_path), TOY).path / "metrics.jsonl"
   whole = path.read_text()
   for damaged in ("", whole.split("\n")[1] + "\n", "{}\n", "no json\n"):
     path.write_text(damaged)
-    with toy_sets.loaded(), pytest.raises(runs.RunError) as caught:
-      train.train(TOY, (0,), str(tmp_path))
+    with toy_sets.loaded(), pytest.raises(RunError) as caught:
+      loop.train(TOY, (0,), str(tmp_path))
     assert "metrics.jsonl" in str(caught.value)
     assert f"delete {path.parent}" in str(caught.value)
 

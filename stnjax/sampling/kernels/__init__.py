@@ -1,59 +1,151 @@
-"""Ways to sample one image, one per file, all with one signature.
+"""Kernels: ways to sample one image, one per file, found by name.
 
-`sample(image, points, *, method, padding, align_corners)` reads an image
-`[*shape, C]` at pixel coordinates `[..., N]` and returns `[..., C]`. That of
-`matmul` may also be told how many images are read at once.
+A kernel is one `Kernel` object in `KERNELS`; registering another one makes its
+name known to `implementation`, and "auto" uses it on its platforms for what it
+supports.
 """
 
+from collections.abc import Callable
+import dataclasses
 import functools
-from typing import Any
 
 import jax
 from jax import lax
 
+from stnjax import checks
+from stnjax.registry import Registry
 from stnjax.sampling.kernels import bilinear, gather, matmul
+from stnjax.sampling.methods import Method
+from stnjax.sampling.padding import Padding
 
-IMPLEMENTATIONS = ("auto", "gather", "matmul")
-"""Accepted values of `implementation`."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kernel:
+  """A way to sample one image.
+
+  Attributes:
+    name: Name of the kernel.
+    supports: From an image `[*shape, C]` with N spatial axes, N = 1, 2 or 3,
+      points `[..., N]` and a `Method` to whether `sample` accepts them. Values
+      may be traced; shapes and dtypes are known.
+    sample: Reads such an image at pixel coordinates, as `gather.sample` does:
+      `sample(image, points, *, method, padding, align_corners, batch)` returns
+      `[..., C]`. Batches are made by `vmap`; `batch` is how many images are
+      read at once.
+    reads: Inputs that are supported, for errors.
+    platforms: Platforms on which "auto" prefers the kernel, of "cpu", "cuda",
+      "rocm", "tpu"; None for all. A kernel for the platform precedes one for
+      all, and a later registered one an earlier one.
+  """
+
+  name: str
+  supports: Callable[[jax.Array, jax.Array, Method], bool]
+  sample: Callable[..., jax.Array]
+  reads: str
+  platforms: tuple[str, ...] | None = None
+
+
+KERNELS: Registry[Kernel] = Registry("implementation")
+"""Kernels by name: the accepted values of `implementation` besides "auto"."""
+
+for _kernel in (
+  Kernel(
+    name="gather",
+    supports=lambda image, points, method: True,
+    sample=gather.sample,
+    reads="all images",
+  ),
+  Kernel(
+    name="bilinear",
+    supports=bilinear.supports,
+    sample=bilinear.sample,
+    reads="floating images, not volumes, with method='linear'",
+  ),
+  Kernel(
+    name="matmul",
+    supports=matmul.supports,
+    sample=matmul.sample,
+    reads="floating images, not volumes",
+    platforms=("tpu",),
+  ),
+):
+  KERNELS.register(_kernel.name, _kernel)
+
+
+def candidates(implementation: str) -> tuple[Kernel, ...]:
+  """The kernels that an implementation may use, preferred ones last.
+
+  Args:
+    implementation: Name of a kernel, or "auto" for all.
+
+  Raises:
+    ValueError: For an unknown name.
+  """
+  checks.option("implementation", implementation, ("auto", *KERNELS))
+  if implementation == "auto":
+    return tuple(KERNELS.values())
+  return (KERNELS[implementation],)
 
 
 def sample(
   image: jax.Array,
   points: jax.Array,
   *,
-  implementation: str,
+  kernels: tuple[Kernel, ...],
+  method: Method,
+  padding: Padding,
+  align_corners: bool,
   batch: int = 1,
-  **options: Any,
 ) -> jax.Array:
-  """Samples with the kernel that is named, or that suits the platform.
+  """Samples by the kernel that suits the platform.
 
   Args:
-    image: see `gather.sample`.
-    points: likewise.
-    implementation: one of `IMPLEMENTATIONS`. "auto" is "matmul" where the
-      program is lowered for TPU and `matmul.serves` the image; elsewhere
-      `bilinear` where that serves it, else "gather".
-    batch: how many images are read at once, under `vmap`.
-    **options: method, padding and align_corners, see `gather.sample`.
+    image: `[*shape, C]` with N spatial axes.
+    points: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
+    kernels: Kernels to choose from, preferred ones last.
+    method: The method.
+    padding: How the image continues outside.
+    align_corners: Whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
+    batch: How many images are read at once, under `vmap`.
+
+  Returns:
+    `[..., C]`, 0 where a coordinate is NaN; float32 or wider, integers stay
+    what they are with "nearest".
 
   Raises:
-    ValueError: where "matmul" is named and does not serve the image.
+    ValueError: Where no kernel supports the image.
   """
-  by_gather = functools.partial(gather.sample, **options)
-  by_matmul = functools.partial(matmul.sample, batch=batch, **options)
-  serves = matmul.serves(image, points)
-  elsewhere = by_gather
-  if bilinear.serves(image, points, options["method"]):
-    del options["method"]
-    elsewhere = functools.partial(bilinear.sample, **options)
-  if implementation == "matmul" and not serves:
-    raise ValueError(
-      "implementation='matmul' reads floating images, not volumes; got"
-      f" {image.dtype} with {points.shape[-1]} spatial axes; accepted:"
-      " 'auto', 'gather'"
+  supported = [k for k in kernels if k.supports(image, points, method)]
+  by_platform, fallback = {}, None
+  for kernel in supported:
+    read = functools.partial(
+      kernel.sample,
+      method=method,
+      padding=padding,
+      align_corners=align_corners,
+      batch=batch,
     )
-  if implementation == "matmul":
-    return by_matmul(image, points)
-  if implementation == "gather" or not serves:
-    return by_gather(image, points)
-  return lax.platform_dependent(image, points, tpu=by_matmul, default=elsewhere)
+    if kernel.platforms is None or len(kernels) == 1:
+      fallback = read
+    else:
+      by_platform |= dict.fromkeys(kernel.platforms, read)
+  if fallback is None:
+    raise _unsupported(kernels[-1], image, points, method)
+  if not by_platform:
+    return fallback(image, points)
+  return lax.platform_dependent(image, points, **by_platform, default=fallback)
+
+
+def _unsupported(
+  kernel: Kernel, image: jax.Array, points: jax.Array, method: Method
+) -> ValueError:
+  accepted = ["auto"]
+  accepted += [
+    k.name for k in KERNELS.values() if k.supports(image, points, method)
+  ]
+  return ValueError(
+    f"implementation={kernel.name!r} reads {kernel.reads}; got {image.dtype}"
+    f" with {points.shape[-1]} spatial axes and method={method.name!r};"
+    f" accepted: {', '.join(map(repr, accepted))}"
+  )

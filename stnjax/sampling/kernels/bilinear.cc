@@ -1,10 +1,10 @@
 // Bilinear sampling of channels-last images on CPU, and both of its gradients,
-// for XLA's foreign function interface. See bilinear.py.
+// for XLA's foreign function interface. See bilinear_operations.py.
 //
 // Shapes: image [..., H, W, C]; x, y [..., P]; values [..., P, C]; row-major.
-// x and y are pixel coordinates, folded into the image as the padding says. The
-// tap after the last pixel of an axis lies at `beyond_x`, `beyond_y`; -1 where
-// there is none, as with zeros outside. A NaN coordinate reads 0.
+// x and y are pixel coordinates, to which the padding is applied. The tap after
+// the last pixel of an axis lies at `beyond_x`, `beyond_y`; -1 where there is
+// none, as with zeros outside. A NaN coordinate reads 0.
 
 #include <algorithm>
 #include <atomic>
@@ -205,9 +205,10 @@ INLINE void read(const Sizes& s, const T* image, const T* nothing, const T* x,
 
 // Slopes along x and y of sum(values * cotangent).
 template <typename T, int kChannels>
-INLINE void pull(const Sizes& s, const T* image, const T* nothing, const T* x,
-                 const T* y, const T* cotangent, int64_t count,
-                 T* __restrict to_x, T* __restrict to_y) {
+INLINE void grad_coords(const Sizes& s, const T* image, const T* nothing,
+                        const T* x, const T* y, const T* cotangent,
+                        int64_t count, T* __restrict to_x,
+                        T* __restrict to_y) {
   const int64_t channels = kChannels ? kChannels : s.channels;
   Places<T> p;
   for (int64_t start = 0; start < count; start += kBlock) {
@@ -242,8 +243,8 @@ INLINE void pull(const Sizes& s, const T* image, const T* nothing, const T* x,
 
 // Adds values to the pixels that they were read from.
 template <typename T, int kChannels>
-INLINE void spread(const Sizes& s, const T* values, const T* x, const T* y,
-                   int64_t count, T* __restrict image) {
+INLINE void grad_image(const Sizes& s, const T* values, const T* x,
+                       const T* y, int64_t count, T* __restrict image) {
   const int64_t channels = kChannels ? kChannels : s.channels;
   Places<T> p;
   for (int64_t start = 0; start < count; start += kBlock) {
@@ -341,18 +342,19 @@ void over_points(ffi::ThreadPool& pool, const Sizes& s, const F& visit) {
     using T = Type;                                                          \
     BY_CHANNELS(read, s, image, nothing, x, y, count, values)                \
   }                                                                          \
-  PER_PROCESSOR void pull_on(const Sizes& s, const Type* image,              \
-                             const Type* nothing, const Type* x,             \
-                             const Type* y, const Type* cotangent,           \
-                             int64_t count, Type* to_x, Type* to_y) {        \
+  PER_PROCESSOR void grad_coords_on(const Sizes& s, const Type* image,       \
+                                    const Type* nothing, const Type* x,      \
+                                    const Type* y, const Type* cotangent,    \
+                                    int64_t count, Type* to_x, Type* to_y) { \
     using T = Type;                                                          \
-    BY_CHANNELS(pull, s, image, nothing, x, y, cotangent, count, to_x, to_y) \
+    BY_CHANNELS(grad_coords, s, image, nothing, x, y, cotangent, count, to_x,\
+                to_y)                                                        \
   }                                                                          \
-  PER_PROCESSOR void spread_on(const Sizes& s, const Type* values,           \
-                               const Type* x, const Type* y, int64_t count,  \
-                               Type* image) {                                \
+  PER_PROCESSOR void grad_image_on(const Sizes& s, const Type* values,       \
+                                   const Type* x, const Type* y,             \
+                                   int64_t count, Type* image) {             \
     using T = Type;                                                          \
-    BY_CHANNELS(spread, s, values, x, y, count, image)                       \
+    BY_CHANNELS(grad_image, s, values, x, y, count, image)                   \
   }
 
 KERNELS(float)
@@ -382,23 +384,25 @@ void read_all(ffi::ThreadPool& pool, const Sizes& s, const ffi::AnyBuffer& image
 }
 
 template <typename T>
-void pull_all(ffi::ThreadPool& pool, const Sizes& s, const ffi::AnyBuffer& image,
-              const ffi::AnyBuffer& x, const ffi::AnyBuffer& y,
-              const ffi::AnyBuffer& cotangent, ffi::AnyBuffer& to_x,
-              ffi::AnyBuffer& to_y) {
+void grad_coords_all(ffi::ThreadPool& pool, const Sizes& s,
+                     const ffi::AnyBuffer& image, const ffi::AnyBuffer& x,
+                     const ffi::AnyBuffer& y, const ffi::AnyBuffer& cotangent,
+                     ffi::AnyBuffer& to_x, ffi::AnyBuffer& to_y) {
   const std::vector<T> nothing(s.channels);
   over_points(pool, s, [&](int64_t which, int64_t first, int64_t last) {
-    pull_on(s, image.typed_data<T>() + which * s.pixels(), nothing.data(),
-            x.typed_data<T>() + first, y.typed_data<T>() + first,
-            cotangent.typed_data<T>() + first * s.channels, last - first,
-            to_x.typed_data<T>() + first, to_y.typed_data<T>() + first);
+    grad_coords_on(s, image.typed_data<T>() + which * s.pixels(),
+                   nothing.data(), x.typed_data<T>() + first,
+                   y.typed_data<T>() + first,
+                   cotangent.typed_data<T>() + first * s.channels,
+                   last - first, to_x.typed_data<T>() + first,
+                   to_y.typed_data<T>() + first);
   });
 }
 
 template <typename T>
-void spread_all(ffi::ThreadPool& pool, const Sizes& s,
-                const ffi::AnyBuffer& values, const ffi::AnyBuffer& x,
-                const ffi::AnyBuffer& y, ffi::AnyBuffer& image) {
+void grad_image_all(ffi::ThreadPool& pool, const Sizes& s,
+                    const ffi::AnyBuffer& values, const ffi::AnyBuffer& x,
+                    const ffi::AnyBuffer& y, ffi::AnyBuffer& image) {
   // Each image by one thread, in order: the same sums every time.
   const int64_t each = std::max<int64_t>(1, s.points * s.channels);
   const int64_t grain = std::max<int64_t>(1, kGrain / each);
@@ -406,9 +410,9 @@ void spread_all(ffi::ThreadPool& pool, const Sizes& s,
     for (int64_t i = first; i < last; ++i) {
       T* pixels = image.typed_data<T>() + i * s.pixels();
       std::fill_n(pixels, s.pixels(), T(0));
-      spread_on(s, values.typed_data<T>() + i * s.points * s.channels,
-                x.typed_data<T>() + i * s.points,
-                y.typed_data<T>() + i * s.points, s.points, pixels);
+      grad_image_on(s, values.typed_data<T>() + i * s.points * s.channels,
+                    x.typed_data<T>() + i * s.points,
+                    y.typed_data<T>() + i * s.points, s.points, pixels);
     }
   });
 }
@@ -433,21 +437,22 @@ ffi::Error read_call(ffi::ThreadPool pool, ffi::AnyBuffer image,
   BY_TYPE(read_all, pool, s, image, x, y, *values)
 }
 
-ffi::Error pull_call(ffi::ThreadPool pool, ffi::AnyBuffer image,
-                     ffi::AnyBuffer x, ffi::AnyBuffer y,
-                     ffi::AnyBuffer cotangent, ffi::Result<ffi::AnyBuffer> to_x,
-                     ffi::Result<ffi::AnyBuffer> to_y, int64_t beyond_x,
-                     int64_t beyond_y) {
+ffi::Error grad_coords_call(ffi::ThreadPool pool, ffi::AnyBuffer image,
+                            ffi::AnyBuffer x, ffi::AnyBuffer y,
+                            ffi::AnyBuffer cotangent,
+                            ffi::Result<ffi::AnyBuffer> to_x,
+                            ffi::Result<ffi::AnyBuffer> to_y, int64_t beyond_x,
+                            int64_t beyond_y) {
   const Sizes s = sizes_of(image, x, beyond_x, beyond_y);
-  BY_TYPE(pull_all, pool, s, image, x, y, cotangent, *to_x, *to_y)
+  BY_TYPE(grad_coords_all, pool, s, image, x, y, cotangent, *to_x, *to_y)
 }
 
-ffi::Error spread_call(ffi::ThreadPool pool, ffi::AnyBuffer values,
-                       ffi::AnyBuffer x, ffi::AnyBuffer y,
-                       ffi::Result<ffi::AnyBuffer> image, int64_t beyond_x,
-                       int64_t beyond_y) {
+ffi::Error grad_image_call(ffi::ThreadPool pool, ffi::AnyBuffer values,
+                           ffi::AnyBuffer x, ffi::AnyBuffer y,
+                           ffi::Result<ffi::AnyBuffer> image, int64_t beyond_x,
+                           int64_t beyond_y) {
   const Sizes s = sizes_of(*image, x, beyond_x, beyond_y);
-  BY_TYPE(spread_all, pool, s, values, x, y, *image)
+  BY_TYPE(grad_image_all, pool, s, values, x, y, *image)
 }
 
 }  // namespace
@@ -471,7 +476,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_bilinear_read, read_call,
                                   .Attr<int64_t>("beyond_x")
                                   .Attr<int64_t>("beyond_y"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_bilinear_pull, pull_call,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_bilinear_grad_coords, grad_coords_call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>()
@@ -483,7 +488,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_bilinear_pull, pull_call,
                                   .Attr<int64_t>("beyond_x")
                                   .Attr<int64_t>("beyond_y"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_bilinear_spread, spread_call,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_bilinear_grad_image, grad_image_call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>()

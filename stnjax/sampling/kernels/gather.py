@@ -10,39 +10,44 @@ import jax.numpy as jnp
 
 from stnjax.sampling.kernels import taps
 from stnjax.sampling.kernels.taps import Tap
+from stnjax.sampling.methods import Method
+from stnjax.sampling.padding import Padding
 
 
 def sample(
   image: jax.Array,
   points: jax.Array,
   *,
-  method: str,
-  padding: str,
+  method: Method,
+  padding: Padding,
   align_corners: bool,
+  batch: int = 1,
 ) -> jax.Array:
   """Samples one image; batches are made by `vmap`.
 
-  Indexing one image under `vmap`, instead of a flattened batch, is what keeps
-  a sharded batch free of collectives.
+  Indexing one image under `vmap`, instead of a flattened batch, does not gather
+  sharded batches.
 
   Args:
-    image: `[*shape, C]` with N spatial axes, N >= 1; for "spline", the
-      coefficients.
+    image: `[*shape, C]` with N spatial axes, N >= 1; coefficients for methods
+      that prepare them.
     points: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
-    method: "nearest", "linear", "cubic" or "spline".
-    padding: "zeros", "border", "reflection" or "wrap".
-    align_corners: whether "reflection" mirrors at the centres of the outermost
+    method: The method.
+    padding: How the image continues outside.
+    align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
+    batch: How many images are read at once, under `vmap`; not used.
 
   Returns:
     `[..., C]`, 0 where a coordinate is NaN; float32 or wider, integers stay
     what they are with "nearest".
   """
+  del batch
   sizes = image.shape[-2::-1]
   if jnp.issubdtype(image.dtype, jnp.floating):
     # So that the gradient of a pixel that is read often is summed in it.
     image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
-  points, defined = taps.settle(points)
+  points, defined = taps.sanitize(points)
   by_axis = [
     taps.taps(points[..., axis], size, method, padding, align_corners)
     for axis, size in enumerate(sizes)
@@ -75,7 +80,7 @@ def corners(by_axis: Sequence[Sequence[Tap]]) -> Iterator[Tap]:
   """The combinations of taps along x, y(, z).
 
   Args:
-    by_axis: The taps along each.
+    by_axis: The taps along x, y(, z).
 
   Yields:
     Taps of the image, whose index is one `[...]` per axis, in array order.

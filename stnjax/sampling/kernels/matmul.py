@@ -16,14 +16,17 @@ from jax import lax
 import jax.numpy as jnp
 
 from stnjax.sampling.kernels import taps
+from stnjax.sampling.methods import Method
+from stnjax.sampling.padding import Padding
 
 _LANES = 128  # a tile is a multiple: what a TPU's vector registers hold abreast
 # Numbers of the tiles of a whole batch, and of one, that a TPU's core holds.
 _BATCH, _ONE = 2**24, 2**18
 
 
-def serves(image: jax.Array, points: jax.Array) -> bool:
+def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
   """Whether `sample` can read this image: 2-D (or 1-D), and floating."""
+  del method
   return points.shape[-1] <= 2 and jnp.issubdtype(image.dtype, jnp.floating)
 
 
@@ -31,8 +34,8 @@ def sample(
   image: jax.Array,
   points: jax.Array,
   *,
-  method: str,
-  padding: str,
+  method: Method,
+  padding: Padding,
   align_corners: bool,
   batch: int = 1,
 ) -> jax.Array:
@@ -42,21 +45,22 @@ def sample(
   them, here they reach every sample of the image, as 0 times NaN is NaN.
 
   Args:
-    image: `[H, W, C]` or `[W, C]`, floating; see `serves`.
+    image: `[H, W, C]` or `[W, C]`, floating; see `supports`.
     points: `[..., 2]` or `[..., 1]` pixel coordinates, last axis (x, y).
-    method: see `gather.sample`.
-    padding: likewise.
-    align_corners: likewise.
-    batch: how many images are read at once, under `vmap`.
+    method: The method.
+    padding: How the image continues outside.
+    align_corners: Whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
+    batch: How many images are read at once, under `vmap`.
 
   Returns:
     `[..., C]`, 0 where a coordinate is NaN; float32 or wider.
 
-  Gradient: that of `gather.sample`, by matrix products too.
+  Gradient: that of `gather.sample`, also by matrix products.
   """
   image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
   shape = points.shape[:-1]
-  points, defined = taps.settle(points.reshape(-1, points.shape[-1]))
+  points, defined = taps.sanitize(points.reshape(-1, points.shape[-1]))
   # Recomputed by tile: else weights of all samples would be kept.
   read = jax.checkpoint(
     functools.partial(
@@ -84,8 +88,8 @@ def tile_size(image_shape: Sequence[int], count: int, batch: int = 1) -> int:
 
   Args:
     image_shape: `(H, W, C)` or `(W, C)`.
-    count: of all samples of the image.
-    batch: see `sample`.
+    count: Number of samples of the image.
+    batch: How many images are read at once, under `vmap`.
   """
   *sizes, channels = image_shape
   # The weights of a sample, or the row that they read; not both at once.
@@ -101,8 +105,8 @@ def _read(
   image: jax.Array,
   points: jax.Array,
   *,
-  method: str,
-  padding: str,
+  method: Method,
+  padding: Padding,
   align_corners: bool,
 ) -> jax.Array:
   """`[T, C]`: the image at `[T, N]`."""

@@ -1,0 +1,64 @@
+"""Flags that choose some of a script's runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+import jax
+
+from experiments.lib import cli, planning, processes
+from experiments.lib.jobs import Job, select
+
+
+def define_selection() -> None:
+  """Defines the flags that choose some of a script's runs."""
+  flags.DEFINE_string(
+    "only", None, "Only runs whose name matches this regular expression."
+  )
+  flags.DEFINE_string(
+    "shard",
+    None,
+    "i/n: only every n-th network, from the i-th, from 0; processes that know"
+    " of each other share them out by themselves.",
+  )
+  flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Only print the runs, their parameters, state and devices; refuses what"
+    " training would.",
+  )
+
+
+def picked(jobs: Sequence[Job]) -> list[Job]:
+  """The jobs that the flags of `define_selection` choose, all fit to be built.
+
+  Raises:
+    ValueError: for flags that cannot be used, or a network that cannot be.
+  """
+  processes.check()
+  shard = flags.FLAGS["shard"].value
+  if shard is None:
+    shard = "0/1"
+  selected = select(jobs, flags.FLAGS["only"].value, shard)
+  for job in selected:
+    cli.check_network(job.settings)
+  return selected
+
+
+def chosen(
+  jobs: Sequence[Job], workdir: str, data_dir: str | None = None, **_: Any
+) -> list[Job]:
+  """The jobs to train; none, but a printed plan, for --dry_run."""
+  shard = flags.FLAGS["shard"].value
+  if shard and jax.process_count() > 1:
+    raise ValueError(
+      f"--shard={shard} is for processes that do not know of each other; these"
+      " share the networks out by themselves"
+    )
+  selected = picked(jobs)
+  if not selected:
+    print(f"shard {shard} of {len(jobs)} networks has none")
+  elif flags.FLAGS["dry_run"].value:
+    planning.print_plan(selected, workdir, data_dir)
+    return []
+  return selected

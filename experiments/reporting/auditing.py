@@ -1,0 +1,99 @@
+"""Audits of trained networks: which layers a spatial warp could align."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+
+from experiments.lib import loading
+from experiments.reporting import finished
+from stnjax import alignability, data, files
+from stnjax.files import Damaged, RunError
+from stnjax.training import config, trained
+from stnjax.training.preparation import Preparation
+from stnjax.training.run_folder import Run
+
+STATES = ("trained", "untrained")
+
+
+def finished_runs(workdir: str, only: str) -> list[Run]:
+  """The finished runs of a workdir whose names match.
+
+  Damaged ones are left out, and named on the terminal.
+
+  Args:
+    workdir: Folder of the runs.
+    only: Regular expression that a run's name must match somewhere.
+
+  Raises:
+    ValueError: for an invalid expression, or a workdir that is neither local
+      nor `gs://`.
+    RunError: where no run is left.
+  """
+  root = files.place("workdir", workdir)
+  try:
+    pattern = re.compile(only)
+  except re.error as error:
+    raise ValueError(
+      f"--only={only!r} is not a valid regular expression: {error}"
+    ) from error
+  runs, damaged = [], []
+  for folder in files.subfolders(root):
+    if not (folder / "DONE").exists() or not pattern.search(folder.name):
+      continue
+    try:
+      runs.append(Run(workdir, config.read(folder).settings))
+    except Damaged as error:
+      damaged.append(finished.LeftOut(f"{folder.name} (damaged)", str(error)))
+  finished.announce(damaged)
+  if not runs:
+    raise RunError(f"{root} holds no finished run that matches {only!r}")
+  return runs
+
+
+def audit(
+  run: Run,
+  load: loading.Load | None = None,
+  *,
+  count: int = 24,
+  steps: int = 40,
+  method: str = "linear",
+) -> dict[str, alignability.Audit]:
+  """Audits the stages of a run's network, on images that are not perturbed.
+
+  Args:
+    run: Finished run.
+    load: Loads the images; see `loading.once`.
+    count: Number of images.
+    steps: See `alignability.audit`.
+    method: See `alignability.audit`.
+
+  Returns:
+    An audit for each of `STATES`.
+  """
+  load = load or loading.once()
+  setup, train, evaluation = load(run.settings)
+  audits = {}
+  for state in STATES:
+    network, preparation = trained.network_of(
+      run, setup, train.images, trained=state == "trained"
+    )
+    images = prepare(preparation, evaluation.images[:count])
+    audits[state] = alignability.audit(
+      network.features,
+      images,
+      geometry=network.geometry(),
+      method=method,
+      steps=steps,
+    )
+  return audits
+
+
+def prepare(preparation: Preparation, images: np.ndarray) -> jax.Array:
+  """Images as a network sees them, but for the perturbation."""
+  keys = jax.random.split(jax.random.key(0), len(images))
+  plain = dataclasses.replace(
+    preparation, perturbation=data.PERTURBATIONS["none"]
+  )
+  return plain(keys, images)[0]

@@ -1,1 +1,0 @@
-"""Builders of data sets from files that a user has."""

@@ -1,1 +1,0 @@
-"""Prepared TFDS directories, read without TensorFlow."""

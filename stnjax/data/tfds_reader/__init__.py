@@ -1,0 +1,5 @@
+"""Prepared TFDS directories, read without TensorFlow."""
+
+from stnjax import extras
+
+extras.needs("tensorflow_datasets", "array_record", "PIL", extra="experiments")

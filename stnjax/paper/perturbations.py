@@ -1,0 +1,109 @@
+"""The perturbations of the paper (Finnveden et al. 2020).
+
+Importing this module registers them.
+"""
+
+import functools
+
+import jax
+
+from stnjax import data
+from stnjax.data import Perturbation
+from stnjax.data.perturbations import with_margin
+
+_TRANSLATION_MARGIN = 16
+_SCALE_MARGIN = 42
+_CROPS = 6  # pieces of clutter in an image
+
+
+def translate_in_clutter(
+  key: jax.Array, image: jax.Array, clutter_images: jax.Array
+) -> tuple[jax.Array, data.Truth]:
+  """Shifts the object in a larger image, and adds clutter: MNIST-T.
+
+  Six crops of 6 x 6 pixels from random training images are added at random
+  places, and the sum is clamped to 1.
+
+  Args:
+    key: One key.
+    image: `[H, W, C]`.
+    clutter_images: `[N, h, w, C]`, uint8, the training images.
+
+  Returns:
+    The image `[H + 32, W + 32, C]` and `{"translation": (x, y)}` in pixels.
+  """
+  shift_key, clutter_key = jax.random.split(key)
+  image, truth = data.translate(shift_key, image, margin=_TRANSLATION_MARGIN)
+  return data.clutter(clutter_key, image, clutter_images), truth
+
+
+def scale_in_clutter(
+  key: jax.Array, image: jax.Array, clutter_images: jax.Array
+) -> tuple[jax.Array, data.Truth]:
+  """Scales the object in a larger image, and adds clutter: MNIST-S.
+
+  By a factor between 1/2 and 4, uniform in its logarithm. Six crops of 6 x 6
+  pixels from random training images, each resized to 2 s x 2 s with s from 1 to
+  9, are added at random places, and the sum is clamped to 1.
+
+  Args:
+    key: One key.
+    image: `[H, W, C]`.
+    clutter_images: `[N, h, w, C]`, uint8, the training images.
+
+  Returns:
+    The image `[H + 84, W + 84, C]` and `{"scale": log2 factor}`.
+  """
+  scale_key, size_key, clutter_key = jax.random.split(key, 3)
+  image, truth = data.scale(scale_key, image, margin=_SCALE_MARGIN)
+  sizes = 2 * jax.random.randint(size_key, (_CROPS,), 1, 10)
+  return data.clutter(clutter_key, image, clutter_images, sizes), truth
+
+
+_PERTURBATIONS = (
+  # Bilinear, zeros outside, within 90 degrees: MNIST-R.
+  Perturbation(name="rotation", draw=data.rotate, axes=(data.ROTATION,)),
+  Perturbation(
+    name="translation",
+    draw=translate_in_clutter,
+    axes=(data.TRANSLATION_X, data.TRANSLATION_Y),
+    output_shape=with_margin(_TRANSLATION_MARGIN),
+    needs_clutter=True,
+  ),
+  Perturbation(
+    name="scale",
+    draw=scale_in_clutter,
+    axes=(data.SCALE_X, data.SCALE_Y),
+    output_shape=with_margin(_SCALE_MARGIN),
+    needs_clutter=True,
+  ),
+  # Plankton's.
+  Perturbation(
+    name="free_augmentation",
+    draw=functools.partial(
+      data.deform,
+      max_degrees=180,
+      max_shift=10 / 95,
+      max_shear_degrees=20,
+      max_scale=1.3,
+      flip=True,
+    ),
+    augments=True,
+  ),
+  # CIFAR's; the paper leaves its bounds open.
+  Perturbation(
+    name="light_augmentation",
+    draw=functools.partial(
+      data.deform,
+      max_degrees=10,
+      max_shift=0.1,
+      max_shear_degrees=5,
+      max_scale=1.1,
+      flip=True,
+    ),
+    augments=True,
+  ),
+)
+
+for _perturbation in _PERTURBATIONS:
+  data.PERTURBATIONS.register(_perturbation.name, _perturbation)

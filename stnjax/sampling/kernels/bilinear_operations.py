@@ -1,0 +1,316 @@
+"""Linear sampling and its derivatives as operations of JAX.
+
+`read`, the values; `slope`, their change as the points move; `grad_coords`,
+their gradient with respect to the points; `grad_image`, with respect to the
+image. On CPU all but `slope` are functions of bilinear.cc, where setup.py could
+compile it; elsewhere and for further derivatives, what JAX makes of the gather
+kernel.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+import jax.numpy as jnp
+import numpy as np
+
+from stnjax import promotion
+from stnjax.sampling.kernels import gather, library, taps
+from stnjax.sampling.methods import LINEAR
+
+
+def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
+  """Under `shard_map`, operands that vary over the same axes of the mesh."""
+
+  def varying_axes(operand):
+    kind = jax.typeof(operand)
+    kind = getattr(kind, "manual_axis_type", kind)  # JAX 0.10 has `vma` alone
+    return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+
+  every = frozenset().union(*map(varying_axes, operands))
+  missing = [tuple(every - varying_axes(operand)) for operand in operands]
+  return [
+    lax.pcast(operand, axes, to="varying") if axes else operand
+    for operand, axes in zip(operands, missing, strict=True)
+  ]
+
+
+# The operations. Each takes images [..., H, W, C] and as many sets of padded
+# points x, y [..., P], NaN for a point that reads nothing. They are also traced
+# while a program is lowered.
+
+
+@promotion.usual
+def _read(image, x, y, *, padding, align_corners):
+  """`[..., P, C]`: the images at the points."""
+
+  def read(image, x, y):
+    by_axis, defined = _taps(x, y, image.shape[:-1], padding, align_corners)
+    values = gather.blend(image, by_axis)
+    return jnp.where(defined[:, None], values, 0)
+
+  for _ in x.shape[:-1]:
+    read = jax.vmap(read)
+  return read(image, x, y)
+
+
+def _taps(x, y, shape, padding, align_corners):
+  """The taps along x and y, and `[P]`, whether a point reads at all."""
+  defined = ~(jnp.isnan(x) | jnp.isnan(y))
+  by_axis = [
+    taps.weighted(
+      jnp.where(defined, place, 0), size, LINEAR, padding, align_corners
+    )
+    for place, size in zip((x, y), shape[::-1])
+  ]
+  return by_axis, defined
+
+
+@promotion.usual
+def _slope(image, x, y, change_x, change_y, **options):
+  """`[..., P, C]`: how the values change where the points move."""
+  read = functools.partial(_read, image, **options)
+  return jax.jvp(read, (x, y), (change_x, change_y))[1]
+
+
+@promotion.usual
+def _grad_coords(image, x, y, cotangent, **options):
+  """Twice `[..., P]`: the adjoint of `_slope`."""
+  read = functools.partial(_read, image, **options)
+  return jax.vjp(read, x, y)[1](cotangent)
+
+
+@promotion.usual
+def grad_image(values, x, y, *, shape, **options):
+  """`[..., *shape, C]`: the adjoint of `_read` in the image."""
+  read = functools.partial(_read, x=x, y=y, **options)
+  return jax.vjp(read, _blank(values, x, y, shape))[1](values)[0]
+
+
+def _blank(values, x, y, shape):
+  """Zeros `[..., *shape, C]`, to be added to.
+
+  They vary over devices where the values do: else what is added to them would
+  be summed over those.
+  """
+  *batch, _, channels = values.shape
+  image = jnp.zeros((*batch, *shape, channels), values.dtype)
+  return match_varying_axes(image, values, x, y)[0]
+
+
+@promotion.usual
+def grad_image_at_once(values, x, y, *, shape, padding, align_corners):
+  """`grad_image` as one scatter of all taps instead of one of each.
+
+  For GPUs: XLA computes the terms while it adds them, with half as many kernel
+  launches.
+  """
+
+  def add(image, values, x, y):
+    height, width, channels = image.shape
+    by_axis, defined = _taps(x, y, shape, padding, align_corners)
+    flat, parts = [], []
+    for tap in gather.corners(by_axis):
+      present = defined & tap.inside
+      place = gather.flat_index(tap.index, shape)
+      flat.append(jnp.where(present, place, height * width))
+      parts.append(tap.weight[:, None] * values)
+    pixels = image.reshape(height * width, channels)
+    pixels = pixels.at[jnp.stack(flat, axis=1).ravel()].add(
+      lax.collapse(jnp.stack(parts, axis=1), 0, 2),
+      mode="drop",
+      wrap_negative_indices=False,
+    )
+    return pixels.reshape(image.shape)
+
+  for _ in x.shape[:-1]:
+    add = jax.vmap(add)
+  return add(_blank(values, x, y, shape), values, x, y)
+
+
+def _operation(
+  name: str, reference: Callable, results: Callable
+) -> core.Primitive:
+  """An operation of JAX that does what `reference` does.
+
+  Args:
+    name: End of the operation's name.
+    reference: The operation by other operations.
+    results: Shapes of its results, given those of its operands.
+  """
+  primitive = core.Primitive(f"stnjax_bilinear_{name}")
+  primitive.multiple_results = reference is _grad_coords
+  primitive.def_impl(reference)
+
+  @primitive.def_abstract_eval
+  def _(*operands, padding, align_corners, **options):
+    points = operands[1]
+    shapes = results(*(operand.shape for operand in operands), **options)
+    outputs = [  # over the axes of a mesh they vary as the operands do
+      points.update(
+        shape=shape,
+        sharding=jax.NamedSharding(
+          points.sharding.mesh, jax.P(*[None] * len(shape))
+        ),
+      )
+      for shape in shapes
+    ]
+    return outputs if primitive.multiple_results else outputs[0]
+
+  def lower_for_cpu(context, *operands, **options):
+    lower = _lower_compiled(primitive) if _may_call(context) else by_jax
+    return lower(context, *operands, **options)
+
+  by_jax = mlir.lower_fun(reference, primitive.multiple_results)
+  mlir.register_lowering(primitive, by_jax)
+  if primitive.name in library.FUNCTIONS:
+    mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+  ad.primitive_jvps[primitive] = functools.partial(_change, reference)
+  batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
+  return primitive
+
+
+def _may_call(context: mlir.LoweringRuleContext) -> bool:
+  """Whether a program may call the compiled code.
+
+  Exported, it would run nowhere else; if XLA partitions the batch, it cannot
+  see into a call, and each device would do the work of all.
+  """
+  module = context.module_context
+  axes = module.axis_context
+  if isinstance(axes, mlir.ShardingContext):
+    alone = axes.num_devices == 1
+  elif isinstance(axes, mlir.SPMDAxisContext):
+    alone = axes.manual_axes == frozenset(axes.mesh.axis_names)
+  else:
+    alone = True
+  return (
+    alone
+    and not module.lowering_parameters.for_export
+    and library.is_compiled()
+  )
+
+
+def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
+  def lower(context, *operands, padding, align_corners, shape=None):
+    height, width = shape or context.avals_in[0].shape[-3:-1]
+    call = jax.ffi.ffi_lowering(primitive.name)
+    return call(
+      context,
+      *operands,
+      beyond_x=np.int64(padding.pixel_after(width, align_corners)),
+      beyond_y=np.int64(padding.pixel_after(height, align_corners)),
+    )
+
+  return lower
+
+
+def _change(reference, operands, changes, **options):
+  """Value and change, as JAX works them out."""
+  return jax.jvp(
+    functools.partial(reference, **options),
+    operands,
+    tuple(map(ad.instantiate_zeros, changes)),
+  )
+
+
+def _batch(primitive, operands, dims, **options):
+  """A new axis is one of the batch; of the points where they share an image."""
+  (size,) = {a.shape[d] for a, d in zip(operands, dims) if d is not None}
+  shared = primitive is not _GRAD_IMAGE and dims[0] is None
+  axis = operands[1].ndim - 1 - (dims[1] is not None) if shared else 0
+
+  def with_axis(operand, dim):
+    if dim is not None:
+      return jnp.moveaxis(operand, dim, axis)
+    shape = (*operand.shape[:axis], size, *operand.shape[axis:])
+    return jnp.broadcast_to(jnp.expand_dims(operand, axis), shape)
+
+  if not shared:
+    operands = map(with_axis, operands, dims)
+    results = primitive.bind(*operands, **options)
+    return results, [0] * 2 if primitive.multiple_results else 0
+  image, *rest = operands
+  rest = list(map(with_axis, rest, dims[1:]))
+  pair = rest[0].shape[axis : axis + 2]
+  rest = [lax.collapse(operand, axis, axis + 2) for operand in rest]
+
+  def apart(result):
+    before, after = result.shape[:axis], result.shape[axis + 1 :]
+    return result.reshape(*before, *pair, *after)
+
+  results = primitive.bind(image, *rest, **options)
+  if primitive.multiple_results:
+    return list(map(apart, results)), [axis] * 2
+  return apart(results), axis
+
+
+READ = _operation("read", _read, lambda image, x, _: [(*x, image[-1])])
+_SLOPE = _operation(  # runs in forward mode only, and is never compiled code
+  "slope", _slope, lambda image, x, *_: [(*x, image[-1])]
+)
+_GRAD_COORDS = _operation("grad_coords", _grad_coords, lambda _, x, *__: [x, x])
+_GRAD_IMAGE = _operation(
+  "grad_image", grad_image, lambda v, *_, shape: [(*v[:-2], *shape, v[-1])]
+)
+
+for _platform in ("cuda", "rocm"):
+  mlir.register_lowering(
+    _GRAD_IMAGE, mlir.lower_fun(grad_image_at_once, False), platform=_platform
+  )
+
+# First derivatives are operations again; `_change` does what is beyond.
+
+
+def _linear_change(primitive, rest):
+  """Of an operation that is linear in its first operand."""
+
+  def rule(operands, changes, **options):
+    first, *points = changes
+    parts = []
+    if type(first) is not ad.Zero:
+      parts.append(primitive.bind(first, *operands[1:], **options))
+    if not all(type(point) is ad.Zero for point in points):
+      moves = tuple(map(ad.instantiate_zeros, points))
+      parts.append(rest(operands, moves, **options))
+    value = primitive.bind(*operands, **options)
+    return value, functools.reduce(jnp.add, parts)
+
+  return rule
+
+
+def _move_read(operands, moves, **options):
+  return _SLOPE.bind(*operands, *moves, **options)
+
+
+def _move_grad_image(operands, moves, **options):
+  values, *points = operands
+  add = functools.partial(grad_image, values, **options)
+  return jax.jvp(add, tuple(points), moves)[1]
+
+
+def _transpose_read(cotangent, image, x, y, **options):
+  shape = image.aval.shape[-3:-1]
+  return _GRAD_IMAGE.bind(cotangent, x, y, shape=shape, **options), None, None
+
+
+def _transpose_slope(cotangent, image, x, y, *moves, **options):
+  gradients = _GRAD_COORDS.bind(image, x, y, cotangent, **options)
+  wanted = map(ad.is_undefined_primal, moves)
+  gradients = [g if want else None for g, want in zip(gradients, wanted)]
+  return None, None, None, *gradients
+
+
+def _transpose_grad_image(cotangent, values, x, y, *, shape, **options):
+  del values, shape
+  return READ.bind(cotangent, x, y, **options), None, None
+
+
+ad.primitive_jvps[READ] = _linear_change(READ, _move_read)
+ad.primitive_jvps[_GRAD_IMAGE] = _linear_change(_GRAD_IMAGE, _move_grad_image)
+ad.primitive_transposes[READ] = _transpose_read
+ad.primitive_transposes[_SLOPE] = _transpose_slope
+ad.primitive_transposes[_GRAD_IMAGE] = _transpose_grad_image

@@ -1,0 +1,66 @@
+"""The compiled code of bilinear.cc, where setup.py could build it."""
+
+import ctypes
+import pathlib
+import re
+import warnings
+
+import jax
+
+FUNCTIONS = (
+  "stnjax_bilinear_read",
+  "stnjax_bilinear_grad_coords",
+  "stnjax_bilinear_grad_image",
+)
+"""Names of the operations in the library."""
+
+
+def is_compiled() -> bool:
+  """Reports whether programs for CPU use the compiled code of bilinear.cc."""
+  return _COMPILED
+
+
+def _register(path: pathlib.Path) -> bool:
+  """Registers the functions of a library with XLA; returns whether it did.
+
+  At import, since programs from a compilation cache call them, too.
+  """
+  try:
+    loaded = ctypes.CDLL(str(path))
+    _check_version(loaded)
+    functions = {name: getattr(loaded, name) for name in FUNCTIONS}
+    for name, function in functions.items():
+      target = jax.ffi.pycapsule(function)
+      jax.ffi.register_ffi_target(name, target, platform="cpu")
+  except (OSError, AttributeError, RuntimeError, ValueError) as error:
+    # Built for another machine, by another version or for another jaxlib.
+    if path.exists():
+      warnings.warn(
+        f"stnjax samples without its compiled code, slower on CPU: {error}."
+        " Installed with `pip install --no-build-isolation`, it is built for"
+        " the jaxlib that is there.",
+        RuntimeWarning,
+        stacklevel=2,
+      )
+    return False
+  return True
+
+
+def _check_version(loaded: ctypes.CDLL) -> None:
+  """Raises if a library was built for a newer jaxlib than the installed one.
+
+  XLA would refuse it only when the backend starts, and JAX could not start.
+  """
+  built = tuple((ctypes.c_int32 * 2).in_dll(loaded, "stnjax_bilinear_api"))
+  header = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h")
+  defined = re.findall(
+    r"define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header.read_text()
+  )
+  if built > tuple(map(int, defined)):
+    raise RuntimeError(
+      f"it was built for version {built[0]}.{built[1]} of XLA's interface, and"
+      f" jaxlib has {'.'.join(defined)}"
+    )
+
+
+_COMPILED = _register(pathlib.Path(__file__).with_name("libbilinear.ffi"))

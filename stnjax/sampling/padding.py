@@ -1,0 +1,171 @@
+"""Padding: how an image continues outside.
+
+A padding is one `Padding` object in `PADDINGS`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from stnjax import checks
+from stnjax.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Padding:
+  """How an image continues outside.
+
+  `align_corners` says where "reflection" mirrors: at the centres of the
+  outermost pixels instead of their outer edges.
+
+  Attributes:
+    name: Name of the padding.
+    apply: From positions `[...]` in pixels, the size of the axis and
+      `align_corners` to the positions inside that stand for them; as given
+      where the outside is a fill.
+    pixel_after: From the size of the axis and `align_corners` to the index of
+      the pixel that stands right after the last one; -1 where the outside is a
+      fill.
+    pad_mode: From `align_corners` to the mode of `jnp.pad` that continues the
+      image so.
+    repeats: Whether places far outside differ; elsewhere, they are all alike.
+    fills: Whether the outside is a fill: 0, or with `takes_fill_value` a value
+      that is given.
+    takes_fill_value: Whether the fill is the option `fill_value`.
+  """
+
+  name: str
+  apply: Callable[[jax.Array, int, bool], jax.Array]
+  pixel_after: Callable[[int, bool], int]
+  pad_mode: Callable[[bool], str]
+  repeats: bool = False
+  fills: bool = False
+  takes_fill_value: bool = False
+
+  def __repr__(self) -> str:
+    return f"<padding {self.name!r}>"
+
+
+def apply_padding(
+  position: jax.Array, size: int, padding: Padding, align_corners: bool
+) -> jax.Array:
+  """Brings coordinates of any size into the image.
+
+  Args:
+    position: `[...]` pixel coordinates along an axis; NaN stays.
+    size: Pixels of the axis.
+    padding: The padding.
+    align_corners: Whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
+
+  Returns:
+    `[...]`; where the outside is a fill, coordinates outside stay there.
+  """
+  return padding.apply(bound(position, size, padding), size, align_corners)
+
+
+def bound(position: jax.Array, size: int, padding: Padding) -> jax.Array:
+  """Clamps coordinates to finite ones that read the same; NaN stays.
+
+  Args:
+    position: `[...]` pixel coordinates along an axis.
+    size: Pixels of the axis, at most `checks.MAX_SIZE`.
+    padding: The padding.
+
+  Returns:
+    `[...]`. Where all places far outside are alike, within the range of int32.
+    Zero gradient where clamped: `lax.clamp` has none at or beyond its bounds.
+  """
+  if padding.repeats:
+    limit = float(jnp.finfo(position.dtype).max) / 8
+  else:
+    # Beyond 1 / eps floats are whole numbers: nothing is blended there.
+    limit = max(1 / float(jnp.finfo(position.dtype).eps), size + 8)
+    limit = min(limit, checks.MAX_SIZE)
+  limit = position.dtype.type(limit)
+  return lax.clamp(-limit, position, limit)
+
+
+def _clamp(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
+  del align_corners
+  dtype = position.dtype.type  # `lax.clamp` does not promote
+  return lax.clamp(dtype(0), position, dtype(size - 1))
+
+
+def _reflect(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
+  dtype = position.dtype.type
+  low, high = (0, size - 1) if align_corners else (-0.5, size - 0.5)
+  if low == high:
+    return jnp.where(jnp.isnan(position), position, 0)
+  rest = _remainder(position, 2 * (high - low))
+  # Mirrored by the sign of the position, as in torch, whose gradient at the
+  # mirrors this gives.
+  rest = jnp.where(position < low, dtype(2 * low) - rest, rest)
+  position = jnp.where(rest < high, rest, dtype(2 * high) - rest)
+  return _clamp(position, size, align_corners)
+
+
+def _pixel_after_reflected(size: int, align_corners: bool) -> int:
+  return max(size - 2, 0) if align_corners else size - 1
+
+
+def _wrap(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
+  del align_corners
+  dtype = position.dtype.type
+  rest = _remainder(position, size)
+  rest = jnp.where(rest < 0, rest + dtype(size), rest)
+  # The sum rounds up to a whole period just below 0.
+  return jnp.where(rest < size, rest, rest - dtype(size))
+
+
+def _remainder(position: jax.Array, period: float) -> jax.Array:
+  """The exact remainder of a division, with the sign of the position.
+
+  Not by the floor of a quotient: XLA multiplies by the rounded reciprocal of a
+  constant, so that whole multiples of some periods come out one period off.
+  """
+  return lax.rem(position, lax.full_like(position, period))
+
+
+ZEROS = Padding(
+  name="zeros",
+  apply=lambda position, size, align_corners: position,
+  pixel_after=lambda size, align_corners: -1,
+  pad_mode=lambda align_corners: "constant",
+  fills=True,
+)
+CONSTANT = dataclasses.replace(ZEROS, name="constant", takes_fill_value=True)
+BORDER = Padding(
+  name="border",
+  apply=_clamp,
+  pixel_after=lambda size, align_corners: size - 1,
+  pad_mode=lambda align_corners: "edge",
+)
+REFLECTION = Padding(
+  name="reflection",
+  apply=_reflect,
+  pixel_after=_pixel_after_reflected,
+  pad_mode=lambda align_corners: "reflect" if align_corners else "symmetric",
+  repeats=True,
+)
+WRAP = Padding(
+  name="wrap",
+  apply=_wrap,
+  pixel_after=lambda size, align_corners: 0,
+  pad_mode=lambda align_corners: "wrap",
+  repeats=True,
+)
+
+PADDINGS: Registry[Padding] = Registry("padding")
+"""Paddings by name: the accepted values of `padding`."""
+
+for _padding in (ZEROS, CONSTANT, BORDER, REFLECTION, WRAP):
+  PADDINGS.register(_padding.name, _padding)
+
+UNFILLED = tuple(
+  name for name, padding in PADDINGS.items() if not padding.takes_fill_value
+)
+"""Values of `padding` that take no `fill_value`."""

@@ -1,0 +1,185 @@
+"""Reading an image by a method: batches, fill, mask and dtype."""
+
+from collections.abc import Sequence
+import functools
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from stnjax.sampling import kernels as kernels_by_name
+from stnjax.sampling.kernels import Kernel
+from stnjax.sampling.methods import LINEAR, Method
+from stnjax.sampling.padding import ZEROS, Padding
+
+
+# Compiled as a whole, so that a call outside `jit` is one dispatch.
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    "method",
+    "padding",
+    "align_corners",
+    "return_mask",
+    "prefilter",
+    "kernels",
+  ),
+)
+def sample(
+  image: jax.Array,
+  points: jax.Array,
+  fill: jax.Array,
+  key: jax.Array | None,
+  *,
+  method: Method,
+  padding: Padding,
+  align_corners: bool,
+  return_mask: bool,
+  prefilter: bool,
+  kernels: tuple[Kernel, ...],
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+  """Samples as `grid_sample` does, at pixel coordinates, unchecked.
+
+  Args:
+    image: `[..., *shape, C]`.
+    points: `[..., *output_shape, N]` pixel coordinates.
+    fill: `[]` or `[C]`; used where the padding takes a fill value.
+    key: Random key for methods that take one, else None.
+    method: The method.
+    padding: How the image continues outside.
+    align_corners: Whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
+    return_mask: Whether to return the in-bounds weight of each sample.
+    prefilter: Whether the method prepares coefficients from the image.
+    kernels: Kernels to choose from, preferred ones last.
+
+  Returns:
+    `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
+    `[..., *output_shape]`.
+  """
+  read = functools.partial(
+    read_batch, padding=padding, align_corners=align_corners, kernels=kernels
+  )
+  if method.prepare is not None:
+    prepared = method.prepare(image, points, padding, align_corners, prefilter)
+    result = read(*prepared, method=method)
+  elif method.read is not None:
+    result = method.read(image, points, key, read)
+  else:
+    result = read(image, points, method=method)
+  if not padding.takes_fill_value and not return_mask:
+    return cast(result, image.dtype)
+  mask = _in_bounds_weight(points, image.shape, method, kernels)
+  if padding.takes_fill_value:
+    if method.copies_pixels:  # keeps integers that floats cannot hold
+      inside = mask[..., None] > 0
+      result = jnp.where(inside, result, cast(fill, image.dtype))
+    else:
+      reach = mask
+      if (
+        method.prepare is not None
+      ):  # coefficients of the fill reach far inside
+        reach = _in_bounds_weight(points, image.shape, LINEAR, kernels)
+      result = result + filled(mask, fill, reach)
+  result = cast(result, image.dtype)
+  return (result, mask) if return_mask else result
+
+
+def read_batch(
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  method: Method,
+  padding: Padding,
+  align_corners: bool,
+  kernels: tuple[Kernel, ...],
+) -> jax.Array:
+  """Reads images `[..., *shape, C]` by a kernel; batch axes broadcast."""
+  num_axes = points.shape[-1]
+  batch = jnp.broadcast_shapes(
+    image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
+  )
+  known = [n for n in batch if isinstance(n, int)]  # others when exported
+  sample_one = functools.partial(
+    kernels_by_name.sample,
+    kernels=kernels,
+    batch=math.prod(known),
+    method=method,
+    padding=padding,
+    align_corners=align_corners,
+  )
+  inside = ",".join("dhw"[-num_axes:])
+  outside = ",".join("xyz"[:num_axes])
+  signature = f"({inside},c),({outside},n)->({outside},c)"
+  return jnp.vectorize(sample_one, signature=signature)(image, points)
+
+
+def _in_bounds_weight(
+  points: jax.Array,
+  image_shape: Sequence[int],
+  method: Method,
+  kernels: tuple[Kernel, ...],
+) -> jax.Array:
+  """Samples of an image of ones with zeros outside, `[..., *output_shape]`.
+
+  Such an image is a product over the axes, and so is its sample.
+  """
+  num_axes = points.shape[-1]
+  result = jnp.ones(points.shape[:-1], points.dtype)
+  for axis, size in enumerate(image_shape[-num_axes - 1 : -1][::-1]):
+    position = points[..., axis]
+    ones, place = jnp.ones((size, 1), points.dtype), position[..., None]
+    if method.prepare is not None:
+      ones, place = method.prepare(ones, place, ZEROS, False, True)
+    supported = [k for k in kernels if k.supports(ones, place, method)]
+    weight = kernels_by_name.sample(
+      ones,
+      place,
+      kernels=tuple(supported) or kernels_by_name.candidates("auto"),
+      method=method,
+      padding=ZEROS,
+      align_corners=False,
+    )[..., 0]
+    if method.prepare is None:
+      # The weights of taps that are all inside may sum to 1 but for rounding.
+      reach = max(0, method.support // 2 - 1)
+      first, last = reach, size - 1 - reach
+      inner = (position >= first) & (position <= last)
+      weight = jnp.where(inner, 1, weight)
+    result = result * weight
+  return result
+
+
+def filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
+  """The part of a sample that is fill.
+
+  Args:
+    mask: `[...]`, the in-bounds weight of the sample.
+    fill: `[]` or `[C]`.
+    reach: `[...]`, below 1 where a fill that is not finite reaches.
+
+  Returns:
+    `[..., C]`, or `[..., 1]`. A fill that is not finite has no gradient, and
+    gives none to the mask.
+  """
+  share = 1 - mask[..., None]
+  finite = jnp.isfinite(fill)
+  bad = jnp.sign(lax.stop_gradient(share)) * lax.stop_gradient(fill)
+  bad = jnp.where(reach[..., None] == 1, 0, bad)
+  return jnp.where(finite, share * jnp.where(finite, fill, 0), bad)
+
+
+def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """Turns sampled values into `dtype`: integers round and saturate."""
+  if jnp.issubdtype(dtype, jnp.integer) and result.dtype != dtype:
+    info, kind = jnp.iinfo(dtype), result.dtype.type
+    low, high = info.min, info.max
+    if jnp.issubdtype(result.dtype, jnp.integer):
+      given = jnp.iinfo(result.dtype)
+      low, high = max(low, given.min), min(high, given.max)
+    elif int(kind(high)) > high:  # rounded up, beyond the range of the cast
+      high = np.nextafter(kind(high), kind(0))
+    result = jnp.clip(jnp.round(result), kind(low), kind(high))
+  return result.astype(dtype)

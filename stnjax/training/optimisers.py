@@ -1,0 +1,91 @@
+"""Optimisers with a learning rate for each part of a network."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+import jax
+import optax
+
+from stnjax import checks, placement
+
+OPTIMISERS = ("adam", "sgd")
+SCHEDULES = ("constant", "cosine", "step")
+
+
+def schedule(name: str, learning_rate: float, num_steps: int) -> optax.Schedule:
+  """The learning rate over a run.
+
+  Args:
+    name: "constant"; "cosine" to zero; "step", a tenth after half of the steps
+      and a hundredth after three quarters.
+    learning_rate: Initial learning rate.
+    num_steps: Steps of the run.
+
+  Raises:
+    ValueError: for an unknown schedule.
+  """
+  checks.option("schedule", name, SCHEDULES)
+  if name == "constant":
+    return optax.constant_schedule(learning_rate)
+  if name == "cosine":
+    return optax.cosine_decay_schedule(learning_rate, num_steps)
+  drops = {num_steps // 2: 0.1, num_steps * 3 // 4: 0.1}
+  return optax.piecewise_constant_schedule(learning_rate, drops)
+
+
+def make_optimiser(
+  name: str,
+  learning_rate: float,
+  num_steps: int,
+  parsed: placement.Placement,
+  *,
+  schedule_name: str = "constant",
+  localisation_lr: float = 1.0,
+  pre_transformer_lr: float = 1.0,
+  halvings: Sequence[int] = (),
+) -> optax.GradientTransformation:
+  """Makes the optimiser of a network.
+
+  Args:
+    name: "adam", or "sgd" with momentum 0.9.
+    learning_rate: Initial learning rate.
+    num_steps: Steps of the run.
+    parsed: Placement of the network, which names its parts.
+    schedule_name: See `schedule`.
+    localisation_lr: Multiplier on the learning rate of parameters used by
+      localisation alone: its nets and, for STN-DL, its copied stages.
+    pre_transformer_lr: Multiplier on the learning rate of the stages before
+      the transformer.
+    halvings: Steps at which localisation's learning rate is halved.
+
+  Raises:
+    ValueError: for an unknown optimiser or schedule.
+  """
+  checks.option("optimiser", name, OPTIMISERS)
+  rate = schedule(schedule_name, learning_rate, num_steps)
+
+  def group(
+    multiplier: float, halvings: Sequence[int] = ()
+  ) -> optax.GradientTransformation:
+    factor = optax.piecewise_constant_schedule(
+      multiplier, dict.fromkeys(halvings, 0.5)
+    )
+
+    def scaled(step):
+      return factor(step) * rate(step)
+
+    return optax.adam(scaled) if name == "adam" else optax.sgd(scaled, 0.9)
+
+  def labels(params: nnx.State) -> Any:
+    def label(path, _):
+      return placement.part([getattr(p, "key", p) for p in path], parsed)
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+  groups = {
+    "localisation": group(localisation_lr, halvings),
+    "before": group(pre_transformer_lr),
+    "rest": group(1.0),
+  }
+  return optax.partition(groups, labels)

@@ -1,0 +1,287 @@
+"""A run: its settings, and the folder that holds all it wrote.
+
+<workdir>/<name of the run>/
+  config.json      settings, task, and a fingerprint of the training images; a
+                   folder with other settings or images is refused
+  metrics.jsonl    one line per epoch
+  checkpoints/     the last states, by step (orbax)
+  evaluation.npz   of the finished run, per test image: label, prediction,
+                   pose, true and predicted position along each axis; and a
+                   few images before and after the warp
+  results.json     of the finished run: error, alignment, parameters, time
+  DONE             written last, with the checksums of the files above
+  FAILED           instead, where numbers were no longer finite: why
+  lock             while a process trains it
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from stnjax import files
+from stnjax.files import Damaged as Damaged
+from stnjax.files import RunError as RunError
+from stnjax.training import checkpoints, config, layout, records, steps
+from stnjax.training.description import TaskDescription
+from stnjax.training.settings import Settings
+
+
+class Run:
+  """The folder of one run.
+
+  Several processes may hold the same run; only the first of them writes, but
+  for checkpoints, which orbax coordinates.
+
+  Attributes:
+    settings: of the run.
+    path: the folder.
+    seconds: time trained since the last line of metrics, which checkpoints
+      keep: whoever trains adds to it.
+  """
+
+  def __init__(
+    self,
+    workdir: str,
+    settings: Settings,
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    """Names the folder of a run, and looks at what is in it.
+
+    Args:
+      workdir: folder of all runs, local or `gs://`.
+      settings: of this run.
+      devices: that train it; those of all processes by default.
+
+    Raises:
+      RunError: where the folder belongs to a run with other settings, or is
+        no run folder.
+      Damaged: where it is a run's whose config.json is missing or unreadable.
+    """
+    self.settings = settings
+    self.path = config.folder(workdir, settings)
+    self.seconds = 0.0
+    devices = jax.devices() if devices is None else devices
+    processes = layout.processes(devices)
+    self._writes = jax.process_index() == processes[0]
+    self._checkpoints = checkpoints.Checkpoints(
+      self.path / "checkpoints", settings.name, processes
+    )
+    self._check()
+
+  @property
+  def done(self) -> bool:
+    """Whether the run is finished."""
+    return (self.path / "DONE").exists()
+
+  @property
+  def failed(self) -> str:
+    """Why the run failed; empty where it did not."""
+    path = self.path / "FAILED"
+    if not path.exists():
+      return ""
+    with files.advising(config.anew(self.path)):
+      reason = files.read(path)
+    return reason.decode(errors="replace").strip() or "it failed"
+
+  def metrics(self) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, one per epoch.
+
+    Raises:
+      Damaged: where a line is not one of metrics.
+    """
+    with files.advising(config.anew(self.path)):
+      return records.read_metrics(self.path)
+
+  def check_metrics(self, step: int, epochs: int) -> None:
+    """Checks that metrics up to a step tell of as many epochs.
+
+    Raises:
+      Damaged: where an epoch, or a number of it, is missing.
+    """
+    lines = [line for line in self.metrics() if line["step"] <= step]
+    with files.advising(config.anew(self.path)):
+      records.check_epochs(
+        self.path, lines, epochs, config.read(self.path).axes
+      )
+
+  def results(self) -> dict[str, Any]:
+    """The results of a finished run.
+
+    Raises:
+      Damaged: where a file of the run is not what it wrote.
+    """
+    return records.read(self.path).results
+
+  @contextlib.contextmanager
+  def claimed(self) -> Iterator[None]:
+    """Keeps other processes from training the run meanwhile.
+
+    Raises:
+      RunError: where one does, or the folder cannot be written.
+    """
+    with files.claimed(self.path) if self._writes else contextlib.nullcontext():
+      yield
+
+  def start(self, task: TaskDescription, images: str = "") -> None:
+    """Makes the folder, if it is not there.
+
+    Args:
+      task: Task of the run.
+      images: Fingerprint of the training images, see `config.fingerprint`.
+
+    Raises:
+      RunError: where it cannot be written, or where the run began on other
+        images or with another task.
+    """
+    if not self._writes:
+      return
+    with files.writing(self.path):
+      self.path.mkdir(parents=True, exist_ok=True)
+    if (self.path / config.NAME).exists():
+      before = config.read(self.path)
+      same_images = not images or before.images in ("", images)
+      if not same_images or before.task != task:
+        what = "another task" if same_images else "other images"
+        raise RunError(
+          f"{self.path} began on {what} of {self.settings.dataset} than those"
+          " that are there now, perhaps of another version; choose another"
+          " workdir, or delete the folder to train it again"
+        )
+    self._write(
+      config.NAME, config.Config(self.settings, task, images).to_json()
+    )
+
+  def append(self, line: dict[str, Any]) -> None:
+    """Adds one epoch to metrics.jsonl; `seconds` start anew.
+
+    Raises:
+      RunError: where it has the epoch, which another process must have added.
+    """
+    self.seconds = 0.0
+    if not self._writes:
+      return
+    lines = self.metrics()
+    if lines and lines[-1]["step"] >= line["step"]:
+      raise RunError(
+        f"{self.path} already has step {line['step']}: is another process"
+        " training the same run?"
+      )
+    self._write_metrics([*lines, line])
+
+  def saved_step(self) -> int:
+    """Step of the last checkpoint; 0 where there is none.
+
+    Raises:
+      Damaged: where the folder of checkpoints cannot be listed.
+    """
+    return self._checkpoints.last_step()
+
+  def save(self, state: steps.TrainState) -> None:
+    """Writes a checkpoint of the state, unless its step has one.
+
+    Raises:
+      RunError: where it cannot be written.
+    """
+    self._checkpoints.save(int(state.step), _leaves(state), self.seconds)
+
+  def restore(self, fresh: steps.TrainState) -> steps.TrainState:
+    """Reads the last checkpoint to go on from; `fresh` where there is none.
+
+    Metrics of epochs after the checkpoint are taken back, as they will be
+    computed again, the same.
+
+    Args:
+      fresh: a state of this run's shapes.
+
+    Raises:
+      RunError: where the checkpoint cannot be read or does not fit.
+    """
+    state = self.last_state(fresh)
+    step = int(state.step)
+    if self._writes:
+      lines = self.metrics()  # without one that a kill cut off
+      self._write_metrics([line for line in lines if line["step"] <= step])
+    return state
+
+  def last_state(self, fresh: steps.TrainState) -> steps.TrainState:
+    """The state of the last checkpoint, and its `seconds`; writes nothing.
+
+    Args:
+      fresh: a state of this run's shapes; returned where there is none.
+
+    Raises:
+      RunError: where the checkpoint cannot be read or does not fit.
+    """
+    step = self.saved_step()
+    if not step:
+      return fresh
+    leaves = _leaves(fresh)
+    found, self.seconds = self._checkpoints.restore(step, leaves)
+    values = [found[name] for name in leaves]
+    return jax.tree.unflatten(jax.tree.structure(fresh), values)
+
+  def finish(
+    self, evaluation: dict[str, np.ndarray], results: dict[str, Any]
+  ) -> None:
+    """Writes what the finished run found, and marks it done.
+
+    Raises:
+      RunError: where a file cannot be written.
+    """
+    if self._writes:
+      records.finish(self.path, evaluation, results)
+
+  def fail(self, why: str) -> None:
+    """Marks the run as one that cannot be finished."""
+    if self._writes:
+      self._write("FAILED", why)
+
+  def _check(self) -> None:
+    """Raises unless the folder is this run's, or free."""
+    try:
+      names = {entry.name for entry in self.path.iterdir()}
+    except FileNotFoundError:
+      return
+    except OSError as error:
+      if not self.path.parent.is_dir():  # no run's fault, but the workdir's
+        raise RunError(f"cannot use {self.path}: {error}") from error
+      raise Damaged(
+        f"cannot use {self.path}: {error.strerror}; {config.anew(self.path)}"
+      ) from error
+    if config.NAME not in names:
+      if names & {*records.TRACES, records.RESULTS}:
+        raise Damaged(
+          f"{self.path / config.NAME} is missing; {config.anew(self.path)}"
+        )
+      if names - {f"{config.NAME}.partial", "lock"}:  # a kill can leave those
+        raise RunError(
+          f"{self.path} is not a run folder (no {config.NAME}), and not empty;"
+          " choose another workdir"
+        )
+      return
+    changes = config.changes(config.read(self.path), self.settings)
+    if changes:
+      raise RunError(
+        f"{self.path} holds a run with other settings ({changes}); choose"
+        " another workdir"
+      )
+
+  def _write(self, name: str, text: str) -> None:
+    files.write_whole(self.path / name, text)
+
+  def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
+    # Whole, as gs:// has no appending.
+    self._write(
+      "metrics.jsonl", "".join(files.to_json(k) + "\n" for k in lines)
+    )
+
+
+def _leaves(state: steps.TrainState) -> dict[str, np.ndarray]:
+  """The arrays of a state by their path in it: a layout that can be read."""
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+  }

@@ -1,0 +1,251 @@
+"""Settings of a run: everything that decides its numbers."""
+
+from collections.abc import Mapping
+import dataclasses
+import itertools
+import math
+import numbers
+import re
+from typing import Any
+
+import numpy as np
+
+from stnjax import checks, placement, sampling
+from stnjax.training import optimisers
+
+
+def _setting(default: Any, help: str, accepted: Any = None) -> Any:
+  metadata = {"help": help, "accepted": accepted}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Everything that decides the numbers of a run; a flag each in the scripts.
+
+  The names of a data set, perturbation, backbone and family are looked up when
+  the run is built, see `stnjax.training.building.find`: reading the settings
+  of a finished run needs no registered objects.
+
+  Raises:
+    TypeError: for a value of another type.
+    ValueError: for a value that is not accepted, naming what is.
+  """
+
+  network: str = _setting(
+    "STN-SL1",
+    "Network: CNN, or STN-C, STN-DL, STN-SL followed by the depths of the"
+    " spatial transformers, such as STN-C1, STN-SL0,1 or STN-SL1x2.",
+  )
+  dataset: str = _setting(
+    "mnist_subset",
+    "Data set: the name of a registered one, `folder` for the pictures in"
+    " --data_dir, or tfds:NAME for a prepared TFDS set in --data_dir.",
+  )
+  image_size: int | None = _setting(
+    None,
+    "Height and width to which pictures are resized, in pixels; for data sets"
+    " whose pictures differ in size.",
+  )
+  perturbation: str = _setting(
+    "rotation",
+    "Perturbation of the images, resampled every time an image is used.",
+  )
+  downsample: int = _setting(
+    1,
+    "Factor by which images are downsampled after the perturbation, a whole"
+    " number; for small machines.",
+  )
+  backbone: str = _setting(
+    "", "Backbone to place transformers in; by default the data set's own."
+  )
+  family: str = _setting("affine", "Transform family that is predicted.")
+  width: float = _setting(
+    0.25,
+    "Factor on the filters and hidden units of the backbone; 1 is the paper's.",
+  )
+  localisation_width: float = _setting(
+    1.0,
+    "Factor on the filters and hidden units of the localisation net; 1 is the"
+    " paper's.",
+  )
+  dropout: bool = _setting(
+    True,
+    "Whether the backbone has the paper's dropout; narrow networks learn little"
+    " with it.",
+  )
+  localisation: str = _setting(
+    "small",
+    "Size of the localisation net: small, or large where the backbone has one.",
+    ("small", "large"),
+  )
+  padding: str | None = _setting(
+    None,
+    "Padding mode of the transformer; by default the backbone's own.",
+    (None, *sampling.UNFILLED),
+  )
+  batch_norm: bool = _setting(
+    False, "Whether a batch norm without parameters follows the transformer."
+  )
+  epochs: int = _setting(30, "Number of passes over the training set.")
+  batch_size: int = _setting(64, "Images in a step, over all devices.")
+  optimiser: str = _setting(
+    "adam", "Optimiser; sgd has momentum 0.9.", optimisers.OPTIMISERS
+  )
+  learning_rate: float = _setting(1e-3, "Initial learning rate.")
+  schedule: str = _setting(
+    "cosine",
+    "Learning rate over the run: constant, cosine (to zero) or step (a tenth"
+    " after half, a hundredth after three quarters).",
+    optimisers.SCHEDULES,
+  )
+  localisation_lr: float = _setting(
+    1.0, "Multiplier on the learning rate of localisation."
+  )
+  localisation_scheme: str = _setting(
+    "group",
+    "What localisation_lr multiplies: group, the learning rate of parameters"
+    " used by localisation alone; gradient, the gradient at theta, and with it"
+    " that of shared layers (for sgd: adam divides by the size of gradients).",
+    ("group", "gradient"),
+  )
+  pre_transformer_lr: float = _setting(
+    1.0,
+    "Multiplier on the learning rate of the backbone's stages before the"
+    " transformer, or shared with localisation.",
+  )
+  more_iterations: tuple[int, ...] = _setting(
+    (),
+    "Epochs after which the last placement gets one more iteration, and"
+    " localisation half the learning rate.",
+  )
+  use_validation_split: bool = _setting(
+    False,
+    "Whether to train without the last tenth of the training set and to"
+    " evaluate on it instead of on the test set, for tuning.",
+  )
+  eval_passes: int = _setting(
+    10,
+    "Passes over the evaluation set at the end, each freshly perturbed; at most"
+    " 10,000.",
+  )
+  seed: int = _setting(0, "Seed of everything random, 0 to 2^32 - 1.")
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      _check_value(field, getattr(self, field.name))
+    parsed = placement.parse(self.network)
+    if not self.more_iterations:
+      return
+    if not parsed.repeats:
+      raise ValueError(
+        f"more_iterations: {self.network} has no transformer to repeat;"
+        " accepted: STN-C, STN-DL and STN-SL"
+      )
+    most = placement.MOST_ITERATIONS - len(parsed.depths)
+    if len(self.more_iterations) > most:
+      raise ValueError(
+        f"more_iterations must name at most {most} epochs for"
+        f" network={self.network!r}, got {len(self.more_iterations)}; the"
+        f" transformer runs at most {placement.MOST_ITERATIONS} times"
+      )
+    if self.more_iterations[-1] >= self.epochs:
+      raise ValueError(
+        f"more_iterations must be less than epochs={self.epochs}, got"
+        f" {self.more_iterations}"
+      )
+
+  @property
+  def name(self) -> str:
+    """Name of the run's folder: what experiments usually vary, readable."""
+    parts = (
+      self.network,
+      self.family,
+      self.dataset.replace("/", "_"),
+      self.perturbation,
+      *([self.backbone] if self.backbone else []),
+      f"lr_{self.learning_rate:g}",
+      f"seed_{self.seed}",
+    )
+    return "-".join(parts)
+
+
+def from_json(values: Mapping[str, Any]) -> Settings:
+  """Settings from what `dataclasses.asdict` and JSON made of them.
+
+  Raises:
+    TypeError: for a setting that does not exist, or a value of another type.
+    ValueError: for a value that is not accepted.
+  """
+  values = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+  }
+  return Settings(**values)
+
+
+MOST_STEPS = int(np.iinfo(np.int32).max)  # as `steps.TrainState.step`
+_MOST = {
+  int: MOST_STEPS,
+  float: float(np.finfo(np.float32).max),
+  "eval_passes": 10_000,  # their predictions are kept in memory
+  "seed": int(np.iinfo(np.uint32).max),  # of a key
+}
+_TINY = float(np.finfo(np.float32).tiny)  # computed with in float32
+_FOLDER_NAME = re.compile(r"[\w.:+=/-]*")  # they are part of a folder's name
+
+
+def _check_value(field: dataclasses.Field, value: Any) -> None:
+  """Raises unless a setting has a value of its type, within its bounds."""
+  name, accepted = field.name, field.metadata["accepted"]
+  if accepted:
+    checks.option(name, value, accepted)
+  elif field.type is bool:
+    checks.flag(name, value)
+  elif field.type is str:
+    _check_name(name, value)
+  elif field.type in (int, float):
+    _check_number(name, value, field.type)
+  elif field.type == int | None:
+    if value is not None:
+      _check_number(name, value, int)
+  elif field.type == tuple[int, ...]:
+    _check_rising(name, value)
+
+
+def _check_name(name: str, value: Any) -> None:
+  if not isinstance(value, str):
+    raise TypeError(f"{name} must be a string, got {value!r}")
+  if name != "network" and not _FOLDER_NAME.fullmatch(value):
+    raise ValueError(
+      f"{name}={value!r} is not supported; accepted: letters, digits and any"
+      " of _ . : + = / -"
+    )
+
+
+def _check_rising(name: str, value: Any) -> None:
+  if not isinstance(value, tuple) or not all(
+    isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    for number in value
+  ):
+    raise TypeError(f"{name} must be whole numbers in a tuple, got {value!r}")
+  if any(low >= high for low, high in itertools.pairwise((0, *value))):
+    raise ValueError(f"{name} must be positive and rise, got {value}")
+
+
+def _check_number(name: str, value: Any, kind: type) -> None:
+  abstract = numbers.Integral if kind is int else numbers.Real
+  if isinstance(value, bool) or not isinstance(value, abstract):
+    raise TypeError(
+      f"{name} must be a{' whole' if kind is int else ''} number, got {value!r}"
+    )
+  if name == "seed":
+    if value < 0:
+      raise ValueError(f"seed must not be negative, got {value}")
+  elif not 0 < value < math.inf:
+    raise ValueError(f"{name} must be positive and finite, got {value}")
+  most = _MOST.get(name, _MOST[kind])
+  if value > most:
+    largest = f"{most:,}" if kind is int else f"{most:.3g}"
+    raise ValueError(f"{name} must be at most {largest}, got {value}")
+  if kind is float and value < _TINY:
+    raise ValueError(f"{name} must be at least {_TINY:.3g}, got {value}")

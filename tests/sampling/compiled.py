@@ -1,0 +1,37 @@
+"""The library's functions compiled as a whole: outside `jit`, each of their
+steps would be a program of its own, and tests mostly compile.
+"""
+
+import inspect
+
+import jax
+
+import stnjax
+from stnjax import sampling, transforms
+
+_TRACED = {
+  "image", "values", "grid", "transform", "matrix", "params", "offsets",
+  "displacement", "velocity", "fill_value", "key", "coordinates", "pixels",
+}  # fmt: skip
+
+
+def whole(function):
+  """Compiles a function for each of its options."""
+  names = inspect.signature(function).parameters
+  return jax.jit(function, static_argnames=tuple(set(names) - _TRACED))
+
+
+affine_grid = whole(stnjax.affine_grid)
+decompose = whole(transforms.decompose)
+family_grid = whole(sampling.family_grid)
+flow_grid = whole(stnjax.flow_grid)
+from_pixels = whole(transforms.from_pixels)
+grid_sample = whole(stnjax.grid_sample)
+invert = whole(transforms.invert)
+matrix = whole(transforms.matrix)
+spline_coefficients = whole(stnjax.spline_coefficients)
+splat = whole(stnjax.splat)
+to_pixels = whole(transforms.to_pixels)
+tps_grid = whole(stnjax.tps_grid)
+velocity_grid = whole(stnjax.velocity_grid)
+warp = whole(stnjax.warp)
