@@ -18,7 +18,6 @@ import jax
 
 from experiments.lib.signals import Interrupted as Interrupted
 from stnjax import data, files
-from stnjax import paper as paper  # registers its objects
 from stnjax.training import building
 from stnjax.training.settings import Settings
 

@@ -242,7 +242,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     (
       "train",
       ["--dataset=street_numbers", "--perturbation=scale"],
-      "perturbation='scale' is measured by class.*street_numbers.*accepted: none",
+      "perturbation='scale' is measured by class.*street_numbers.*accepted",
     ),
     ("train", ["--more_iterations=3,3"], "more_iterations must be.*rise"),
     ("train", ["--localisation=large"], "localisation='large'.*'small'"),

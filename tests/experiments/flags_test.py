@@ -5,7 +5,6 @@ import re
 import sys
 from unittest import mock
 
-import jax.numpy as jnp
 import pytest
 
 from experiments.lib import cli, jobs
@@ -235,15 +234,9 @@ def test_the_ends_of_the_range_of_seeds_are_accepted():
 
 def test_the_narrowest_network_has_one_filter_a_layer():
   settings = Settings(width=1e-9)
-<<<<<<< HEAD
   network = building.abstract_network(settings, building.find(settings))
   filters = [stage.conv.kernel.shape[-1] for stage in network.stages]
   assert filters == [1, 1]
-=======
-  network = building.build_network(settings, building.find(settings))
-  features = network.features(jnp.zeros((2, 28, 28, 1)))
-  assert [x.shape[-1] for x in features.values()] == [1, 1, 1]
->>>>>>> lib-h
 
 
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
