@@ -195,10 +195,11 @@ def _backbone_options(settings: Settings, setup: Setup) -> dict[str, Any]:
     ValueError: for one that differs from its default and is not taken.
   """
   taken = inspect.signature(setup.make_backbone).parameters
+  takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
   options = {}
   for name in ("width", "localisation_width", "dropout"):
     value = getattr(settings, name)
-    if name in taken:
+    if takes_all or name in taken:
       options[name] = value
     elif value != getattr(Settings, name):
       raise ValueError(
