@@ -14,6 +14,7 @@ from experiments.bench import timing, training_stnjax
 from experiments.bench.training_stnjax import Settings
 from experiments.lib import hardware
 from experiments.lib.tables import Table, markdown
+from stnjax.training import building
 
 if typing.TYPE_CHECKING:
   from experiments.bench import training_torch
@@ -70,7 +71,8 @@ def settings_of(
         f"--batch_size must be at most {protocol.images}, got"
         f" {settings.batch_size}"
       )
-    hardware.check_memory(settings, seeds, jax.devices()[:1])
+    setup = building.find(settings)
+    hardware.check_memory(settings, setup, seeds, jax.devices()[:1])
     training_stnjax.network_spec(settings)
   return every
 

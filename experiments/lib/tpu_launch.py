@@ -50,8 +50,9 @@ def check(
     added.append(f"--shard=0/{nodes}")
   reads = checked_by_script([*script, *added])
   workdir, data_dir = reads["workdir"], reads["data_dir"]
-  for dataset in reads["datasets"]:
-    _check_dataset(dataset, data_dir)
+  for dataset, needs_files in reads["datasets"].items():
+    if needs_files and not (data_dir or "").startswith("gs://"):
+      raise _missing(dataset, data_dir)
   if not workdir.startswith("gs://") and (delete or tpu.hosts > 1):
     raise ValueError(
       f"runs would be lost with the TPU's disk, in --workdir={workdir}: give"
@@ -94,23 +95,18 @@ def _check_flags(words: Sequence[str], nodes: int) -> None:
       raise ValueError(f"{word} does not go with launch_tpu: {refused[flag]}")
 
 
-def _check_dataset(dataset: str, data_dir: str | None) -> None:
-  if (data_dir or "").startswith("gs://") or not _needs_files(
-    dataset, data_dir
-  ):
-    return
-  others = [name for name in data.DATASETS if not _needs_files(name, None)]
-  raise ValueError(
+def _missing(dataset: str, data_dir: str | None) -> ValueError:
+  """The error for a data set whose files are not on the TPU's disk."""
+  others = [
+    name
+    for name, known in data.DATASETS.items()
+    if isinstance(known, data.Dataset) and not known.needs_files(None)
+  ]
+  return ValueError(
     f"--dataset={dataset} is not on the TPU's disk, with --data_dir={data_dir}:"
     " give the script a --data_dir=gs://... that has it, or, without"
     f" --data_dir, one of --dataset={', '.join(others)}"
   )
-
-
-def _needs_files(dataset: str, data_dir: str | None) -> bool:
-  """Whether a data set is neither embedded, generated nor in memory."""
-  known = data.DATASETS.get(dataset)
-  return not isinstance(known, data.Dataset) or known.needs_files(data_dir)
 
 
 def checked_by_script(script: Sequence[str]) -> dict[str, Any]:
@@ -120,7 +116,8 @@ def checked_by_script(script: Sequence[str]) -> dict[str, Any]:
     script: Module in `experiments`, and its flags.
 
   Returns:
-    The `workdir`, `data_dir` and `datasets` that it would use.
+    The `workdir` and `data_dir` that it would use, and for each of the
+    `datasets` whether it needs files.
 
   Raises:
     ValueError: If it rejects its flags, with its message.

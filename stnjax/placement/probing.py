@@ -58,7 +58,9 @@ def probe_backbone(
   abstract = nnx.eval_shape(make)  # allocates nothing
   known = given_geometry(abstract)
   wanted = range(len(known)) if depths is None else depths
-  unknown = [depth for depth in sorted(wanted) if known[depth] is None]
+  # Depths beyond the last stage are left to `place`, which refuses them.
+  there = [depth for depth in sorted(wanted) if depth < len(known)]
+  unknown = [depth for depth in there if known[depth] is None]
   if not unknown:
     return known
   return probe(make().stages, task.image_shape, unknown, known)

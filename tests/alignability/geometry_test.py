@@ -8,6 +8,7 @@ import pytest
 
 from stnjax import alignability
 from stnjax.alignability import Geometry
+from stnjax.nn import receptive_fields
 from tests.alignability.examples import blobs, conv, kernels
 
 RNG = np.random.default_rng(0)
@@ -35,6 +36,12 @@ def test_probe(features, first, step, reach):
   (found,) = alignability.probe(features, blobs(20, 4)).values()
   expected = Geometry((first,) * 2, (step,) * 2, (reach,) * 2)
   np.testing.assert_allclose(np.array(found), np.array(expected))
+
+
+def test_the_receptive_field_of_no_layer_is_a_pixel():
+  assert receptive_fields.receptive_field([]) == (
+    (0.0, 0.0), (1.0, 1.0), (0.0, 0.0)
+  )  # fmt: skip
 
 
 def test_probe_tells_the_axes_apart():

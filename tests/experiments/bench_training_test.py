@@ -15,8 +15,8 @@ import torch
 
 from experiments.bench import training, training_stnjax, training_torch
 from experiments.bench.training_spec import TrainingSpec
-from stnjax.placement import placements
-from stnjax.training import steps
+from stnjax import placement
+from stnjax.training import optimisers
 from tests import scripts
 
 
@@ -48,14 +48,14 @@ def pair(name, protocol="sweep"):
 
 def stnjax_optimiser(settings, total_steps):
   """The optimiser of a run of so many steps."""
-  return steps.make_optimiser(
+  return optimisers.make_optimiser(
     settings.optimiser,
     settings.learning_rate,
     total_steps,
-    placements.parse(settings.network),
-    schedule=settings.schedule,
+    placement.parse(settings.network),
+    schedule_name=settings.schedule,
     localisation_lr=settings.localisation_lr,
-    before_lr=settings.before_lr,
+    pre_transformer_lr=settings.pre_transformer_lr,
   )
 
 
@@ -144,7 +144,7 @@ class SameOptimiserTest(parameterized.TestCase):
       )
 
   def test_sgd_with_a_factor_in_front_of_the_transformer(self):
-    self.check_steps("STN-C1", "paper", dict(before_lr=0.5))
+    self.check_steps("STN-C1", "paper", dict(pre_transformer_lr=0.5))
 
   @parameterized.parameters(
     ("STN-SL1", "paper", {}),
@@ -200,7 +200,7 @@ def test_torch_learns():
   [
     (["DEF1"], {}, "network='DEF1' has no counterpart in torch"),
     (["STN-SL1x2"], {}, "has no counterpart in torch"),
-    (["CNN", "STN-C5"], {}, "depth 5 is deeper than the classifier"),
+    (["CNN", "STN-C5"], {}, "depth 5 is deeper than the backbone"),
     (["CNN"], {"width": 0.0}, "width must be positive"),
     (["CNN"], {"batch_size": 20000}, "--batch_size must be at most 10000"),
     (["STN-C0"], {"width": 1e4}, "accepted: at most 2,147,483,647"),

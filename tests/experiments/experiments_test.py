@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train
-from experiments.lib import loading, loop
+from experiments.lib import loading, loop, training_job
+from experiments.lib.signals import Interrupted
 from experiments.reporting import finished
 from stnjax.files import RunError
-from stnjax.training import building, config, runs
+from stnjax.training import building, config
 from stnjax.training.run_folder import Run
 from tests import scripts, toy_sets
 from tests.scripts import finish, start
@@ -153,19 +153,21 @@ def test_seeds_are_grouped_by_the_step_they_stand_at(tmp_path, monkeypatch):
         toy_sets.finish(run, error=run.settings.seed / 10)
       return {run.settings.seed: run.results() for run in self.members}
 
-  monkeypatch.setattr(train, "_Job", Job)
+  monkeypatch.setattr(loop, "TrainingJob", Job)
   steps = {2: 20, 4: 20, 5: 40}
   monkeypatch.setattr(
     Run, "saved_step", lambda run: steps.get(run.settings.seed, 0)
   )
-  results = loop.train(LONG, (1, 2, 3, 4, 5), str(tmp_path))
+  results = loop.train(
+    LONG, (1, 2, 3, 4, 5), str(tmp_path), load=lambda settings: None
+  )
   assert sorted(trained) == [[1, 3], [2, 4], [5]]
   assert {seed: r["error"] for seed, r in results.items()} == {
     1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5,
   }  # fmt: skip
   assert list(results) == [1, 2, 3, 4, 5]
   trained.clear()
-  loop.train(LONG, (6, 1, 5), str(tmp_path))
+  loop.train(LONG, (6, 1, 5), str(tmp_path), load=lambda settings: None)
   assert trained == [[6]]  # the others are done
 
 
@@ -179,7 +181,7 @@ def test_a_network_that_grows_resumes_before_and_after(
   settings = dataclasses.replace(
     TOY, network="STN-C0", epochs=2, more_iterations=(1,), eval_passes=1
   )
-  monkeypatch.setattr(train, "_SECONDS_PER_DISPATCH", 0)  # a step each
+  monkeypatch.setattr(training_job, "_SECONDS_PER_DISPATCH", 0)  # a step each
 
   def kill(seeds, lines):
     if lines[0]["epoch"] == epoch:
@@ -212,12 +214,20 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
   "name, flags, message",
   [
     ("train", ["--network=STN-X1"], "network='STN-X1' is unknown; accepted"),
-    ("train", ["--network=STN-C5"], "depth 5 is deeper.*accepted: 0 to 2"),
-    ("train", ["--dataset=fashion"], "--dataset=fashion.*mnist_subset"),
+    (
+      "train",
+      ["--network=STN-C5"],
+      "depth 5 is deeper than the backbone; accepted: 0 to 2",
+    ),
+    (
+      "train",
+      ["--dataset=fashion"],
+      "dataset='fashion' is unknown; accepted: .*mnist_subset",
+    ),
     (
       "train",
       ["--dataset=svhn", "--perturbation=none", "--data_dir=/none"],
-      "'svhn' is not prepared in /none.*experiments.prepare_data",
+      "'svhn' is not prepared in /none.*stnjax.data",
     ),
     ("train", ["--width=0"], "width must be positive and finite, got 0"),
     ("train", ["--seeds=1,x"], "--seeds must be whole numbers.*got 1,x"),
@@ -232,7 +242,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     (
       "train",
       ["--dataset=street_numbers", "--perturbation=scale"],
-      "perturbation='scale' is undone by class.*street_numbers.*accepted: none",
+      "perturbation='scale' is measured by class.*street_numbers.*accepted: none",
     ),
     ("train", ["--more_iterations=3,3"], "more_iterations must be.*rise"),
     ("train", ["--localisation=large"], "localisation='large'.*'small'"),
@@ -250,7 +260,7 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
     (
       "train",
       ["--network=STN-UCN1", "--more_iterations=1"],
-      "more_iterations: a UCN has no transformer to repeat",
+      "more_iterations: STN-UCN1 has no transformer to repeat",
     ),
     ("sweep", ["--only=xyz"], "matches none of the 5 runs"),
     ("sweep", ["--only=("], "is not a valid reg"),
@@ -306,7 +316,7 @@ def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
 
   whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
   loop.train(TOY, (0,), whole)
-  with pytest.raises(train.cli.Interrupted, match="SIGINT after step 8"):
+  with pytest.raises(Interrupted, match="SIGINT after step 8"):
     loop.train(TOY, (0,), stopped, progress=stop_after_two)
   epochs = []
   loop.train(
@@ -346,12 +356,12 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch):
   load = loading.load
 
   def load_another_version(*args):
-    train_data, eval_data = load(*args)
+    setup, train_data, eval_data = load(*args)
     images = train_data.images.copy()
     images[-1, 0, 0, 0] += 1
-    return train_data._replace(images=images), eval_data
+    return setup, train_data._replace(images=images), eval_data
 
-  monkeypatch.setattr(train, "load_data", load_another_version)
+  monkeypatch.setattr(loading, "load", load_another_version)
   with pytest.raises(RunError, match="other images of mnist_subset"):
     loop.train(settings, (0,), str(tmp_path))
   monkeypatch.undo()
@@ -363,17 +373,17 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
   build = building.build_trainer
 
   def build_with_a_bad_seed(members, *args):
-    program, states = build(members, *args)
+    trainer, states = build(members, *args)
     bad = np.array([member.seed == 1 for member in members])
 
     def poison(x):
       return np.where(bad.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
 
-    return program, states._replace(params=jax.tree.map(poison, states.params))
+    return trainer, states._replace(params=jax.tree.map(poison, states.params))
 
   settings = dataclasses.replace(TOY, network="CNN", epochs=1)
   loop.train(settings, (0,), f"{tmp_path}/alone")
-  monkeypatch.setattr(runs, "build_program", build_with_a_bad_seed)
+  monkeypatch.setattr(building, "build_trainer", build_with_a_bad_seed)
   seen = []
   with pytest.raises(RunError, match="seed_1: the loss is not finite"):
     loop.train(
@@ -402,7 +412,7 @@ def test_a_signal_at_the_last_checkpoint_is_heard(tmp_path, monkeypatch):
     os.kill(os.getpid(), signal.SIGTERM)
 
   monkeypatch.setattr(Run, "save", save_and_signal)
-  with pytest.raises(train.cli.Interrupted, match="SIGTERM after step 4"):
+  with pytest.raises(Interrupted, match="SIGTERM after step 4"):
     loop.train(one, (0,), str(tmp_path))
   monkeypatch.undo()
   assert loop.train(one, (0,), str(tmp_path))[0]["error"] > 0
@@ -417,9 +427,9 @@ def test_help_lists_the_options(name):
     assert "(default: '30')" in out
 
 
-def test_holdout_keeps_off_the_test_set(tmp_path):
+def test_validation_images_are_none_of_those_to_train_on():
   tune = dataclasses.replace(LONG, use_validation_split=True)
-  train_data, eval_data = loading.load(tune, None)
+  _, train_data, eval_data = loading.load(tune)
   assert len(train_data.labels) == 9000
   assert len(eval_data.labels) == 1000
   seen = {image.tobytes() for image in train_data.images}
@@ -480,34 +490,38 @@ def test_results_are_what_the_kept_predictions_say(uninterrupted):
   assert wrong.shape == (2, 40)
   assert results["error"] == pytest.approx(wrong.mean())
   labels = np.tile(arrays["label"], 2)
-  angles = np.degrees(arrays["true_rotation"].ravel())
+  assert arrays["true_rotation"].shape == (2, 40)
+  true = arrays["true_rotation"].ravel()
   # theta is a turn and more: that of its inverse's first column.
   poses = np.concatenate(arrays["pose"])
   first = np.linalg.inv(poses[:, :, :2])[:, :, 0]
-  total = np.radians(angles) + np.arctan2(first[:, 1], first[:, 0])
+  predicted = np.degrees(np.arctan2(first[:, 1], first[:, 0]))
+  kept = arrays["predicted_rotation"].ravel()
+  np.testing.assert_allclose(
+    np.exp(1j * np.radians(kept - predicted)), 1, atol=1e-4
+  )
 
-  def left_of(total, labels):
-    left = np.empty(len(total))
+  def residuals(angles, labels):
+    """Deviations in degrees from the mean direction of each class."""
+    deviations = np.empty(len(angles))
     for label in set(labels):
-      directions = np.exp(1j * total[labels == label])
+      directions = np.exp(1j * np.radians(angles[labels == label]))
       common = np.angle(directions.mean())
-      left[labels == label] = np.degrees(
+      deviations[labels == label] = np.degrees(
         np.angle(directions * np.exp(-1j * common))
       )
-    return left
+    return deviations
 
-  left = left_of(total, labels)
+  def rms(values):
+    return pytest.approx(np.sqrt(np.mean(values**2)), rel=1e-3)
+
+  residual = residuals(true + predicted, labels)
   (axis,) = results["alignment"]
   assert axis == "rotation"
-  found = results["alignment"]["rotation"]
-  assert found["std"] == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-3)
-  by_class = [
-    np.sqrt(np.mean(left[labels == label] ** 2)) for label in np.unique(labels)
-  ]
-  assert found["by_class"] == pytest.approx(by_class, rel=1e-3)
-  nothing = left_of(np.radians(angles), labels)
-  assert found["none"] == pytest.approx(np.sqrt(np.mean(nothing**2)), rel=1e-3)
-  last = left_of(total[:40], labels[:40])  # of the first pass
-  assert lines[-1]["alignment"]["rotation"] == pytest.approx(
-    np.sqrt(np.mean(last**2)), rel=1e-3
-  )
+  measured = results["alignment"]["rotation"]
+  assert measured["std"] == rms(residual)
+  for value, label in zip(measured["by_class"], np.unique(labels), strict=True):
+    assert value == rms(residual[labels == label])
+  assert measured["none"] == rms(residuals(true, labels))
+  of_one_pass = residuals((true + predicted)[:40], labels[:40])
+  assert lines[-1]["alignment"]["rotation"] == rms(of_one_pass)
