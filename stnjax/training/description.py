@@ -93,7 +93,13 @@ def from_json(values: Mapping[str, Any]) -> TaskDescription:
       tuple(map(str, values["class_names"])),
       axes,
     )
-  except (TypeError, KeyError, AttributeError) as error:
+  except (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise ValueError(f"its task is damaged ({error!r})") from error
   periods = [axis.period for axis in axes.values()]
   fine = (

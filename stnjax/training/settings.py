@@ -161,13 +161,13 @@ class Settings:
     parts = (
       self.network,
       self.family,
-      self.dataset.replace("/", "_"),
+      self.dataset,
       self.perturbation,
       *([self.backbone] if self.backbone else []),
       f"lr_{self.learning_rate:g}",
       f"seed_{self.seed}",
     )
-    return "-".join(parts)
+    return "-".join(parts).replace("/", "_")
 
 
 def from_json(values: Mapping[str, Any]) -> Settings:

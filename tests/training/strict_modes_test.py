@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stnjax import data
-import stnjax.paper  # noqa: F401
+import stnjax.paper  # noqa: F401, registers its data sets
 from stnjax.training import building
 from stnjax.training.settings import Settings
 from tests.promotion_test import strictly

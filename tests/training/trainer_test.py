@@ -1,4 +1,4 @@
-"""Trainers: batches, dispatches, evaluation; devices change nothing."""
+"""Trainers: batches, dispatches, evaluation, and any number of devices."""
 
 from unittest import mock
 
