@@ -5,7 +5,6 @@ import re
 import sys
 from unittest import mock
 
-import jax.numpy as jnp
 import pytest
 
 from experiments.lib import cli, jobs
@@ -136,15 +135,29 @@ def ends(name, cases, *others):
 
 
 def test_train(tmp_path):
+  workdir = tmp_path / "runs"
+  ends("train", TRAINING[:2] + OBJECTS, f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_train_with_other_flags(tmp_path):
   networks = [(f"--network={name}", said) for name, said in NETWORKS[:2]]
   workdir = tmp_path / "runs"
-  cases = TRAINING + SETTINGS[2:4] + SETTINGS[10:12] + OBJECTS + networks
+  cases = TRAINING + SETTINGS[2:4] + SETTINGS[10:12] + networks
   ends("train", cases, f"--workdir={workdir}")
   assert not workdir.exists()
 
 
+def test_sweep(tmp_path):
+  workdir = tmp_path / "runs"
+  ends("sweep", SELECTION[:2] + SWEEP[:2], f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [["--dry_run"], []])
-def test_sweep(dry, tmp_path):
+def test_sweep_with_other_flags(dry, tmp_path):
   cases = SELECTION + SWEEP
   if dry:  # refused by the same lines whether it is or not
     named = [(f"--networks={name}", said) for name, said in NETWORKS]
@@ -154,6 +167,7 @@ def test_sweep(dry, tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_paper(tmp_path):
   common = ["--preset=rotation", "--dry_run", f"--workdir={tmp_path}/runs"]
   ends("paper", TRAINING + SELECTION, *common)
@@ -223,9 +237,9 @@ def test_the_ends_of_the_range_of_seeds_are_accepted():
 
 def test_the_narrowest_network_has_one_filter_a_layer():
   settings = Settings(width=1e-9)
-  network = building.build_network(settings, building.find(settings))
-  features = network.features(jnp.zeros((2, 28, 28, 1)))
-  assert [x.shape[-1] for x in features.values()] == [1, 1, 1]
+  network = building.abstract_network(settings, building.find(settings))
+  kernels = [stage.conv.kernel for stage in network.stages]
+  assert [kernel.shape[-1] for kernel in kernels] == [1, 1]
 
 
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
@@ -241,6 +255,7 @@ def test_flags_are_checked_without_a_look_at_files(tmp_path):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
   flags = ["--dry_run", "--networks=CNN STN-C0 STN-C1", f"--workdir={tmp_path}"]
 
