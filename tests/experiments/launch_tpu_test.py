@@ -176,6 +176,7 @@ def test_a_tpu_that_is_taken_away_while_it_is_waited_for(world, monkeypatch):
   assert not (world / "state").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_commit")
 def test_a_tpu_that_is_kept_is_used_again(world):
   for _ in range(2):
@@ -184,6 +185,7 @@ def test_a_tpu_that_is_kept_is_used_again(world):
   assert [call[3] for call in calls(world)].count("create") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_commit")
 def test_a_spot_tpu_that_was_taken_away_is_asked_for_anew(world, monkeypatch):
   monkeypatch.setenv("NEXT", "SUSPENDED")
@@ -254,6 +256,9 @@ def checks_here(monkeypatch):
   monkeypatch.setattr(tpu_launch.subprocess, "run", run)
 
 
+OWN = "--imports=tests.experiments.stranger --backbone=three_stages"
+
+
 def check(words, kind="v5e-8", name="stn", nodes=1):
   tpu_launch.check(name, tpu_vm.parse(kind), shlex.split(words), nodes, True)
 
@@ -293,12 +298,9 @@ def test_wrong_flags(flags, message):
 FLAGS = [
   ("train", "runs would be lost.*gs://"),
   ("sweep --sedes=0", "Unknown command line flag 'sedes'"),
-  ("sweep --seeds=a", "--seeds must be whole numbers"),
-  ("sweep --workdir runs", "runs would be lost.*--workdir=runs"),
-  ("train --width", "Missing value for flag --width"),
-  ("train -- --workdir=runs", "unexpected argument '--workdir=runs'"),
   ("train --flagfile=x", "--flagfile=x does not go with launch_tpu"),
   ("sweep --help", "--help does not go with launch_tpu"),
+  ("sweep --dataset=fashion", "dataset='fashion' is unknown; accepted"),
   ("paper --list", "--list does not go with launch_tpu"),
   ("sweep --process_id=0", "--process_id=0 does not go with launch_tpu"),
   ("train --coordinator h:1", "--coordinator does not go with launch_tpu"),
@@ -306,6 +308,10 @@ FLAGS = [
   ("train --data_dir=/here", "--dataset=mnist_subset is not on the TPU's"),
 ]
 MORE_FLAGS = [
+  ("train -- --workdir=runs", "unexpected argument '--workdir=runs'"),
+  ("train --width", "Missing value for flag --width"),
+  ("sweep --workdir runs", "runs would be lost.*--workdir=runs"),
+  ("sweep --seeds=a", "--seeds must be whole numbers"),
   ("sweep --workdir=runs", "runs would be lost.*--workdir=runs"),
   ("sweep --noworkdir", "Unknown command line flag 'noworkdir'"),
   ("train --network=foo", "network='foo' is unknown"),
@@ -338,6 +344,7 @@ def test_flags_of_the_script_are_checked_first(words, message, checks_here):
     f"train {CLOUD} --dataset=mnist --data_dir=gs://b/sets",
     f"train {CLOUD} --dataset=street_digits",
     "sweep --workdir gs://bucket/runs",
+    f"train {CLOUD} --dataset=bars --perturbation=lean {OWN}",
   ],
 )
 def test_scripts_whose_files_the_tpu_reaches(words, checks_here):
@@ -348,6 +355,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"python -m experiments\.launch_tpu (.+)", README)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_scripts_of_readme(line, checks_here):
   flags, _, words = line.partition(" -- ")
@@ -370,6 +378,7 @@ def test_readme_has_commands():
   assert COMMANDS
 
 
+@pytest.mark.slow
 def test_it_prints_the_commands_of_each_node():
   options = "--zone=us-west4-a", "--nodes=2", "--spot", "--project=p"
   result = script(*options, "--", "sweep", CLOUD)
