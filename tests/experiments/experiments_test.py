@@ -15,6 +15,7 @@ import pytest
 from experiments.lib import loading, loop, training_job
 from experiments.lib.signals import Interrupted
 from experiments.reporting import finished
+from stnjax import data
 from stnjax.files import RunError
 from stnjax.training import building, config
 from stnjax.training.run_folder import Run
@@ -402,6 +403,20 @@ def test_validation_images_are_none_of_those_to_train_on():
   seen = {image.tobytes() for image in train_data.images}
   shared = sum(image.tobytes() in seen for image in eval_data.images)
   assert shared == 0
+
+
+def test_validation_images_are_of_all_classes_though_sorted(monkeypatch):
+  labels = np.sort(np.arange(60) % 3)
+  images = np.arange(60, dtype=np.uint8).repeat(4).reshape(60, 2, 2, 1)
+  stored = data.Examples(images, labels)
+  monkeypatch.setattr(loading, "images", lambda *_: stored)
+  tune = dataclasses.replace(LONG, use_validation_split=True)
+  _, train_data, eval_data = loading.load(tune)
+  np.testing.assert_array_equal(np.sort(eval_data.labels), [0, 0, 1, 1, 2, 2])
+  parts = [part.images[:, 0, 0, 0] for part in (train_data, eval_data)]
+  np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(60))
+  for part in (train_data, eval_data):
+    np.testing.assert_array_equal(labels[part.images[:, 0, 0, 0]], part.labels)
 
 
 def test_dry_run_tells_and_touches_nothing(tmp_path):
