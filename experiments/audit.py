@@ -13,9 +13,8 @@ import time
 
 from absl import flags
 
-from experiments import report
 from experiments.lib import cli, loading, running
-from experiments.reporting import auditing, finished
+from experiments.reporting import auditing, finished, report
 from stnjax import alignability
 from stnjax.files import RunError
 from stnjax.training.run_folder import Run

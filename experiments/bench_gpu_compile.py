@@ -1,6 +1,6 @@
 """Compiles warps for a GPU that is not there, and counts their operations.
 
-  pip install -e '.[gpu]'
+  pip install -e '.[gpu,experiments]'
   python -m experiments.bench_gpu_compile
 
 Compiles linear warps by affine transforms for one H100, on an x86 machine with

@@ -3,7 +3,7 @@
 They run while a function is traced, so they cost nothing in a compiled step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import inspect
 import re
 from typing import Any
@@ -34,7 +34,7 @@ def shown(value: Any) -> str:
   return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def option(name: str, value: Any, accepted: Sequence[Any]) -> None:
+def option(name: str, value: Any, accepted: Collection[Any]) -> None:
   """Raises unless `value` is one of those `accepted`."""
   plain = value.item() if isinstance(value, np.generic) else value
   if not any(type(plain) is type(a) and plain == a for a in accepted):
@@ -68,7 +68,8 @@ def spatial_shape(
     owner: Argument that determines the number, for messages: "matrix of shape
       (2, 3)".
   """
-  layout = {2: "(H, W)", 3: "(D, H, W)"}.get(num_axes, "(H, W) or (D, H, W)")
+  layouts: dict[int | None, str] = {2: "(H, W)", 3: "(D, H, W)"}
+  layout = layouts.get(num_axes, "(H, W) or (D, H, W)")
   try:
     sizes = tuple(int(s) for s in shape)
     integral = all(int(s) == s for s in shape)
@@ -89,6 +90,7 @@ def spatial_shape(
 
 def real(name: str, value: Any) -> jax.Array:
   """Returns `value` as an array of real numbers or booleans, or raises."""
+  array: jax.Array | None
   try:
     array = jnp.asarray(value)
   except (TypeError, ValueError):

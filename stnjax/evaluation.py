@@ -1,151 +1,116 @@
-"""Errors and alignment, from what evaluation kept of each image.
+"""Classification errors, and alignment along the axes of a perturbation.
 
 Statistics are NumPy in float64: small arrays, whose results are reported.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import jax
 import numpy as np
 
-from stnjax import checks, promotion, transforms
 
-AXES = {
-  "rotation": ("rotation",),
-  "translation": ("translation_x", "translation_y"),
-  "scale": ("scale_x", "scale_y"),
-}
-"""What is measured of each kind of perturbation."""
+class Axis(Protocol):
+  """An axis along which poses are compared, such as `stnjax.data.Axis`.
 
-UNITS = {
-  "rotation": "deg",
-  "translation_x": "px",
-  "translation_y": "px",
-  "scale_x": "octaves",
-  "scale_y": "octaves",
-}
-"""In what it is measured; an octave is a factor of 2."""
+  Attributes:
+    name: Name of the axis, such as "rotation".
+    unit: Unit of its values, such as "deg".
+    period: Period after which values repeat, in the unit, such as 360 for
+      angles in degrees; None for values that do not repeat.
+  """
+
+  name: str
+  unit: str
+  period: float | None
 
 
 def error_rate(predicted: np.ndarray, labels: np.ndarray) -> float:
-  """Share of images classified wrongly, in [0, 1].
+  """Share of images classified wrongly.
 
   Args:
-    predicted: `[N]`, or `[N, heads]`.
-    labels: in the same shape. An image with several is right only if all are.
+    predicted: Predicted classes, `[N]` or `[N, heads]`.
+    labels: True classes, in the same shape. An image with several heads is
+      right only if all of them are.
+
+  Returns:
+    A share in [0, 1].
   """
   wrong = np.asarray(predicted) != np.asarray(labels)
   return float(np.mean(wrong.reshape(len(wrong), -1).any(axis=1)))
 
 
-@promotion.usual
-def applied(poses: np.ndarray, image_shape: Sequence[int]) -> dict:
-  """What poses do to the *object*, by axis, in the units of `UNITS`.
-
-  The inverse of theta, taken apart into rotation, shear, scale and a
-  translation that comes before them: in pixels of the input, and the same
-  however the object is scaled afterwards.
-
-  Args:
-    poses: thetas `[..., 2, 3]`, or `[..., 3, 3]`, of which the affine part at
-      the image's centre is taken.
-    image_shape: `(H, W, ...)` of the input.
-
-  Returns:
-    By axis, `[...]`: degrees in (-180, 180], positive clockwise on the screen;
-    pixels; octaves. NaN where a pose is not finite or cannot be inverted.
-  """
-  poses = np.asarray(poses)
-  if poses.shape[-2] == 3:
-    poses = _affine_at_centre(poses)
-  inverse, parts = _inverse_in_parts(poses)
-  inverse = np.asarray(inverse)
-  scale = np.asarray(parts.scale, np.float64)
-  height, width = image_shape[:2]
-  with np.errstate(divide="ignore"):
-    values = {
-      "rotation": np.degrees(np.asarray(parts.rotation, np.float64)),
-      "translation_x": -poses[..., 0, 2].astype(np.float64) * width / 2,
-      "translation_y": -poses[..., 1, 2].astype(np.float64) * height / 2,
-      "scale_x": np.log2(scale[..., 0]),
-      "scale_y": np.log2(np.abs(scale[..., 1])),
-    }
-  # A pose that cannot be inverted aligns nothing, rather than by 0.
-  fine = np.isfinite(inverse).all(axis=(-2, -1))
-  return {axis: np.where(fine, value, np.nan) for axis, value in values.items()}
-
-
-@jax.jit  # one program, not a compilation for each of its operations
-def _inverse_in_parts(
-  poses: jax.Array,
-) -> tuple[jax.Array, transforms.Decomposition]:
-  inverse = transforms.invert(poses)
-  return inverse, transforms.decompose(inverse)
-
-
-@promotion.usual
-def true(truth: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """What a perturbation did to the object, by axis, in the units of `UNITS`.
-
-  Args:
-    truth: by kind, see `stnjax.data.perturbations.Truth`, `[N]`
-      or `[N, 2]` each.
-  """
-  values = {}
-  for kind, value in truth.items():
-    value = np.asarray(value, np.float64)
-    value = np.degrees(value) if kind == "rotation" else value
-    if value.ndim == 1:  # a factor in x is one in y
-      value = np.stack([value] * len(AXES[kind]), axis=-1)
-    values.update(zip(AXES[kind], value.T, strict=True))
-  return values
-
-
-@promotion.usual
 def residual(
-  axis: str, true: np.ndarray, applied: np.ndarray, labels: np.ndarray
+  axis: Axis,
+  true_pose: np.ndarray,
+  predicted_pose: np.ndarray,
+  labels: np.ndarray,
 ) -> np.ndarray:
-  """What is left of the perturbation after the transformer, per image.
+  """Residual pose of each image after perturbation and transformer.
 
-  The sum of what was done and what the transformer does, less its mean over
-  the image's class: any pose common to a class will do. The mean of angles is
-  that of directions, so that a class brought to about 180 degrees is not torn
-  apart.
+  `true_pose + predicted_pose`, less its mean over the image's class: a
+  transformer may bring each class to a pose common to the class. Periodic
+  values are averaged as directions, so that a class brought to half a period
+  is not torn apart.
 
   Args:
-    axis: one of `UNITS`.
-    true: `[N]`, what was done to the object.
-    applied: `[N]`, what the transformer does to it.
-    labels: `[N]` classes.
+    axis: Axis of the poses.
+    true_pose: What the perturbation did to the object, `[N]`, in the axis'
+      unit.
+    predicted_pose: What the transformer does to the object, `[N]`, in the
+      axis' unit.
+    labels: Classes, `[N]`.
 
   Returns:
-    `[N]` in the unit of the axis; degrees in (-180, 180].
+    `[N]` in the axis' unit; within half a period if the axis has one.
+
+  Raises:
+    ValueError: If the period of the axis is not above 0.
   """
-  total = np.asarray(true, np.float64) + np.asarray(applied, np.float64)
-  left = np.empty_like(total)
+  total = _sum(true_pose, predicted_pose)
+  residuals = np.empty_like(total)
   for label in np.unique(labels):
     members = np.asarray(labels) == label
-    left[members] = _about(axis, total[members], _mean(axis, total[members]))
-  return left
+    values = total[members]
+    residuals[members] = _about(axis, values, _mean(axis, values))
+  return residuals
+
+
+def _sum(true_pose: np.ndarray, predicted_pose: np.ndarray) -> np.ndarray:
+  """Pose of the object after the perturbation and the transformer."""
+  return np.asarray(true_pose, np.float64) + np.asarray(
+    predicted_pose, np.float64
+  )
 
 
 @np.errstate(invalid="ignore")
-def _mean(axis: str, values: np.ndarray) -> float:
-  """The mean along an axis; of angles, that of their directions."""
+def _mean(axis: Axis, values: np.ndarray) -> float:
+  """The mean along an axis; of periodic values, that of their directions."""
   if not values.size:
     return np.nan
-  if axis == "rotation":
-    return float(np.angle(np.exp(1j * np.radians(values)).mean(), deg=True))
-  return float(values.mean())
+  if axis.period is None:
+    return float(values.mean())
+  return float(_value(axis, _direction(axis, values).mean()))
 
 
 @np.errstate(invalid="ignore")
-def _about(axis: str, values: np.ndarray, middle: float) -> np.ndarray:
-  """Values less their middle; angles in (-180, 180]."""
-  if axis == "rotation":
-    return np.angle(np.exp(1j * np.radians(values - middle)), deg=True)
-  return values - middle
+def _about(axis: Axis, values: np.ndarray, middle: float) -> np.ndarray:
+  """Values less their middle; periodic ones within half a period."""
+  if axis.period is None:
+    return values - middle
+  return _value(axis, _direction(axis, values - middle))
+
+
+def _direction(axis: Axis, values: np.ndarray) -> np.ndarray:
+  """Periodic values as complex numbers of modulus 1."""
+  if not axis.period > 0:
+    raise ValueError(
+      f"period of axis {axis.name!r} must be above 0 or None, got {axis.period}"
+    )
+  return np.exp(1j * (values * (2 * np.pi / axis.period)))
+
+
+def _value(axis: Axis, direction: np.ndarray) -> np.ndarray:
+  """The inverse of `_direction`, within half a period."""
+  return np.angle(direction) * (axis.period / (2 * np.pi))
 
 
 class Line(NamedTuple):
@@ -156,65 +121,103 @@ class Line(NamedTuple):
 
 
 class Response(NamedTuple):
-  """What a transformer does, against what was done to the objects."""
+  """Predicted poses against true poses.
 
-  applied: np.ndarray  # [N], less the pose common to the class
-  line: Line  # of applied against true
+  Attributes:
+    predicted_pose: `[N]`, less the pose common to the class.
+    line: Orthogonal regression of predicted against true poses.
+  """
+
+  predicted_pose: np.ndarray
+  line: Line
 
 
 def response(
-  axis: str,
-  true: np.ndarray,
-  applied: np.ndarray,
+  axis: Axis,
+  true_pose: np.ndarray,
+  predicted_pose: np.ndarray,
   labels: np.ndarray | None = None,
 ) -> Response:
-  """Fits what a transformer does against what was done.
+  """Fits a line to predicted against true poses.
 
   Args:
-    axis: One of `UNITS`.
-    true: `[N]`, what was done to the object.
-    applied: `[N]`, what the transformer does to it.
-    labels: `[N]` classes, whose mean of `true + applied` is taken off
-      `applied`, see `residual`. Without them, nothing is taken off, and angles
-      are continued past 180 degrees about the mean of all.
+    axis: Axis of the poses.
+    true_pose: What the perturbation did to the object, `[N]`, in the axis'
+      unit.
+    predicted_pose: What the transformer does to the object, `[N]`, in the
+      axis' unit.
+    labels: Classes, `[N]`, whose mean of `true_pose + predicted_pose` is
+      subtracted from the predicted poses, see `residual`. If None, nothing is
+      subtracted, and periodic values are continued past half a period about
+      the mean of all.
 
   Returns:
-    What the transformer does, and the orthogonal regression of it, see
-    `deming_line`: slope -1 where the perturbation is undone, 0 where the
-    transformer does nothing.
+    Predicted poses and their orthogonal regression, see `deming_line`: slope
+    -1 if the transformer undoes the perturbation, 0 if it does nothing.
+
+  Raises:
+    ValueError: If the period of the axis is not above 0.
   """
-  true = np.asarray(true, np.float64)
+  true_pose = np.asarray(true_pose, np.float64)
   if labels is None:
-    total = true + np.asarray(applied, np.float64)
+    total = _sum(true_pose, predicted_pose)
     middle = _mean(axis, total)
-    applied = _about(axis, total, middle) + middle - true
+    predicted_pose = _about(axis, total, middle) + middle - true_pose
   else:
-    applied = residual(axis, true, applied, labels) - true
-  return Response(applied, deming_line(true, applied))
+    predicted_pose = (
+      residual(axis, true_pose, predicted_pose, labels) - true_pose
+    )
+  return Response(predicted_pose, deming_line(true_pose, predicted_pose))
 
 
 class Alignment(NamedTuple):
-  """How well a transformer undoes a perturbation, along one axis."""
+  """How well a transformer undoes a perturbation along one axis.
 
-  std: float  # of the residual; 0 is perfect
-  by_class: tuple[float, ...]  # the same for the images of each class
-  slope: float  # of applied against true; -1 is perfect
-  none: float  # what the std would be if nothing were undone
+  Attributes:
+    std: Standard deviation of the residual in the axis' unit; 0 is perfect.
+    by_class: Standard deviations of the residual by class, in order of label.
+    slope: Slope of predicted against true poses; -1 is perfect.
+    none: Standard deviation of the residual of an identity transformer.
+  """
+
+  std: float
+  by_class: tuple[float, ...]
+  slope: float
+  none: float
 
 
-@promotion.usual
 def alignment(
-  axis: str, true: np.ndarray, applied: np.ndarray, labels: np.ndarray
+  axis: Axis,
+  true_pose: np.ndarray,
+  predicted_pose: np.ndarray,
+  labels: np.ndarray,
 ) -> Alignment:
-  """Measures alignment; see `residual` for the arguments."""
-  left = residual(axis, true, applied, labels)
-  nothing = residual(axis, true, np.zeros_like(true), labels)
-  by_class = [_rms(left[labels == k]) for k in np.unique(labels)]
+  """Measures how well a transformer undoes a perturbation along one axis.
+
+  Args:
+    axis: Axis of the poses.
+    true_pose: What the perturbation did to the object, `[N]`, in the axis'
+      unit.
+    predicted_pose: What the transformer does to the object, `[N]`, in the
+      axis' unit.
+    labels: Classes, `[N]`.
+
+  Returns:
+    Standard deviations of the residual and the slope; NaN if a pose is NaN or
+    infinite, or there are none.
+
+  Raises:
+    ValueError: If the period of the axis is not above 0.
+  """
+  labels = np.asarray(labels)
+  residuals = residual(axis, true_pose, predicted_pose, labels)
+  untouched = residual(axis, true_pose, np.zeros_like(true_pose), labels)
+  by_class = [_rms(residuals[labels == k]) for k in np.unique(labels)]
   return Alignment(
-    _rms(left),
+    _rms(residuals),
     tuple(by_class),
-    response(axis, true, applied, labels).line.slope,
-    _rms(nothing),
+    response(axis, true_pose, predicted_pose, labels).line.slope,
+    _rms(untouched),
   )
 
 
@@ -224,16 +227,16 @@ def _rms(values: np.ndarray) -> float:
 
 @np.errstate(invalid="ignore")
 def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
-  """Orthogonal regression: both variables err alike.
+  """Orthogonal regression: both variables have errors of equal variance.
 
   Args:
-    x: `[N]`.
-    y: `[N]`.
+    x: Values on the horizontal axis, `[N]`.
+    y: Values on the vertical axis, `[N]`.
 
   Returns:
     The line through the mean along the direction of largest variance; slope
-    and intercept are NaN where `x` and `y` have no variance to go by, are
-    empty or not finite.
+    and intercept are NaN if `x` and `y` have no variance, are empty or not
+    finite.
   """
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   if not x.size:
@@ -245,14 +248,3 @@ def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
   else:
     slope = (yy - xx + gap) / (2 * xy) if xy else np.nan
   return Line(float(slope), float(y.mean() - slope * x.mean()))
-
-
-# At infinity, or of weight 0 there: NaN.
-@np.errstate(invalid="ignore", divide="ignore")
-def _affine_at_centre(matrix: np.ndarray) -> np.ndarray:
-  """The affine map that a projective one is close to at the origin."""
-  checks.matrix("poses", matrix)
-  linear, offset = matrix[..., :2, :2], matrix[..., :2, 2:]
-  tilt, weight = matrix[..., 2:, :2], matrix[..., 2:, 2:]
-  slope = (linear * weight - offset * tilt) / weight**2
-  return np.concatenate([slope, offset / weight], axis=-1)

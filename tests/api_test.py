@@ -9,6 +9,7 @@ import pkgutil
 import re
 
 from absl.testing import absltest, parameterized
+import pytest
 
 import stnjax
 
@@ -23,9 +24,7 @@ WARPS = (
   stnjax.velocity_grid,
 )
 MODULES = sorted(
-  info.name
-  for info in pkgutil.walk_packages(stnjax.__path__, "stnjax.")
-  if not info.ispkg
+  info.name for info in pkgutil.walk_packages(stnjax.__path__, "stnjax.")
 )
 
 
@@ -40,8 +39,10 @@ def public(module):
     if inspect.isfunction(value) or inspect.isclass(value):
       yield f"{module.__name__}.{name}", value
     if inspect.isclass(value):
+      fields = getattr(value, "__dataclass_fields__", {})
       for method, function in vars(value).items():
-        if inspect.isfunction(function) and not method.startswith("_"):
+        private = method.startswith("_") or method in fields
+        if inspect.isfunction(function) and not private:
           yield f"{module.__name__}.{name}.{method}", function
 
 
@@ -82,7 +83,13 @@ class ApiTest(parameterized.TestCase):
     for name, values in defaults.items():
       self.assertLen(values, 1, name)
 
+  def test_examples_of_a_warp_run(self):
+    result = doctest.testmod(importlib.import_module("stnjax.sampling.warping"))
+    self.assertGreater(result.attempted, 0)
+    self.assertEqual(result.failed, 0)
+
   @parameterized.parameters(*MODULES)
+  @pytest.mark.slow
   def test_examples_in_docstrings_run(self, name):
     result = doctest.testmod(importlib.import_module(name))
     self.assertEqual(result.failed, 0)

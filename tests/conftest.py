@@ -19,18 +19,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # users run them.
 jax.config.update("jax_disable_most_optimizations", True)
 
-_LONGEST = (
-  "training",
-  "sampling",
-  "experiments",
-  "alignability",
-  "networks",
-  "properties",
-  "warping",
-  "deformation",
-  "notebook",
-)
-
 flags.FLAGS.mark_as_parsed()  # pytest takes the command line
 jax.config.update("jax_num_cpu_devices", 4)
 if jax.__version_info__ < (0, 11):  # an XLA without the flag would not start
@@ -41,17 +29,6 @@ if jax.__version_info__ < (0, 11):  # an XLA without the flag would not start
   del os.environ["XLA_FLAGS"]
   if given is not None:
     os.environ["XLA_FLAGS"] = given
-
-
-def pytest_collection_modifyitems(items):
-  """The longest files start first, so that both processes end together."""
-  longest = [f"{name}_test.py" for name in _LONGEST]
-
-  def place(item):
-    name = item.path.name
-    return longest.index(name) if name in longest else len(longest)
-
-  items.sort(key=place)
 
 
 @pytest.fixture

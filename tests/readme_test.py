@@ -5,15 +5,20 @@ import pathlib
 import re
 
 from absl.testing import absltest
+from etils import epath
 import numpy as np
+import pytest
 
-from experiments import claims, report
+from experiments.lib import tables
+from experiments.reporting import finished, groups, page, verdicts
+from stnjax.paper import claims
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
 class ReadmeTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_python_blocks_run_and_print_what_they_say(self):
     names, checked = {}, 0
     for block in re.findall(r"```python\n(.*?)```", README, re.S):
@@ -44,14 +49,15 @@ class ReadmeTest(absltest.TestCase):
       self.assertTrue((ROOT / target).exists(), target)
 
   def test_results_are_those_of_the_committed_runs(self):
-    groups, _ = claims.read(str(ROOT / "experiments" / "results"))
-    judged = claims.judge(groups)
-    for table in (claims.overview(groups), claims.verdicts(judged)):
-      text = report.markdown("", [report.Section("", [table])])
-      self.assertIn(text[text.index("|") :], README)
-    text = report.markdown(claims.TITLE, claims.sections(groups, judged))
-    kept = ROOT / "experiments" / "results" / "claims.md"
-    self.assertEqual(kept.read_text(), text)
+    folder = ROOT / "experiments" / "results"
+    grouped = groups.group(finished.read_all(epath.Path(folder))[0])
+    results = verdicts.results_of(grouped)
+    judged = claims.judge(results)
+    for table in (verdicts.overview(results), verdicts.verdicts(judged)):
+      self.assertIn(tables.markdown(table), README)
+    content = verdicts.content(grouped, judged)
+    text = page.markdown(verdicts.TITLE, content)
+    self.assertEqual((folder / "claims.md").read_text(), text)
 
 
 if __name__ == "__main__":

@@ -141,9 +141,7 @@ def _main():
   # Ahead of time, and nothing of it may have started the backend.
   from jax._src import xla_bridge
 
-  from experiments import (
-    report,  # noqa: F401
-  )
+  from experiments import report, sweep, train  # noqa: F401
 
   assert not xla_bridge.backends_are_initialized()
   gc.collect()

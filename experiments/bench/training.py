@@ -14,6 +14,7 @@ from experiments.bench import timing, training_stnjax
 from experiments.bench.training_stnjax import Settings
 from experiments.lib import hardware
 from experiments.lib.tables import Table, markdown
+from stnjax.training import building
 
 if typing.TYPE_CHECKING:
   from experiments.bench import training_torch
@@ -70,7 +71,8 @@ def settings_of(
         f"--batch_size must be at most {protocol.images}, got"
         f" {settings.batch_size}"
       )
-    hardware.check_memory(settings, seeds, jax.devices()[:1])
+    setup = building.find(settings)
+    hardware.check_memory(settings, setup, seeds, jax.devices()[:1])
     training_stnjax.network_spec(settings)
   return every
 
@@ -200,6 +202,30 @@ def measure(
   Returns:
     A row for stnjax, for stnjax with several seeds, and for torch.
   """
+  turns, parameters = _turns(settings, data, seeds, steps, channels_last)
+  for call in turns.values():
+    call()  # compiles
+  load, *_ = os.getloadavg()
+  per_epoch = training_stnjax.steps_per_epoch(settings, data)
+  seconds = timing.in_turns(dict(enumerate(turns.values())), rounds)
+  return [
+    {
+      "network": settings.network,
+      "parameters": parameters,
+      "library": library,
+      "seeds": count,
+      "load": load,
+      "seconds": taken,
+      "seconds_per_epoch": float(np.median(taken)) * per_epoch / steps,
+    }
+    for (library, count), taken in zip(turns, seconds.values(), strict=True)
+  ]
+
+
+def _turns(
+  settings: Settings, data: Any, seeds: int, steps: int, channels_last: bool
+) -> tuple[dict[tuple[str, int], Callable[[], None]], int]:
+  """Calls that train, by library and number of seeds; number of parameters."""
   import torch
 
   from experiments.bench import torch_warps, training_torch
@@ -220,23 +246,7 @@ def measure(
     for count, runs in ours.items()
   }
   turns["torch", 1] = training_torch.training(peer, spec, *data, steps)
-  for call in turns.values():
-    call()  # compiles
-  load, *_ = os.getloadavg()
-  per_epoch = training_stnjax.steps_per_epoch(settings, data)
-  seconds = timing.in_turns(dict(enumerate(turns.values())), rounds)
-  return [
-    {
-      "network": settings.network,
-      "parameters": parameters,
-      "library": library,
-      "seeds": count,
-      "load": load,
-      "seconds": taken,
-      "seconds_per_epoch": float(np.median(taken)) * per_epoch / steps,
-    }
-    for (library, count), taken in zip(turns, seconds.values(), strict=True)
-  ]
+  return turns, parameters
 
 
 def report(rows: Sequence[dict[str, Any]], epochs: int) -> str:

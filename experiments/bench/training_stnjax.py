@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import paper
 from experiments.bench.training_spec import NetworkSpec, TrainingSpec
-from stnjax import data as datasets
-from stnjax.nn import localisation
-from stnjax.paper import classifiers
-from stnjax.placement import networks, placements
-from stnjax.training import programs, runs, steps
-from stnjax.training.runs import Settings
+from stnjax import placement
+import stnjax.data
+from stnjax.data import Examples
+from stnjax.paper import backbones
+from stnjax.paper.presets import PRESETS
+from stnjax.training import building, trainer
+from stnjax.training.settings import Settings
+
+_IN_TORCH = ("CNN", "STN-C", "STN-DL", "STN-SL")
 
 
 def preset_settings(preset: str) -> list[Settings]:
@@ -24,18 +26,14 @@ def preset_settings(preset: str) -> list[Settings]:
   Raises:
     ValueError: If there is no such experiment.
   """
-  if preset not in paper.PRESETS:
-    raise ValueError(
-      f"preset={preset!r} is unknown; accepted: {', '.join(paper.PRESETS)}"
-    )
-  return paper.PRESETS[preset]().settings("full")
+  return [Settings(**values) for values in PRESETS[preset].settings("full")]
 
 
-def digits(count: int) -> datasets.Data:
+def digits(count: int) -> Examples:
   """The embedded digits, repeated until there are `count`."""
-  data = datasets.load("mnist_subset", "train")
+  data = stnjax.data.load("mnist_subset", "train")
   chosen = np.arange(count) % len(data.labels)
-  return datasets.Data(data.images[chosen], data.labels[chosen])
+  return Examples(data.images[chosen], data.labels[chosen])
 
 
 def network_spec(settings: Settings) -> NetworkSpec:
@@ -44,31 +42,29 @@ def network_spec(settings: Settings) -> NetworkSpec:
   Raises:
     ValueError: If the network has another placement than one at one depth.
   """
-  placement = placements.parse(settings.network)
-  if placement.deforms or len(placement.depths) > 1:
+  parsed = placement.parse(settings.network)
+  if parsed.prefix not in _IN_TORCH or len(parsed.depths) > 1:
     raise ValueError(
       f"network={settings.network!r} has no counterpart in torch; accepted:"
       " CNN; STN-C, STN-DL or STN-SL followed by one depth"
     )
-  classifier = classifiers.find(
-    settings.dataset, settings.perturbation
-  ).resized(settings.width, settings.localisation_width, settings.dropout)
-  known = datasets.SETS[settings.dataset]
+  setup = building.find(settings)
+  classifier = backbones.CLASSIFIERS[setup.backbone].resized(
+    settings.width, settings.localisation_width, settings.dropout
+  )
   spec = NetworkSpec(
-    image_shape=known.image_shape,
-    num_classes=known.num_classes,
+    image_shape=setup.task.image_shape,
+    num_classes=setup.task.num_classes,
     convs=[(conv.filters, conv.kernel_size) for conv in classifier.convs],
-    kind=placement.kind,
+    kind=parsed.kind,
     family=settings.family,
     padding=classifier.padding,
   )
-  if not placement.depths:
+  if not parsed.depths:
     return spec
-  (depth,) = placement.depths
-  net = localisation.sized_for(
-    classifier.localisation[settings.localisation],
-    spec.shapes[depth],
-    spec.image_shape,
+  (depth,) = parsed.depths
+  net = classifier.localisation[settings.localisation].sized_for(
+    spec.shapes[depth], spec.image_shape
   )
   return dataclasses.replace(spec, depth=depth, hidden=net.dense)
 
@@ -80,17 +76,16 @@ def training_spec(settings: Settings, images: np.ndarray) -> TrainingSpec:
     settings: Settings of the run.
     images: `[N, H, W, 1]`, uint8, the training images.
   """
-  (mean,), (std,) = steps.normalisation(
-    settings.dataset, settings.perturbation, images
-  )
+  dataset = building.find(settings).dataset
+  (mean,), (std,) = dataset.normalisation(settings.perturbation, images)
   return TrainingSpec(
     batch_size=settings.batch_size,
-    total_steps=runs.num_steps(settings, len(images)),
+    total_steps=building.num_steps(settings, len(images)),
     optimiser=settings.optimiser,
     learning_rate=settings.learning_rate,
     schedule=settings.schedule,
     localisation_lr=settings.localisation_lr,
-    pre_transformer_lr=settings.before_lr,
+    pre_transformer_lr=settings.pre_transformer_lr,
     mean=mean,
     std=std,
   )
@@ -98,14 +93,14 @@ def training_spec(settings: Settings, images: np.ndarray) -> TrainingSpec:
 
 def build_network(settings: Settings) -> nnx.Module:
   """The network of a run, with its initial weights."""
-  return runs.build_network(settings)
+  return building.build_network(settings, building.find(settings))
 
 
 def warping(network: nnx.Module) -> nnx.Module:
   """A copy whose localisation net predicts another transform per image."""
   network = nnx.clone(network)
-  for localiser in network.localisers.values():
-    head = localiser.head
+  for depth in network.placement.depths:
+    head = network.transformer(depth).localiser.head
     shape = head.kernel[...].shape
     head.kernel[...] = 0.2 * jax.random.normal(jax.random.key(1), shape)
     head.bias[...] = jnp.full_like(head.bias[...], 0.5)
@@ -122,17 +117,23 @@ def weights(network: nnx.Module) -> dict[str, np.ndarray]:
   """
   values = {}
   for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.Param)):
-    root, *rest = (str(part) for part in path if part != "conv")
-    if root in ("localisers", "copies"):
-      _, *rest = rest  # the depth: there is one
-    root = "localiser" if root == "localisers" else root
-    values[".".join([root, *rest])] = np.asarray(leaf.get_value())
+    names = [str(part) for part in path if part != "conv"]
+    match names:
+      case ["sites", _, "stages", *rest]:
+        names = ["copies", *rest]
+      case ["sites", _, "transformer", "localiser", *rest]:
+        names = ["localiser", *rest]
+      case ["stages", *rest]:
+        names = ["blocks", *rest]
+      case ["head", "last", *rest]:
+        names = ["head", *rest]
+    values[".".join(names)] = np.asarray(leaf.get_value())
   return values
 
 
 def count_parameters(network: nnx.Module) -> int:
   """Number of parameters of a network."""
-  return networks.count_parameters(network)["total"]
+  return placement.count_parameters(network)["total"]
 
 
 def logits(network: nnx.Module, images: np.ndarray) -> np.ndarray:
@@ -147,7 +148,7 @@ class Training:
     self,
     settings: Settings,
     num_seeds: int,
-    data: datasets.Data,
+    data: Examples,
     device: jax.Device,
   ):
     """Builds the networks.
@@ -161,8 +162,8 @@ class Training:
     seeds = [
       dataclasses.replace(settings, seed=seed) for seed in range(num_seeds)
     ]
-    self._program, self._states = runs.build_program(
-      seeds, data.images, [device]
+    self._trainer, self._states = building.build_trainer(
+      seeds, building.find(settings), data.images, [device]
     )
     self._data = jax.device_put(data)
     self._per_epoch = steps_per_epoch(settings, data)
@@ -170,7 +171,7 @@ class Training:
   def prepared(self, images: np.ndarray) -> np.ndarray:
     """Perturbed and normalised images `[B, H, W, C]` of uint8 images."""
     keys = jax.random.split(jax.random.key(0), len(images))
-    prepared, _ = self._program.recipe.prepare(keys, images, None)
+    prepared, _ = self._trainer.spec.preparation(keys, images)
     return np.asarray(prepared)
 
   def run(self, num_steps: int) -> None:
@@ -179,26 +180,29 @@ class Training:
     while remaining:
       done = int(states.step[0]) % self._per_epoch
       dispatch = min(remaining, self._per_epoch - done)
-      states = self._program.train(states, self._data, dispatch)
+      states = self._trainer.train(states, self._data, dispatch)
       states = jax.block_until_ready(states)
       remaining -= dispatch
     self._states = states
 
 
-def steps_per_epoch(settings: Settings, data: datasets.Data) -> int:
+def steps_per_epoch(settings: Settings, data: Examples) -> int:
   """Steps of an epoch."""
-  return programs.steps_per_epoch(len(data.labels), settings.batch_size)
+  return trainer.steps_per_epoch(len(data.labels), settings.batch_size)
 
 
 def lowered_step(
   settings: Settings, devices: Sequence[jax.Device]
 ) -> jax.stages.Lowered:
   """Lowers a training step for devices that need not be there."""
-  known = datasets.SETS[settings.dataset]
+  setup = building.find(settings)
+  known = setup.dataset
   count = settings.batch_size
   heads = (known.heads,) if known.heads > 1 else ()
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (count, *known.image_shape)).astype(np.uint8)
-  data = datasets.Data(images, np.zeros((count, *heads), np.int32))
-  program, states = runs.build_program([settings], images, list(devices))
-  return program.lower(states, data)
+  data = Examples(images, np.zeros((count, *heads), np.int32))
+  built, states = building.build_trainer(
+    [settings], setup, images, list(devices)
+  )
+  return built.lower(states, data)

@@ -10,19 +10,14 @@ import os
 import pathlib
 import re
 import sys
+import types
 from typing import Any
 
 from absl import app, flags, logging
 import jax
 
 from experiments.lib.signals import Interrupted as Interrupted
-from stnjax import (
-  data,
-  files,
-)
-from stnjax import (
-  paper as paper,  # registers its objects
-)
+from stnjax import data, files
 from stnjax.training import building
 from stnjax.training.settings import Settings
 
@@ -115,11 +110,14 @@ def check_network(settings: Settings) -> None:
     ValueError: for a name that is not registered, or a network that cannot be
       built.
   """
-  if isinstance(data.DATASETS.get(settings.dataset), data.Dataset):
-    setup = building.find(settings)
-    building.abstract_network(settings, setup)
-  else:
+  if _described_by_files(settings.dataset):
     building.check_names(settings)
+  else:
+    building.abstract_network(settings, building.find(settings))
+
+
+def _described_by_files(name: str) -> bool:
+  return name.startswith("tfds:") or callable(data.DATASETS.get(name))
 
 
 def training_options() -> dict[str, Any]:
@@ -177,26 +175,41 @@ def import_modules(names: Sequence[str]) -> None:
       files that end in .py.
 
   Raises:
-    ValueError: If a module is not found.
+    ValueError: If a module is not found or cannot be imported.
   """
   if os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())
   for name in names:
     path = pathlib.Path(name)
-    if path.suffix == ".py":
-      if not path.is_file():
-        raise ValueError(f"--imports={name}: no such file")
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+      raise ValueError(f"--imports={name}: no such file")
+    if is_file:
       sys.path.insert(0, str(path.parent.resolve()))
-      name = path.stem
-    try:
-      importlib.import_module(name)
-    except ModuleNotFoundError as error:
-      if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-        raise  # of what the module imports itself
+    module = _imported(name, path.stem if is_file else name)
+    source = getattr(module, "__file__", None)
+    if is_file and not (source and path.samefile(source)):
       raise ValueError(
-        f"--imports={name}: no such module; accepted: modules in the current"
+        f"--imports={name}: another module is named {path.stem!r}; rename the"
+        " file"
+      )
+
+
+def _imported(given: str, name: str) -> types.ModuleType:
+  """Imports a module; `given` is what the user wrote."""
+  try:
+    return importlib.import_module(name)
+  except Exception as error:  # whatever the user's code raises
+    absent = isinstance(error, ModuleNotFoundError) and error.name
+    if absent and f"{name}.".startswith(f"{absent}."):
+      raise ValueError(
+        f"--imports={given}: no such module; accepted: modules in the current"
         " folder or installed, or paths of .py files"
       ) from error
+    raise ValueError(
+      f"--imports={given}: {type(error).__name__}: {error}; --verbosity=1 shows"
+      " where"
+    ) from error
 
 
 def run(
@@ -209,7 +222,8 @@ def run(
 
   `--verbosity=1` shows where an error came from. `--only_check_args` only
   checks the flags, as `check` does, and prints as JSON the values of `workdir`
-  and `data_dir` and the names of the `datasets` to train on.
+  and `data_dir` and, for each of the `datasets` to train on, whether it needs
+  files to be in place.
 
   Args:
     main: Function of the script.
@@ -241,8 +255,8 @@ def run(
   app.run(guarded, flags_parser=parse)
 
 
-def _places(found: Any) -> str:
-  """The line of `--only_check_args`; `found` is what the check returned.
+def _places(checked: Any) -> str:
+  """The line of `--only_check_args`, from what the check returned.
 
   Raises:
     ValueError: If a folder is of a kind that is not accepted.
@@ -252,8 +266,12 @@ def _places(found: Any) -> str:
     places[name] = flags.FLAGS[name].value if name in flags.FLAGS else None
     if places[name] is not None:
       files.place(name, places[name])
-  every = [one for one in jax.tree.leaves(found) if hasattr(one, "dataset")]
-  datasets = sorted({settings.dataset for settings in every})
+  every = [one for one in jax.tree.leaves(checked) if hasattr(one, "dataset")]
+  datasets = {
+    name: _described_by_files(name)
+    or data.DATASETS[name].needs_files(places["data_dir"])
+    for name in sorted({settings.dataset for settings in every})
+  }
   return json.dumps({**places, "datasets": datasets})
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 
-from stnjax.placement import networks
+from stnjax import placement
 from stnjax.sampling.kernels import library
-from stnjax.training import runs
+from stnjax.training import building
+from stnjax.training.settings import Settings
 
 _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR = pathlib.Path("/proc/self/clear_refs")
@@ -109,7 +110,10 @@ def _resident(name: str) -> int:
 
 
 def check_memory(
-  settings: runs.Settings, num_seeds: int, devices: Sequence[jax.Device]
+  settings: Settings,
+  setup: building.Setup,
+  num_seeds: int,
+  devices: Sequence[jax.Device],
 ) -> None:
   """Rejects a network that does not fit into memory, before it is built.
 
@@ -118,14 +122,15 @@ def check_memory(
 
   Args:
     settings: Settings of the runs.
+    setup: Objects that the settings name.
     num_seeds: Number of runs that are trained together.
     devices: Devices that share the seeds.
 
   Raises:
     ValueError: if it needs more memory than there is.
   """
-  network = runs.abstract_network(settings)
-  count = networks.count_parameters(network)["total"]
+  network = building.abstract_network(settings, setup)
+  count = placement.count_parameters(network)["total"]
   limit = (devices[0].memory_stats() or {}).get("bytes_limit")
   if limit is None:  # devices that share the machine's memory
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

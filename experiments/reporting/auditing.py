@@ -80,14 +80,10 @@ def audit(
       run, setup, train.images, trained=state == "trained"
     )
     images = prepare(preparation, evaluation.images[:count])
-    geometry = network.geometry()
-    shape = images.shape[1:3]
     audits[state] = alignability.audit(
       network.features,
       images,
-      families=alignability.default_transforms(geometry, shape),
-      geometry=geometry,
-      margin=alignability.default_margin(geometry, shape),
+      geometry=network.geometry(),
       method=method,
       steps=steps,
     )

@@ -1,10 +1,11 @@
-"""The finished runs of a workdir, read back: damaged ones are left out, named.
+"""The finished runs of a workdir, read back; damaged runs are left out, named.
 
-Reports, claims and predictions are made of them.
+Reports, claims and predictions are made of them. Everything comes from the
+folders of the runs: no data set, perturbation or backbone need be registered.
 """
 
 from collections.abc import Mapping, Sequence
-import hashlib
+import dataclasses
 import sys
 from typing import Any, NamedTuple
 
@@ -12,7 +13,12 @@ from etils import epath
 import numpy as np
 
 from stnjax import alignability, files
-from stnjax.training import records, runs
+from stnjax.alignability import stored
+from stnjax.training import config, description, records, settings
+from stnjax.training.description import TaskDescription
+from stnjax.training.settings import Settings
+
+AUDIT = "audit.json"
 
 
 class Finished(NamedTuple):
@@ -20,30 +26,47 @@ class Finished(NamedTuple):
 
   Attributes:
     settings: Settings of the run.
+    task: Task of the run.
     results: Contents of its results.json.
     metrics: Lines of its metrics.jsonl.
-    folder: Where it is.
-    audits: By state of the network.
-    classes: Those of the test images, in the order of `by_class`.
+    folder: Folder of the run.
+    audits: Audits by state of the network.
+    classes: Classes of the test images, in the order of `by_class`.
   """
 
-  settings: runs.Settings
+  settings: Settings
+  task: TaskDescription
   results: dict[str, Any]
-  metrics: list[dict[str, Any]]
-  folder: epath.Path
+  metrics: Sequence[dict[str, Any]] = ()
+  folder: epath.Path | None = None
   audits: Mapping[str, alignability.Audit] = {}
   classes: Sequence[int] = ()
 
+  @property
+  def alignment(self) -> Mapping[str, Mapping[str, Any]]:
+    """Measured alignment by axis; empty where none is measured."""
+    return self.results.get("alignment", {})
+
   def evaluation(self) -> Mapping[str, np.ndarray]:
-    return records.read_evaluation(self.folder, self.settings)
+    """The arrays of its evaluation.npz, see `stnjax.training.run_folder`."""
+    run = config.Config(self.settings, self.task)
+    return records.read_evaluation(self.folder, run)
+
+  def to_json(self) -> dict[str, Any]:
+    """The entry of a report's results.json, which `read_results` reads."""
+    return {
+      "settings": dataclasses.asdict(self.settings),
+      "task": self.task.to_json(),
+      "results": self.results,
+    }
 
 
 class LeftOut(NamedTuple):
   """A run that is not reported.
 
   Attributes:
-    name: Name of the run, or path of the file, with the state in brackets.
-    damage: What is wrong with its files; empty for a run that is not finished.
+    name: Name of the run, or path of the file, with its state in brackets.
+    damage: Description of the damage; empty for an unfinished run.
   """
 
   name: str
@@ -54,33 +77,37 @@ class LeftOut(NamedTuple):
 
 
 def read(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
-  """The finished runs of a workdir, and the others.
+  """Reads the finished runs of a workdir.
+
+  Args:
+    root: The workdir.
+
+  Returns:
+    The finished runs, and the runs that are damaged or not finished.
 
   Raises:
     RunError: If the workdir cannot be listed.
   """
-  finished, left = [], []
+  finished, left_out = [], []
   for folder in files.subfolders(root):
     try:
-      if not (folder / "config.json").exists():
+      if not (folder / config.NAME).exists():
         if any((folder / name).exists() for name in records.TRACES):
-          raise runs.Damaged(
-            f"{folder / 'config.json'} is missing; delete {folder} to train the"
-            " run anew"
+          raise files.Damaged(
+            f"{folder / config.NAME} is missing; {config.anew(folder)}"
           )
       elif (folder / "DONE").exists():
         finished.append(_read_run(folder))
       else:
         failed = (folder / "FAILED").exists()
-        left.append(LeftOut(folder.name + (" (failed)" if failed else "")))
-    except (runs.Damaged, OSError) as error:
-      left.append(LeftOut(f"{folder.name} (damaged)", str(error)))
-  return finished, left
+        left_out.append(LeftOut(folder.name + (" (failed)" if failed else "")))
+    except (files.Damaged, OSError) as error:
+      left_out.append(LeftOut(f"{folder.name} (damaged)", str(error)))
+  return finished, left_out
 
 
 def _read_run(folder: epath.Path) -> Finished:
-  settings = runs.read_settings(folder)
-  results, metrics, arrays = records.read(folder, settings)
+  run, results, metrics, arrays = records.read(folder)
   audits = read_audits(folder)
   if trained := audits.get("trained"):
     results["undone"] = {
@@ -88,47 +115,99 @@ def _read_run(folder: epath.Path) -> Finished:
       for name, profile in trained.profile().items()
     }
   classes = np.unique(arrays["label"]).tolist()
-  return Finished(settings, results, metrics, folder, audits, classes)
+  return Finished(
+    run.settings, run.task, results, metrics, folder, audits, classes
+  )
 
 
 def read_results(folder: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
-  """The runs of which a report left its results.json in a folder, if any.
+  """Reads the runs that a report's results.json holds, if a folder has one.
 
-  They have no metrics and no evaluation: enough to be compared.
+  They have neither metrics nor evaluation, but can be compared.
   """
-  path = folder / "results.json"
-  run = any(
-    (folder / name).exists() for name in ("config.json", *records.TRACES)
+  path = folder / records.RESULTS
+  is_run = any(
+    (folder / name).exists() for name in (config.NAME, *records.TRACES)
   )
-  if run or not path.exists():  # results.json of a run is its own
+  if is_run or not path.exists():  # a run's results.json has another form
     return [], []
-  found = []
   try:
-    for value in records.parse(path, files.read(path)):
-      settings = runs.settings_from_json(value["settings"])
-      results = records.check_results(path, value["results"], settings)
-      _check_undone(path, results.get("undone", {}))
-      found.append(Finished(settings, results, [], folder))
-  except runs.Damaged as error:
+    return [_from_json(path, value) for value in files.read_json(path)], []
+  except files.Damaged as error:
     return [], [LeftOut(f"{path} (damaged)", str(error))]
   except files.UNREADABLE as error:
     damage = f"cannot read {path}: {error}"
     return [], [LeftOut(f"{path} (damaged)", damage)]
-  return found, []
 
 
-def announce(left: Sequence[LeftOut]) -> None:
-  """Names damaged runs on the terminal."""
-  for one in left:
-    if one.damage:
-      print(f"left out: {one}", file=sys.stderr, flush=True)
+def _from_json(path: epath.Path, value: Mapping[str, Any]) -> Finished:
+  """Reads what `Finished.to_json` made; raises some error if it is damaged."""
+  run = config.Config(
+    settings.from_json(value["settings"]),
+    description.from_json(value["task"]),
+  )
+  results = records.check_results(path, value["results"], run.axes)
+  _check_undone(path, results.get("undone", {}))
+  return Finished(run.settings, run.task, results)
 
 
-def none_in(root: epath.Path, left: Sequence[LeftOut]) -> runs.RunError:
+def _check_undone(path: epath.Path, profiles: Mapping[str, Any]) -> None:
+  """Raises unless these are shares by family and layer."""
+  shares = np.array([*profiles.values()], np.float64)  # raises if ragged
+  if profiles and (shares.ndim != 2 or not shares.size):
+    raise files.Damaged(f"{path} is damaged: its audit has no layers")
+
+
+def read_all(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
+  """Reads the runs of a workdir and of its folders, and what reports kept.
+
+  Runs with the same settings count once, and runs on the validation split, for
+  tuning, not at all. Damaged runs are named on stderr.
+
+  Args:
+    root: The workdir.
+
+  Returns:
+    The finished runs, and the runs and reports that are left out.
+
+  Raises:
+    RunError: If no run is finished.
+  """
+  folders = [root, *files.subfolders(root)]
+  runs = [read(folder) for folder in folders]
+  reports = [
+    read_results(folder)
+    for folder in folders
+    # A report on runs that are here adds nothing, and may be outdated.
+    if not (folder.name == "report" and runs[0][0])
+  ]
+  left_out = [item for _, others in (*runs, *reports) for item in others]
+  unique: dict[Settings, Finished] = {}
+  # Runs come last, and replace their results in reports.
+  for finished in (run for found, _ in (*reports, *runs) for run in found):
+    if not finished.settings.use_validation_split:
+      before = unique.get(finished.settings, finished)
+      # Presets share runs: an audit of one is an audit of all.
+      results = {**before.results, **finished.results}
+      unique[finished.settings] = finished._replace(results=results)
+  announce(left_out)
+  if not unique:
+    raise none_in(root, left_out)
+  return [*unique.values()], left_out
+
+
+def announce(left_out: Sequence[LeftOut]) -> None:
+  """Names damaged runs on stderr."""
+  for item in left_out:
+    if item.damage:
+      print(f"left out: {item}", file=sys.stderr, flush=True)
+
+
+def none_in(root: epath.Path, left_out: Sequence[LeftOut]) -> files.RunError:
   """The error of a workdir without finished runs."""
-  damaged = [str(one) for one in left if one.damage]
-  but = f"; damaged: {'; '.join(damaged)}" if damaged else ""
-  return runs.RunError(f"{root} holds no finished run{but}")
+  damaged = [str(item) for item in left_out if item.damage]
+  reason = f"; damaged: {'; '.join(damaged)}" if damaged else ""
+  return files.RunError(f"{root} holds no finished run{reason}")
 
 
 def write_audits(
@@ -139,104 +218,22 @@ def write_audits(
   Raises:
     RunError: If the file cannot be written.
   """
-  values = {
-    state: {
-      "families": {
-        name: {"magnitudes": family.magnitudes, "unit": family.unit}
-        for name, family in audit.families.items()
-      },
-      "geometry": {
-        layer: where._asdict() for layer, where in audit.geometry.items()
-      },
-      "residuals": {
-        layer: {
-          name: {
-            kind: np.round(value.astype(np.float64), 5).tolist()
-            for kind, value in residuals._asdict().items()
-          }
-          for name, residuals in by_family.items()
-        }
-        for layer, by_family in audit.residuals.items()
-      },
-    }
-    for state, audit in audits.items()
-  }
-  text = files.to_json({"sha256": _sum(values), "audits": values})
-  files.write_whole(folder / "audit.json", text + "\n")
+  files.write_whole(folder / AUDIT, stored.to_json(audits))
 
 
 def read_audits(folder: epath.Path) -> dict[str, alignability.Audit]:
-  """What `write_audits` wrote; nothing where it did not.
-
-  The families cannot transform any more: their matrices are not kept.
+  """Reads the audits of a run's network; empty if it has none.
 
   Raises:
     Damaged: If the file cannot be read.
   """
-  path = folder / "audit.json"
+  path = folder / AUDIT
   if not path.exists():
     return {}
   try:
-    kept = records.parse(path, files.read(path))
-    if "sha256" in kept:  # older versions wrote none
-      if kept["sha256"] != _sum(kept["audits"]):
-        raise ValueError("its checksum does not match")
-      kept = kept["audits"]
-    audits = {state: _audit(values) for state, values in kept.items()}
-    if len({(a.layers, tuple(a.families)) for a in audits.values()}) != 1:
-      raise ValueError("its states are not those of one network")
-    return audits
+    return stored.from_json(files.read(path).decode())
   except files.UNREADABLE as error:
-    raise runs.Damaged(
+    raise files.Damaged(
       f"cannot read {path}: {type(error).__name__}: {error}; delete it, or run"
       " experiments.audit again"
     ) from error
-
-
-def _audit(values: Mapping[str, Any]) -> alignability.Audit:
-  """An audit from what JSON made of it; raises some error if it is none."""
-  audit = alignability.Audit(
-    {
-      name: alignability.Family(None, tuple(f["magnitudes"]), f["unit"])
-      for name, f in values["families"].items()
-    },
-    {
-      layer: alignability.Geometry(*map(tuple, where.values()))
-      for layer, where in values["geometry"].items()
-    },
-    {
-      layer: {
-        name: alignability.Residuals(
-          # NaN for null
-          **{k: np.array(value, np.float64) for k, value in residuals.items()}
-        )
-        for name, residuals in by_family.items()
-      }
-      for layer, by_family in values["residuals"].items()
-    },
-  )
-  if not audit.layers or set(audit.geometry) != set(audit.layers):
-    raise ValueError("its layers are not those of a network")
-  for where in audit.geometry.values():
-    np.array(where, np.float64).reshape(3, 2)
-  for by_family in audit.residuals.values():
-    for name, family in audit.families.items():
-      *residuals, coverage = by_family[name]
-      shape = (len(family.magnitudes), residuals[0].shape[1])
-      if coverage.shape != shape[:1] or any(
-        r.shape != shape for r in residuals
-      ):
-        raise ValueError(f"residuals of {name} have other shapes")
-      np.array(family.magnitudes, np.float64)
-  return audit
-
-
-def _check_undone(path: epath.Path, profiles: Mapping[str, Any]) -> None:
-  """Raises unless these are shares by family and layer."""
-  shares = np.array([*profiles.values()], np.float64)  # raises if ragged
-  if profiles and (shares.ndim != 2 or not shares.size):
-    raise runs.Damaged(f"{path} is damaged: what is undone has no layers")
-
-
-def _sum(values: Any) -> str:
-  return hashlib.sha256(files.to_json(values).encode()).hexdigest()

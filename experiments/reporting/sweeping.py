@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from experiments import report
 from experiments.lib import planning, processes, running
 from experiments.lib.jobs import Job
+from experiments.reporting import report
 from stnjax.files import RunError
 
 

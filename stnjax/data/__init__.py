@@ -19,6 +19,10 @@ The data sets and perturbations of the paper are registered by
 imported when a data set is read.
 """
 
+from stnjax import extras
+
+extras.needs("etils", extra="experiments")
+
 from stnjax.data.arrays import from_arrays as from_arrays
 from stnjax.data.axes import ROTATION as ROTATION
 from stnjax.data.axes import SCALE_X as SCALE_X

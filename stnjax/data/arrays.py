@@ -57,15 +57,8 @@ def from_arrays(
     splits["test"] = _examples(name, "test", test)
   else:
     splits["train"], splits["test"] = _split(name, splits["train"])
+  _check_agreement(name, splits)
   images, labels = splits["train"]
-  for array, other, what in zip(
-    splits["train"], splits["test"], ("images", "labels"), strict=True
-  ):
-    if array.shape[1:] != other.shape[1:]:
-      raise ValueError(
-        f"dataset {name!r}: {what} of test must be as those of train, got"
-        f" {other.shape[1:]} and {array.shape[1:]}"
-      )
   if num_classes is None:
     greatest = max(int(part.labels.max()) for part in splits.values())
     num_classes = len(class_names) or greatest + 1
@@ -79,22 +72,34 @@ def from_arrays(
       )
     return splits[split]
 
+  def count(split: str, data_dir: str | None) -> int:
+    return len(read(split, data_dir).labels)
+
   made = Dataset(
     name=name,
     image_shape=images.shape[1:],
     num_classes=num_classes,
     class_names=tuple(class_names),
     read=read,
-    count=lambda split, data_dir: len(read(split, data_dir).labels),
-    **{
-      "heads": labels.shape[1] if labels.ndim == 2 else 1,
-      "origin": "arrays in memory",
-    }
-    | fields,
+    count=count,
+    heads=labels.shape[1] if labels.ndim == 2 else 1,
+    **{"origin": "arrays in memory"} | fields,
   )
   for split in splits:
     made.load(split)  # checks
   return made
+
+
+def _check_agreement(name: str, splits: dict[str, Examples]) -> None:
+  """Raises unless images and labels of both splits have the same shapes."""
+  for train, test, what in zip(
+    splits["train"], splits["test"], ("images", "labels"), strict=True
+  ):
+    if train.shape[1:] != test.shape[1:]:
+      raise ValueError(
+        f"dataset {name!r}: {what} of test must be as those of train, got"
+        f" {test.shape[1:]} and {train.shape[1:]}"
+      )
 
 
 def _split(name: str, examples: Examples) -> tuple[Examples, Examples]:

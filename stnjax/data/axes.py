@@ -89,6 +89,8 @@ def _inverse_in_parts(
   return inverse, transforms.decompose(inverse)
 
 
+# At infinity, or of weight 0 there: NaN.
+@np.errstate(invalid="ignore", divide="ignore")
 def _affine_at_centre(matrix: np.ndarray) -> np.ndarray:
   """The affine map that a projective one is close to at the origin."""
   checks.matrix("poses", matrix)

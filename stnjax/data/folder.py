@@ -9,7 +9,7 @@ PNG and JPEG are read. All pictures are grey if all files are, else RGB; see
 an image size they are resized as `images.fit` has it: whole, on black.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -29,6 +29,7 @@ from stnjax.data.notes import Notes, announce, listed
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _LAYOUT = "<data_dir>/train/<class>/*.png, *.jpg or *.jpeg, and test/ likewise"
 _THREADS = 8  # Pillow decodes outside the lock of Python
+_CHUNK = 10_000  # pictures
 
 _Input = TypeVar("_Input")
 _Output = TypeVar("_Output")
@@ -72,7 +73,13 @@ class _Folder:
     """Decodes the pictures of a split."""
     self.check(split, data_dir)
     pictures = self.splits[split]
-    array = np.empty((len(pictures), *self.image_shape), np.uint8)
+    try:
+      array = np.empty((len(pictures), *self.image_shape), np.uint8)
+    except MemoryError as error:
+      raise ValueError(
+        f"{len(pictures):,} pictures of {self.root} of shape {self.image_shape}"
+        " do not fit into memory; give a smaller image_size"
+      ) from error
 
     def decode(index: int) -> None:
       path = pictures[index].path
@@ -301,7 +308,7 @@ def _read_header(path: epath.Path, mtime: int, length: int) -> _Header:
 
 def _each(
   function: Callable[[_Input], _Output],
-  values: Iterable[_Input],
+  values: Sequence[_Input],
   paths: Sequence[epath.Path],
 ) -> list[_Output]:
   """Maps in threads; the files that cannot be used are named together.
@@ -317,7 +324,9 @@ def _each(
       return error
 
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    results = list(pool.map(attempt, values))
+    results: list[_Output | Exception] = []
+    for start in range(0, len(values), _CHUNK):  # a future for each costs 1 kB
+      results += pool.map(attempt, values[start : start + _CHUNK])
   reasons = [
     f"{path} ({getattr(result, 'strerror', None) or result})"
     for path, result in zip(paths, results, strict=True)

@@ -1,5 +1,21 @@
-"""Spatial transformers as layers: localisation, deformed convolutions."""
+"""Layers in Flax NNX: spatial transformers, localisation nets, convolutions.
+
+A spatial transformer in a network of your own:
+
+  st = nn.SpatialTransformer(nn.LocalisationNet((28, 28, 1), 6, rngs=rngs))
+  warped, theta = st(images)
+
+`deformation`, `convolution` and `receptive_fields` are modules of functions.
+"""
 
 from stnjax import extras
 
 extras.needs("flax", extra="nn")
+
+from stnjax.nn import convolution as convolution
+from stnjax.nn import deformation as deformation
+from stnjax.nn import receptive_fields as receptive_fields
+from stnjax.nn.localisation import LocalisationNet as LocalisationNet
+from stnjax.nn.spatial_transformer import (
+  SpatialTransformer as SpatialTransformer,
+)

@@ -19,7 +19,6 @@ import numpy as np
 
 from stnjax import checks, promotion, sampling, transforms
 from stnjax.nn import convolution
-from stnjax.paper import classifiers
 from stnjax.sampling import grids
 
 # A predictor on large images would match its parameters at any price.
@@ -171,52 +170,51 @@ def mean_transform(
 class PointPredictor(nnx.Module):
   """From features to the points that a deformed convolution reads of them.
 
-  A convolution that sees what the deformed one would see undeformed, a
-  nonlinearity, and a head that starts as zeros: an untrained predictor returns
-  exactly the regular points.
+  A convolution with the window of the deformed one, a nonlinearity, and a head
+  that starts at zero: an untrained predictor returns exactly the regular
+  points. Subclasses say what the outputs of the head mean.
   """
 
   def __init__(
     self,
-    kind: str,
     channels: int,
-    layer: classifiers.Conv,
+    kernel_size: int,
+    padding: str,
     *,
-    family: str = "affine",
-    parameters: int,
+    outputs: int,
+    num_parameters: int,
     slope: float = 0.0,
     rngs: nnx.Rngs,
   ):
     """Makes the layers.
 
     Args:
-      kind: "UCN", a theta for each place, or "DEF", an offset for each tap, in
-        pixels.
-      channels: of the features.
-      layer: the convolution to deform.
-      family: of the thetas; see `stnjax.transforms.FAMILIES`.
-      parameters: about how many to have: as many filters as come closest, but
-        no more than are bearable.
-      slope: of the nonlinearity below 0.
-      rngs: keys for the initial values.
+      channels: Number of channels of the features.
+      kernel_size: Pixels along a side of the deformed convolution's kernel.
+      padding: "VALID" or "SAME", of the deformed convolution.
+      outputs: Number of outputs of the head at each place.
+      num_parameters: Number of parameters to approach: as many filters as come
+        closest, at most 512.
+      slope: Negative slope of the leaky ReLU.
+      rngs: Keys for the initial values.
 
     Raises:
-      ValueError: for an unknown kind or family.
+      ValueError: For an unknown padding.
     """
-    checks.option("kind", kind, ("UCN", "DEF"))
-    self.kind = kind
-    self.layer = layer
-    self.family = family
+    checks.option("padding", padding, ("VALID", "SAME"))
+    self.kernel_size = kernel_size
+    self.padding = padding
     self.slope = slope
-    taps = layer.kernel_size**2
-    outputs = transforms.num_params(family) if kind == "UCN" else 2 * taps
-    filters = round((parameters - outputs) / (taps * channels + 1 + outputs))
+    taps = kernel_size**2
+    filters = round(
+      (num_parameters - outputs) / (taps * channels + 1 + outputs)
+    )
     filters = min(max(filters, 1), _MOST_FILTERS)
     self.hidden = nnx.Conv(
       channels,
       filters,
-      (layer.kernel_size, layer.kernel_size),
-      padding=layer.padding,
+      (kernel_size, kernel_size),
+      padding=padding,
       rngs=rngs,
     )
     self.head = nnx.Linear(
@@ -226,8 +224,8 @@ class PointPredictor(nnx.Module):
   @promotion.usual
   def regular(self, shape: Sequence[int]) -> jax.Array:
     """The points of features of `shape` `(H, W)` before training."""
-    size = self.layer.kernel_size
-    return regular_points(shape, (size, size), self.layer.padding)
+    window = (self.kernel_size, self.kernel_size)
+    return regular_points(shape, window, self.padding)
 
   @promotion.usual
   def __call__(self, features: jax.Array) -> jax.Array:
@@ -240,10 +238,98 @@ class PointPredictor(nnx.Module):
       `[B, h, w, kh, kw, 2]`, for `deformed_conv`.
     """
     kernel, bias = self.hidden.kernel[...], self.hidden.bias[...]
-    seen = convolution.conv(features, kernel, self.layer.padding) + bias
+    seen = convolution.conv(features, kernel, self.padding) + bias
     predicted = self.head(nnx.leaky_relu(seen, self.slope))
-    points = self.regular(features.shape[1:3])
-    if self.kind == "UCN":
-      thetas = transforms.matrix(predicted, self.family)
-      return patch_points(points, thetas)
-    return points + predicted.reshape(len(features), *points.shape)
+    return self.move(self.regular(features.shape[1:3]), predicted)
+
+  def move(self, points: jax.Array, predicted: jax.Array) -> jax.Array:
+    """Moves regular points `[h, w, kh, kw, 2]` by outputs `[B, h, w, P]`."""
+    raise NotImplementedError
+
+
+class PatchPredictor(PointPredictor):
+  """Predicts a transform of the taps at each place (Choy et al. 2016)."""
+
+  def __init__(
+    self,
+    channels: int,
+    kernel_size: int,
+    padding: str,
+    *,
+    family: str | transforms.Family = "affine",
+    num_parameters: int,
+    slope: float = 0.0,
+    rngs: nnx.Rngs,
+  ):
+    """Makes the layers.
+
+    Args:
+      channels: Number of channels of the features.
+      kernel_size: Pixels along a side of the deformed convolution's kernel.
+      padding: "VALID" or "SAME", of the deformed convolution.
+      family: Transform family of matrices, a name in
+        `stnjax.transforms.FAMILIES` or a `Family`.
+      num_parameters: Number of parameters to approach, see `PointPredictor`.
+      slope: Negative slope of the leaky ReLU.
+      rngs: Keys for the initial values.
+
+    Raises:
+      ValueError: For an unknown padding or family, or a family of grids.
+    """
+    outputs = transforms.num_params(family)
+    transforms.matrix(jnp.zeros(outputs), family)  # raises without matrices
+    super().__init__(
+      channels,
+      kernel_size,
+      padding,
+      outputs=outputs,
+      num_parameters=num_parameters,
+      slope=slope,
+      rngs=rngs,
+    )
+    self.family = family
+
+  def move(self, points: jax.Array, predicted: jax.Array) -> jax.Array:
+    """Transforms the taps of each place, see `patch_points`."""
+    return patch_points(points, transforms.matrix(predicted, self.family))
+
+
+class OffsetPredictor(PointPredictor):
+  """Predicts an offset of each tap, in pixels (Dai et al. 2017)."""
+
+  def __init__(
+    self,
+    channels: int,
+    kernel_size: int,
+    padding: str,
+    *,
+    num_parameters: int,
+    slope: float = 0.0,
+    rngs: nnx.Rngs,
+  ):
+    """Makes the layers.
+
+    Args:
+      channels: Number of channels of the features.
+      kernel_size: Pixels along a side of the deformed convolution's kernel.
+      padding: "VALID" or "SAME", of the deformed convolution.
+      num_parameters: Number of parameters to approach, see `PointPredictor`.
+      slope: Negative slope of the leaky ReLU.
+      rngs: Keys for the initial values.
+
+    Raises:
+      ValueError: For an unknown padding.
+    """
+    super().__init__(
+      channels,
+      kernel_size,
+      padding,
+      outputs=2 * kernel_size**2,
+      num_parameters=num_parameters,
+      slope=slope,
+      rngs=rngs,
+    )
+
+  def move(self, points: jax.Array, predicted: jax.Array) -> jax.Array:
+    """Adds an offset (x, y) to each tap of each place."""
+    return points + predicted.reshape(len(predicted), *points.shape)

@@ -3,5 +3,6 @@
 Importing this package registers them.
 """
 
+from stnjax.paper import backbones as backbones
 from stnjax.paper import datasets as datasets
 from stnjax.paper import perturbations as perturbations

@@ -6,23 +6,24 @@ Finnveden, Y. Jansson and T. Lindeberg, ICPR 2020 (arXiv:2004.11678), and for
 house numbers Jaderberg et al. 2015. What those leave open is marked "ours".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 
-from stnjax import checks
+from stnjax.placement.blocks import check_factors, scaled
 
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-  """A convolution, then batch norm, max pooling, nonlinearity and dropout.
+  """A convolution, then batch norm, max pooling, leaky ReLU and dropout.
 
   Attributes:
-    filters: how many.
-    kernel_size: pixels.
-    pool: window of the max pooling, of stride 2; 0 for none.
-    padding: "VALID" or "SAME".
-    batch_norm: whether the convolution is normalised over the batch.
-    dropout: share of the results that training drops.
+    filters: Number of filters.
+    kernel_size: Pixels along a side of the kernel.
+    pool: Pixels along a side of the max pooling, of stride 2; 0 for none.
+    padding: "VALID" or "SAME", of the convolution.
+    batch_norm: Whether a batch norm follows the convolution.
+    dropout: Share of the results that training drops.
   """
 
   filters: int
@@ -35,14 +36,14 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Localisation:
-  """A localisation net but for its last layer.
+  """A localisation net without its last layer.
 
   Attributes:
-    convs: filters and kernel size of each convolution.
-    pools: how many of them, from the first on, 2 x 2 pooling follows; None for
-      all.
-    dense: widths of the hidden dense layers.
-    halved: whether it sees the input at half its size.
+    convs: Number of filters and kernel size of each convolution.
+    pools: Number of convolutions, from the first on, that 2 x 2 max pooling
+      follows; None for all.
+    dense: Widths of the hidden dense layers.
+    halved: Whether it sees the input at half its size.
   """
 
   convs: tuple[tuple[int, int], ...] = ()
@@ -50,20 +51,68 @@ class Localisation:
   halved: bool = False
   pools: int | None = None
 
+  def sized_for(
+    self, shape: Sequence[int], image_shape: Sequence[int]
+  ) -> "Localisation":
+    """The same for features instead of the image.
+
+    Dense layers on features are matched, see `matched_widths`; convolutions
+    stay, and what follows them costs less, the smaller the features. Only the
+    image itself is halved.
+
+    Args:
+      shape: `(h, w, F)` of the features.
+      image_shape: `(H, W, C)` of the image.
+    """
+    if tuple(shape) == tuple(image_shape):
+      return self
+    dense = self.dense
+    if not self.convs:
+      dense = matched_widths(dense, math.prod(shape), math.prod(image_shape))
+    return dataclasses.replace(self, dense=dense, halved=False)
+
+
+def matched_widths(
+  widths: Sequence[int], num_features: int, reference: int
+) -> tuple[int, ...]:
+  """Sizes the first layer so that deeper placements cost as many parameters.
+
+  A feature map is often many times larger than the image, and a dense layer
+  on it would dwarf the classifier. With the returned first width, a net that
+  sees `num_features` has about as many parameters as one with `widths` that
+  sees `reference`. It is at least half of the original, so that the layer is
+  no bottleneck.
+
+  Args:
+    widths: Widths of the hidden layers of the net that sees the input.
+    num_features: Number of features that this net sees.
+    reference: Number of features of the input.
+
+  Returns:
+    The widths to use.
+  """
+  if not widths:
+    return ()
+  first, *rest = widths
+  onward = 1 + (rest[0] if rest else 0)  # a unit's bias and outgoing weights
+  matched = round(first * (reference + onward) / (num_features + onward))
+  return (max(matched, first // 2, 1), *rest)
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """A classifier and what belongs to it.
+  """A classifier and its localisation nets.
 
   Attributes:
-    convs: its blocks.
-    localisation: its localisation nets, by size.
-    dense: widths of the hidden dense layers.
-    dropout: share of their results that training drops.
-    slope: of the nonlinearity (a leaky ReLU) below 0.
-    padding: of the transformer.
-    halve: whether the last run of the transformer halves what it warps.
-    init: of the kernels, a name in `flax.nnx.initializers`.
+    convs: Its convolutions.
+    localisation: Its localisation nets, by size.
+    dense: Widths of the hidden dense layers.
+    dropout: Share of their results that training drops.
+    slope: Negative slope of the leaky ReLU.
+    padding: Padding of the transformer.
+    halves_from: Side of the smallest images of which the last run of the
+      transformer halves what it warps; 0 for none.
+    init: Initialiser of the kernels, a name in `flax.nnx.initializers`.
   """
 
   convs: tuple[Conv, ...]
@@ -72,78 +121,49 @@ class Classifier:
   dropout: float = 0.0
   slope: float = 0.0
   padding: str = "border"
-  halve: bool = False
+  halves_from: int = 0
   init: str = "lecun_normal"
 
   def resized(
     self, width: float, localisation_width: float, dropout: bool = True
   ) -> "Classifier":
-    """The same with every filter and hidden unit count multiplied.
+    """The same with other numbers of filters and hidden units.
 
     Args:
-      width: multiplies the classifier's.
-      localisation_width: multiplies the localisation nets'.
-      dropout: whether to keep it; what is narrow learns little with it.
+      width: Factor on those of the classifier.
+      localisation_width: Factor on those of the localisation nets.
+      dropout: Whether to keep the dropout; narrow networks learn little with
+        it.
 
     Raises:
-      ValueError: for a factor that is not positive, or so large that a
-        layer would have 2^31 units.
+      ValueError: For a factor that is not positive, or so large that a layer
+        would have 2^31 units.
     """
-    factors = {"width": width, "localisation_width": localisation_width}
-    for name, factor in factors.items():
-      if not 0 < factor < _WIDEST:
-        raise ValueError(
-          f"{name} must be positive and less than {_WIDEST:,}, got {factor}"
-        )
+    check_factors(width=width, localisation_width=localisation_width)
     return dataclasses.replace(
       self,
       convs=tuple(
         dataclasses.replace(
           conv,
-          filters=_scaled(conv.filters, width),
+          filters=scaled(conv.filters, width),
           dropout=conv.dropout * dropout,
         )
         for conv in self.convs
       ),
       dropout=self.dropout * dropout,
-      dense=tuple(_scaled(units, width) for units in self.dense),
+      dense=tuple(scaled(units, width) for units in self.dense),
       localisation={
         size: dataclasses.replace(
           net,
           convs=tuple(
-            (_scaled(filters, localisation_width), kernel_size)
+            (scaled(filters, localisation_width), kernel_size)
             for filters, kernel_size in net.convs
           ),
-          dense=tuple(_scaled(u, localisation_width) for u in net.dense),
+          dense=tuple(scaled(u, localisation_width) for u in net.dense),
         )
         for size, net in self.localisation.items()
       },
     )
-
-
-def find(dataset: str, perturbation: str = "none") -> Classifier:
-  """The classifier of a data set.
-
-  Args:
-    dataset: one of `stnjax.data.SETS`.
-    perturbation: one of `stnjax.data.perturbations.PERTURBATIONS`; MNIST's
-      localisation nets depend on it.
-
-  Raises:
-    ValueError: for a set without a classifier.
-  """
-  checks.option("dataset", dataset, tuple(_BY_DATASET))
-  classifier = _BY_DATASET[dataset]
-  if classifier is MNIST and perturbation in ("translation", "scale"):
-    return MNIST_TRANSLATION if perturbation == "translation" else MNIST_SCALE
-  return classifier
-
-
-_WIDEST = 2**19  # of layers of 3072 units: fewer than 2^31 of them
-
-
-def _scaled(count: int, factor: float) -> int:
-  return max(1, round(factor * count))
 
 
 MNIST = Classifier(
@@ -156,7 +176,7 @@ MNIST = Classifier(
 MNIST_TRANSLATION = dataclasses.replace(
   MNIST,
   localisation={"small": Localisation(((20, 5), (20, 5)), (20,))},
-  halve=True,
+  halves_from=60,  # smaller ones are of the size that it returns
 )
 MNIST_SCALE = dataclasses.replace(
   MNIST,
@@ -168,8 +188,8 @@ MNIST_SCALE = dataclasses.replace(
 # from the first epoch on, is ours.
 HOUSE_NUMBERS = Classifier(
   convs=tuple(
-    Conv(filters, 5, pool=2 * (place % 2), dropout=0.5 * (place > 1))
-    for place, filters in enumerate((48, 64, 128, 160, 192, 192, 192, 192), 1)
+    Conv(filters, 5, pool=2 * (index % 2), dropout=0.5 * (index > 1))
+    for index, filters in enumerate((48, 64, 128, 160, 192, 192, 192, 192), 1)
   ),
   dense=(3072, 3072, 3072),
   dropout=0.5,
@@ -181,8 +201,8 @@ HOUSE_NUMBERS = Classifier(
 # The filters of the localisation nets are ours.
 PLANKTON = Classifier(
   convs=tuple(
-    Conv(filters, 3, pool=3 * (place in (2, 4, 7, 10)))
-    for place, filters in enumerate(
+    Conv(filters, 3, pool=3 * (index in (2, 4, 7, 10)))
+    for index, filters in enumerate(
       (32, 32, 64, 64, 128, 128, 128, 256, 256, 256), 1
     )
   ),
@@ -212,15 +232,3 @@ CIFAR = Classifier(
   localisation={"small": Localisation(((20, 5), (40, 5)), (80,))},
   padding="zeros",
 )
-
-_BY_DATASET = {
-  "mnist": MNIST,
-  "mnist_subset": MNIST,
-  "svhn": HOUSE_NUMBERS,
-  "street_numbers": HOUSE_NUMBERS,
-  "plankton": PLANKTON,
-  "drifters": PLANKTON,
-  "cifar10": CIFAR,
-  "svhn_cropped": CIFAR,
-  "street_digits": CIFAR,
-}

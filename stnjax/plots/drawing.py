@@ -1,4 +1,4 @@
-"""Parts that figures share: images, lines, arrows, legends, and styles."""
+"""Shared parts of figures: images, lines, arrows, legends, and styles."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import itertools
@@ -20,6 +20,7 @@ COLOURS = (
 )  # each of a contrast of 3 or more on white
 DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = "osD^vPX*<>"
+WIDTH = 9.0  # inches, of a page
 
 
 def styles(colours: Sequence[str] = COLOURS[1:]) -> Iterator[dict]:
@@ -29,25 +30,26 @@ def styles(colours: Sequence[str] = COLOURS[1:]) -> Iterator[dict]:
       yield {"color": colour, "linestyle": dashes}
 
 
-def text(name: str, most: int = 40) -> str:
-  """A name as Matplotlib shows it: no formula, and not across the page."""
-  if len(name) > most:
-    name = f"{name[: most // 2]}…{name[-(most // 2) :]}"
+def text(name: str, longest: int = 40) -> str:
+  """A name for Matplotlib: not read as a formula, shortened if too long."""
+  if len(name) > longest:
+    half = longest // 2
+    name = f"{name[:half]}…{name[-half:]}"
   name = name.replace("$", r"\$")
   return f" {name}" if name.startswith("_") else name  # legends leave those out
 
 
 def _handles(axes: Sequence[Axes]) -> tuple[list, list[str]]:
   """Legend entries of several panels, each name once."""
-  found = {}
+  by_label = {}
   for axis in axes:
     for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-      found.setdefault(label, handle)
-  return list(found.values()), list(found)
+      by_label.setdefault(label, handle)
+  return list(by_label.values()), list(by_label)
 
 
 def add_legend(figure: Figure, *axes: Axes) -> None:
-  """A legend of all panels: in the first, or below where it would hide it."""
+  """A legend of all panels: in the first one, or below if it is too large."""
   handles, labels = _handles(axes)
   if len(labels) <= 8 and max(map(len, labels), default=0) <= 16:
     axes[0].legend(handles, labels, frameon=False, fontsize=9)
@@ -56,13 +58,13 @@ def add_legend(figure: Figure, *axes: Axes) -> None:
 
 
 def legend_outside(
-  figure: Figure, axes: Sequence[Axes], where: str = "outside lower center"
+  figure: Figure, axes: Sequence[Axes], location: str = "outside lower center"
 ) -> None:
   """A legend of all panels beside them, for which the figure grows."""
   handles, labels = _handles(axes)
   columns = _columns(figure, labels)
   figure.legend(
-    handles, labels, loc=where, ncols=columns, frameon=False, fontsize=7
+    handles, labels, loc=location, ncols=columns, frameon=False, fontsize=7
   )
   more = max(0, len(labels) / columns - 2)
   figure.set_figheight(figure.get_figheight() + 0.15 * more)
@@ -74,12 +76,12 @@ def _columns(figure: Figure, labels: Sequence[str]) -> int:
   return max(1, min(len(labels), int(figure.get_figwidth() / width)))
 
 
-def tick(axis: Axes, places: Sequence[int]) -> None:
-  """Ticks at all places, or at some where they would not fit."""
+def tick(axis: Axes, values: Sequence[int]) -> None:
+  """Ticks at all values, or at some of them if all do not fit."""
   room = axis.get_position().width * axis.figure.get_figwidth()  # inches
-  digits = max((len(str(place)) for place in places), default=1)
-  if len(places) * (0.08 + 0.09 * digits) <= room:
-    axis.set_xticks(places)
+  digits = max((len(str(value)) for value in values), default=1)
+  if len(values) * (0.08 + 0.09 * digits) <= room:
+    axis.set_xticks(values)
   else:
     axis.locator_params(axis="x", integer=True)
 

@@ -160,24 +160,29 @@ def _maker(
 ) -> Callable[[jax.Array], placement.Network]:
   """The function from a key to the network, which may be traced."""
   options = _backbone_options(settings, setup)
+  parsed = placement.parse(settings.network)
   gradient = settings.localisation_scheme == "gradient"
-  make_backbone = functools.partial(setup.make_backbone, **options)
-  geometry = placement.probed(make_backbone, settings.network, setup.task)
+
+  geometry = placement.probe_backbone(
+    setup.make_backbone,
+    setup.task,
+    depths=parsed.geometry_depths,
+    **options,
+  )
 
   def make(key: jax.Array) -> placement.Network:
     return placement.create(
-      make_backbone,
-      settings.network,
+      setup.make_backbone,
+      parsed,
       setup.task,
       family=settings.family,
       localisation=settings.localisation,
       padding=settings.padding,
       batch_norm=settings.batch_norm,
       theta_gradient=settings.localisation_lr if gradient else 1.0,
-      # Downsampled images have the size that halving would give them.
-      halve_output=False if settings.downsample > 1 else None,
       geometry=geometry,
       rngs=nnx.Rngs(key),
+      **options,
     )
 
   return make
@@ -190,10 +195,11 @@ def _backbone_options(settings: Settings, setup: Setup) -> dict[str, Any]:
     ValueError: for one that differs from its default and is not taken.
   """
   taken = inspect.signature(setup.make_backbone).parameters
+  takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
   options = {}
   for name in ("width", "localisation_width", "dropout"):
     value = getattr(settings, name)
-    if name in taken:
+    if takes_all or name in taken:
       options[name] = value
     elif value != getattr(Settings, name):
       raise ValueError(
@@ -260,8 +266,10 @@ def build_trainer(
   states = [steps.init_state(network, optimiser) for network in networks]
   gradient = networks[0].theta_gradient
   phases = [
-    steps.with_iterations(
-      networks[0], more, gradient if group else gradient / 2**more
+    nnx.graphdef(
+      networks[0].with_iterations(
+        more, theta_gradient=gradient if group else gradient / 2**more
+      )
     )
     for more in range(1, len(starts) + 1)
   ]

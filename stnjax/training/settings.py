@@ -121,8 +121,9 @@ class Settings:
   )
   use_validation_split: bool = _setting(
     False,
-    "Whether to train without the last tenth of the training set and to"
-    " evaluate on it instead of on the test set, for tuning.",
+    "Whether to train without the last tenth of the training set (of each"
+    " class, if it is sorted by class) and to evaluate on it instead of on the"
+    " test set, for tuning.",
   )
   eval_passes: int = _setting(
     10,
@@ -137,7 +138,7 @@ class Settings:
     parsed = placement.parse(self.network)
     if not self.more_iterations:
       return
-    if not parsed.can_iterate:
+    if not parsed.repeats:
       raise ValueError(
         f"more_iterations: {self.network} has no transformer to repeat;"
         " accepted: STN-C, STN-DL and STN-SL"
@@ -161,13 +162,13 @@ class Settings:
     parts = (
       self.network,
       self.family,
-      self.dataset.replace("/", "_"),
+      self.dataset,
       self.perturbation,
       *([self.backbone] if self.backbone else []),
       f"lr_{self.learning_rate:g}",
       f"seed_{self.seed}",
     )
-    return "-".join(parts)
+    return "-".join(parts).replace("/", "_")
 
 
 def from_json(values: Mapping[str, Any]) -> Settings:

@@ -90,24 +90,6 @@ def split(network: nnx.Module) -> Parts:
   return Parts(*nnx.split(network, nnx.Param, nnx.RngState, ...))
 
 
-def with_iterations(
-  network: placement.Network, more: int, theta_gradient: float
-) -> nnx.GraphDef:
-  """The static part of a network with more iterations.
-
-  Iterations share their parameters, so that the state stays what it is.
-
-  Args:
-    network: Network with its first iterations.
-    more: Iterations to add.
-    theta_gradient: Multiplier on the gradient at theta of the new network.
-  """
-  larger = nnx.clone(network)
-  larger.placement = network.placement.iterated(more)
-  larger.theta_gradient = theta_gradient
-  return nnx.graphdef(larger)
-
-
 @promotion.usual
 def init_state(
   network: nnx.Module, optimiser: optax.GradientTransformation
@@ -170,6 +152,7 @@ def train_step(
   if axis_name is not None:
     grads = lax.pmean(grads, axis_name)
     sums = lax.psum(sums, axis_name)
+    stats = _averaged(stats, axis_name)
   updates, optimiser = spec.optimiser.update(
     grads, state.optimiser, state.params
   )
@@ -203,6 +186,19 @@ def eval_step(
   output = spec.network(state)(images)
   losses = _losses(output.logits, batch.labels)
   return Prediction(losses, output.logits.argmax(-1), output.pose, truth)
+
+
+def _averaged(stats: nnx.State, axis_name: str) -> nnx.State:
+  """State averaged over devices, so that all keep the same; counts stay.
+
+  Batch norms have averaged theirs; other layers know of no devices.
+  """
+  return jax.tree.map(
+    lambda x: (
+      lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+    ),
+    stats,
+  )
 
 
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:

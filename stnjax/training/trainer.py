@@ -209,9 +209,9 @@ class Trainer:
     """The choice between jit and pmap, for a loop of one seed.
 
     Args:
-      loop: of (shard, axis_name, seed, state, data, clutter_images, number).
+      loop: Function of (shard, axis_name, seed, state, data, clutter_images,
+        number).
     """
-    count = len(self._devices)
 
     def seeds(shard, axis_name, seeds, states, *shared):
       def one(seed_and_state):
@@ -219,34 +219,44 @@ class Trainer:
 
       return self._each_seed(one)((seeds, states))
 
-    if count == 1:
-      jitted = jax.jit(functools.partial(seeds, 0, None))
-      return _Loop(
-        lambda *args: jitted(
-          *jax.device_put((self._seeds, *args), self._devices[0])
-        ),
-        functools.partial(jitted.lower, self._seeds),
-      )
-    if self._spread:
-      spread = jax.pmap(
-        functools.partial(seeds, 0, None),
-        in_axes=(0, 0, None, None, None),
-        devices=self._devices,
-      )
+    if len(self._devices) == 1:
+      return self._on_one_device(seeds)
+    return self._spread_seeds(seeds) if self._spread else self._split(seeds)
 
-      def split(tree):
-        return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
+  def _on_one_device(self, seeds: Callable) -> _Loop:
+    jitted = jax.jit(functools.partial(seeds, 0, None))
+    return _Loop(
+      lambda *args: jitted(
+        *jax.device_put((self._seeds, *args), self._devices[0])
+      ),
+      functools.partial(jitted.lower, self._seeds),
+    )
 
-      def run(states, *args):
-        result = spread(split(self._seeds), split(states), *args)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
+  def _spread_seeds(self, seeds: Callable) -> _Loop:
+    """Devices take whole seeds, and tell each other nothing."""
+    count = len(self._devices)
+    spread = jax.pmap(
+      functools.partial(seeds, 0, None),
+      in_axes=(0, 0, None, None, None),
+      devices=self._devices,
+    )
 
-      @promotion.usual
-      def lower(states, *args):
-        states = jax.eval_shape(split, states)
-        return spread.lower(split(self._seeds), states, *args)
+    def split(tree):
+      return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
 
-      return _Loop(run, lower)
+    def run(states, *args):
+      result = spread(split(self._seeds), split(states), *args)
+      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
+
+    @promotion.usual
+    def lower(states, *args):
+      states = jax.eval_shape(split, states)
+      return spread.lower(split(self._seeds), states, *args)
+
+    return _Loop(run, lower)
+
+  def _split(self, seeds: Callable) -> _Loop:
+    """Devices split every batch, and average gradients and statistics."""
     mapped = jax.pmap(
       lambda shard, *args: seeds(shard, _AXIS, *args),
       axis_name=_AXIS,
@@ -255,11 +265,11 @@ class Trainer:
       devices=self._devices,
     )
     local = [
-      place
-      for place, device in enumerate(self._devices)
+      index
+      for index, device in enumerate(self._devices)
       if device.process_index == jax.process_index()
     ]
-    every = np.arange(count, dtype=np.int32)
+    every = np.arange(len(self._devices), dtype=np.int32)
     return _Loop(
       functools.partial(mapped, every[local], self._seeds),
       functools.partial(mapped.lower, every, self._seeds),

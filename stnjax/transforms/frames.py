@@ -40,7 +40,8 @@ def centred(
   """
   into, out = _extents(theta, input_shape, output_shape, align_corners)
   ratio = (into[:, None] / out)[: theta.shape[-2]]
-  given, rounded = theta, np.zeros((), bool)
+  given: jax.Array = theta
+  rounded: jax.Array | np.ndarray = np.zeros((), bool)
   if rescale and theta.shape[-2] == theta.shape[-1]:
     theta = homogeneous.rescaled(given)
     rounded = given[..., -1:, -1:] != theta[..., -1:, -1:]

@@ -8,12 +8,14 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
 from PIL import Image
+import pytest
 
 from stnjax import data
 from stnjax.data import __main__ as command
@@ -121,23 +123,40 @@ class PrepareTest(absltest.TestCase):
     root = pathlib.Path(self.create_tempdir().full_path)
     for split in ("train", "test", "extra"):
       os.mkfifo(root / f"{split}.tar.gz")  # opening one waits for a writer
-    process = subprocess.Popen(
-      [
-        *(sys.executable, "-m", "stnjax.data", "prepare", "--dataset=svhn"),
-        *(f"--manual_dir={root}", f"--data_dir={root}/tfds"),
-      ],
-      stderr=subprocess.PIPE,
-      text=True,
+    stopped = []
+
+    def stop():
+      deadline = time.monotonic() + 60
+      while time.monotonic() < deadline and not stopped:
+        stopped.extend(root.glob("tfds/svhn/incomplete.*"))
+        time.sleep(0.05)
+      os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    code, _, err = run(
+      "prepare",
+      "--dataset=svhn",
+      f"--manual_dir={root}",
+      f"--data_dir={root}/tfds",
     )
-    deadline = time.monotonic() + 60
-    while not list(root.glob("tfds/svhn/incomplete.*")):
-      self.assertLess(time.monotonic(), deadline)
-      time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    self.assertEqual(process.returncode, 128 + signal.SIGTERM)
+    stopper.join()
+    self.assertLen(stopped, 1)
+    self.assertEqual(code, 128 + signal.SIGTERM)
     self.assertRegex(err, "(^|\n)interrupted; svhn was not prepared.*\n$")
     self.assertEmpty(list(root.glob("tfds/svhn/*")))
+    self.assertIs(signal.getsignal(signal.SIGTERM), before)
+
+  @pytest.mark.slow
+  def test_as_a_command(self):
+    done = subprocess.run(
+      [sys.executable, "-m", "stnjax.data", "prepare", "--dataset=svhn"],
+      capture_output=True,
+      text=True,
+    )
+    self.assertEqual((done.returncode, done.stdout), (1, ""))
+    self.assertRegex(done.stderr, "^error: dataset 'svhn' needs manual_dir.*")
 
 
 class ListTest(absltest.TestCase):

@@ -62,7 +62,7 @@ class DamagedTest(parameterized.TestCase):
     for path in sorted(folder.iterdir()):
       whole = path.read_bytes()
       used = np.flatnonzero(np.frombuffer(whole, np.uint8))
-      for offset in (0, len(whole) - 1, *rng.choice(used, 40)):
+      for offset in (0, len(whole) - 1, *rng.choice(used, 25)):
         damaged = bytearray(whole)
         damaged[offset] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
@@ -75,7 +75,7 @@ class DamagedTest(parameterized.TestCase):
           for array, expected in zip(examples, good, strict=True):
             np.testing.assert_array_equal(array, expected)
       path.write_bytes(whole)
-    self.assertGreater(refused, 80)
+    self.assertGreater(refused, 50)
 
   @FORMATS
   def test_flipped_bytes_of_records(self, file_format):

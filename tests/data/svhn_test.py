@@ -153,7 +153,7 @@ class SvhnTest(absltest.TestCase):
   def test_labels_are_padded_with_blank(self):
     b = BLANK
     self.assertEqual(
-      self.data.labels.tolist(),
+      self.examples.labels.tolist(),
       [
         [5, b, b, b, b],
         [1, 0, b, b, b],
@@ -162,8 +162,8 @@ class SvhnTest(absltest.TestCase):
         [6, 7, 8, 9, 0],
       ],
     )
-    self.assertEqual(self.data.labels.dtype, np.int32)
-    self.assertEqual(self.data.images.dtype, np.uint8)
+    self.assertEqual(self.examples.labels.dtype, np.int32)
+    self.assertEqual(self.examples.images.dtype, np.uint8)
 
   def test_pixels_are_those_of_the_grown_box(self):
     # 10 x 20 grows by 1.5 and 3 on each side: x 28.5-41.5, y 17-43.
@@ -180,7 +180,7 @@ class SvhnTest(absltest.TestCase):
       photo(9)[18:32, 6:38],
     ]
     np.testing.assert_array_equal(
-      self.data.images, [resized(crop) for crop in expected]
+      self.examples.images, [resized(crop) for crop in expected]
     )
 
   def test_what_is_left_out_is_named(self):
@@ -199,7 +199,7 @@ class SvhnTest(absltest.TestCase):
     examples = data.load("svhn", split, str(self.root / "tfds"))
     self.assertEqual(examples.images.shape, (6, 64, 64, 3))
     self.assertEqual(examples.labels[5].tolist(), [4, 2, 10, 10, 10])
-    np.testing.assert_array_equal(examples.images[:5], self.data.images)
+    np.testing.assert_array_equal(examples.images[:5], self.examples.images)
     with self.assertRaisesRegex(ValueError, "'extra.dev'.*train, extra, test"):
       data.load("svhn", "extra+dev", str(self.root / "tfds"))
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import subprocess
 import sys
 from unittest import mock
 
@@ -54,9 +53,9 @@ class EitherTest(parameterized.TestCase):
     drawn = {
       example(builder_class, index, split)[0].tobytes()
       for split in ("train", "test")
-      for index in range(60)
+      for index in range(30)
     }
-    self.assertLen(drawn, 120)
+    self.assertLen(drawn, 60)
 
   @NAMED
   def test_sizes_are_balanced_and_those_of_the_description(
@@ -94,20 +93,7 @@ class EitherTest(parameterized.TestCase):
     self.assertEqual(found, {i.tobytes(): n for i, n in drawn})
     test = data.load(name, "test", root)  # would take long once more
     self.assertEqual(np.bincount(test.labels).tolist(), [1] * count)
-
-  def test_generating_needs_no_tensorflow(self):
-    root = self.create_tempdir().full_path
-    code = (
-      "import sys\n"
-      "from stnjax import data, paper\n"
-      "from stnjax.data.synthetic import synthetic_digits as d\n"
-      "from stnjax.data.synthetic import synthetic_plankton as p\n"
-      "for module in (d, p):\n"
-      "  module.SIZES = {'train': 3, 'test': 2}\n"
-      f"  data.load(module.__name__.split('.')[-1], 'test', {root!r})\n"
-      "assert 'tensorflow' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    self.assertNotIn("tensorflow", sys.modules)
 
 
 class SyntheticDigitsTest(absltest.TestCase):
@@ -196,12 +182,12 @@ class SyntheticPlanktonTest(absltest.TestCase):
       np.stack(
         [features(example(PLANKTON, index, split)[0]) for index in range(count)]
       )
-      for split, count in (("train", 200), ("test", 100))
+      for split, count in (("train", 160), ("test", 60))
     )
     spread = train.std(0) + 1e-6
-    means = (train / spread).reshape(10, 20, -1).mean(0)
+    means = (train / spread).reshape(8, 20, -1).mean(0)
     away = ((test / spread)[:, None] - means) ** 2
-    right = away.sum(-1).argmin(1) == np.arange(100) % 20
+    right = away.sum(-1).argmin(1) == np.arange(60) % 20
     # Chance is 0.05; not all of it is that easy.
     self.assertBetween(right.mean(), 0.5, 0.9)
 

@@ -7,12 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import audit, report
 from experiments.lib import loop
-from experiments.reporting import finished
+from experiments.reporting import auditing, finished, report
 from stnjax import alignability
 from stnjax.files import RunError
-from stnjax.placement import networks
 from stnjax.training import building, trained
 from stnjax.training.run_folder import Run
 from tests import scripts, toy_sets
@@ -38,7 +36,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def audits(workdir):
   with toy_sets.loaded():
-    return audit.audit(Run(workdir, TOY), count=4, steps=2)
+    return auditing.audit(Run(workdir, TOY), count=4, steps=2)
 
 
 def test_the_network_of_a_run_is_the_one_that_was_evaluated(workdir):
@@ -46,10 +44,12 @@ def test_the_network_of_a_run_is_the_one_that_was_evaluated(workdir):
   images = toy_sets.load("mnist_subset", "train").images
   tested = toy_sets.load("mnist_subset", "test").images
   predictions = {}
-  for trained in (True, False):
-    network, recipe = trained.network_of(run, images, trained=trained)
-    logits = network(audit.prepare(recipe, tested)).logits
-    predictions[trained] = np.asarray(logits.argmax(axis=-1))
+  for state in (True, False):
+    network, preparation = trained.network_of(
+      run, building.find(TOY), images, trained=state
+    )
+    logits = network(auditing.prepare(preparation, tested)).logits
+    predictions[state] = np.asarray(logits.argmax(axis=-1))
   _, _, arrays = scripts.metrics(workdir, TOY)
   np.testing.assert_array_equal(predictions[True], arrays["predicted"][0])
   assert (predictions[False] != predictions[True]).any()
@@ -58,11 +58,12 @@ def test_the_network_of_a_run_is_the_one_that_was_evaluated(workdir):
 def test_a_run_without_checkpoint_has_no_trained_network(tmp_path):
   images = toy_sets.load("mnist_subset", "train").images
   with pytest.raises(RunError, match="has no checkpoint to read the netw"):
-    trained.network_of(Run(str(tmp_path), TOY), images)
+    trained.network_of(Run(str(tmp_path), TOY), building.find(TOY), images)
 
 
+@pytest.mark.slow
 def test_both_states_and_all_layers_are_audited(audits):
-  assert tuple(audits) == audit.STATES
+  assert tuple(audits) == auditing.STATES
   for one in audits.values():
     assert one.layers == ("input", "block 1", "block 2")
     assert list(one.families) == list(alignability.FAMILIES)
@@ -71,33 +72,36 @@ def test_both_states_and_all_layers_are_audited(audits):
     for by_family in one.residuals.values():
       assert by_family["translation"].best.max() < 1e-4
       assert all((r.coverage == 1).all() for r in by_family.values())
-  trained, untrained = (
+  after, before = (
     one.residuals["block 2"]["rotation"].aligned for one in audits.values()
   )
-  assert (trained != untrained).all()
+  assert (after != before).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["STN-C0", "STN-C1", "STN-SL1", "DEF1"])
 def test_features_are_those_that_the_network_passes_on(name):
   """Where the transformer is the identity, with its batch norm."""
   settings = dataclasses.replace(TOY, network=name, batch_norm=True)
-  network = building.build_network(settings)
+  network = building.build_network(settings, building.find(settings))
   rng = np.random.default_rng(0)
   images = rng.normal(size=(3, 28, 28, 1)).astype(np.float32)
   for _ in range(3):
     network(5 * images + 3, train=True)  # statistics of their own
   deepest = [*network.features(images).values()][-1]
-  logits = network.head(deepest.reshape(3, -1))
+  logits = network.head(deepest)
   np.testing.assert_allclose(logits, network(images).logits, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_fields_of_the_network_are_what_a_probe_finds():
-  network = building.build_network(TOY)
+  network = building.build_network(TOY, building.find(TOY))
   images = np.random.default_rng(0).normal(size=(2, 60, 60, 1))
   probed = alignability.probe(network.features, images.astype(np.float32))
   assert probed == network.geometry()
 
 
+@pytest.mark.slow
 def test_audits_are_kept_and_reported(audits, workdir):
   run = Run(workdir, TOY)
   assert finished.read_audits(run.path) == {}
@@ -147,9 +151,3 @@ def test_mistakes(flags, message, workdir):
   assert result.returncode != 0
   assert "Traceback" not in result.stderr
   assert message in result.stderr + result.stdout
-
-
-def test_receptive_fields_of_no_layer_are_pixels():
-  assert networks.receptive_fields([]) == alignability.Geometry(
-    (0.0, 0.0), (1.0, 1.0), (0.0, 0.0)
-  )

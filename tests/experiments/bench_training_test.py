@@ -1,5 +1,7 @@
 """The benchmark of training: that it compares the same networks, and runs."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 
@@ -11,190 +13,239 @@ import optax
 import pytest
 import torch
 
-from experiments import bench_training
-from stnjax import data as datasets
-from stnjax.placement import placements
-from stnjax.training import runs, steps
+from experiments.bench import training, training_stnjax, training_torch
+from experiments.bench.training_spec import TrainingSpec
+from stnjax import placement
+from stnjax.training import optimisers
 from tests import scripts
 
 
-def run(*flags):
-  return scripts.run("bench_training", *flags)
+@functools.cache
+def settings_of(name, protocol="sweep"):
+  """The settings of a narrow network."""
+  followed, changes = training.PROTOCOLS[protocol](), {"batch_size": 4}
+  return training.settings_of(followed, [name], 1, width=0.05, **changes)[0]
 
 
-def settings_of(name, protocol="sweep", **changes):
-  changes = {"width": 0.05, "batch_size": 4} | changes
-  return bench_training.PROTOCOLS[protocol].of(name, **changes)
+@functools.cache
+def network_of(settings):
+  return training_stnjax.warping(training_stnjax.build_network(settings))
 
 
-def pair(name, **changes):
+def peer_of(settings, network):
+  peer = training_torch.Network(training_stnjax.network_spec(settings))
+  training_torch.load_weights(peer, training_stnjax.weights(network))
+  return peer
+
+
+def pair(name, protocol="sweep"):
   """A network whose transformer warps, torch's with its weights, images."""
-  settings = settings_of(name, **changes)
-  network = bench_training.turned(runs.build_network(settings))
-  peer = bench_training.torch_network(settings)
-  bench_training.copy_weights(network, peer)
+  settings = settings_of(name, protocol)
+  network = network_of(settings)
   images = np.random.default_rng(0).normal(size=(4, 28, 28, 1))
-  return network, peer, images.astype(np.float32)
+  return network, peer_of(settings, network), images.astype(np.float32)
+
+
+def stnjax_optimiser(settings, total_steps):
+  """The optimiser of a run of so many steps."""
+  return optimisers.make_optimiser(
+    settings.optimiser,
+    settings.learning_rate,
+    total_steps,
+    placement.parse(settings.network),
+    schedule_name=settings.schedule,
+    localisation_lr=settings.localisation_lr,
+    pre_transformer_lr=settings.pre_transformer_lr,
+  )
 
 
 class SameNetworkTest(parameterized.TestCase):
-  @parameterized.parameters(
-    *((name, "sweep") for name in bench_training.NETWORKS),
-    ("STN-C1", "paper"),
-    ("STN-DL1", "paper"),
-  )
-  def test_same_logits_until_a_weight_changes(self, name, protocol):
-    network, peer, images = pair(name, protocol=protocol)
-    bench_training.check_same_size(name, network, peer)
-    bench_training.check_same_logits(name, network, peer, images)
-    for changed in (
-      peer.blocks[0],
-      *(p["head"] for p in peer.localisers.values()),
-    ):
-      before = changed.bias.detach().clone()
+  def check_until_a_weight_changes(self, name, protocol):
+    network, peer, images = pair(name, protocol)
+    training.check_same_size(name, network, peer)
+    training.check_same_logits(name, network, peer, images)
+    changing = [peer.blocks[0]]
+    if peer.localiser is not None:
+      changing.append(peer.localiser.head)
+    for layer in changing:
+      before = layer.bias.detach().clone()
       with torch.no_grad():
-        changed.bias += 0.1
+        layer.bias += 0.1
         with self.assertRaisesRegex(RuntimeError, f"{name} .* logits are off"):
-          bench_training.check_same_logits(name, network, peer, images)
-        changed.bias.copy_(before)
-    bench_training.check_same_logits(name, network, peer, images)
+          training.check_same_logits(name, network, peer, images)
+        layer.bias.copy_(before)
+    training.check_same_logits(name, network, peer, images)
+
+  def test_same_logits_until_a_weight_changes(self):
+    self.check_until_a_weight_changes("STN-C1", "sweep")
+
+  @parameterized.parameters(
+    ("CNN", "sweep"),
+    ("STN-C0", "sweep"),
+    ("STN-C1", "paper"),
+    ("STN-DL1", "sweep"),
+    ("STN-DL1", "paper"),
+    ("STN-SL1", "sweep"),
+  )
+  @pytest.mark.slow
+  def test_same_logits_of_other_networks(self, name, protocol):
+    self.check_until_a_weight_changes(name, protocol)
 
   def test_logits_that_are_no_numbers_are_noticed(self):
-    network, peer, images = pair("CNN")
+    network, peer, images = pair("STN-C1")
     with torch.no_grad():
       peer.head.bias.fill_(np.nan)
     with self.assertRaisesRegex(RuntimeError, "logits are off by up to nan"):
-      bench_training.check_same_logits("CNN", network, peer, images)
+      training.check_same_logits("STN-C1", network, peer, images)
 
   def test_another_size_is_noticed(self):
-    network, _, _ = pair("CNN", width=0.05)
-    _, peer, _ = pair("CNN", width=0.1)
-    with self.assertRaisesRegex(RuntimeError, "CNN .* parameters instead of"):
-      bench_training.check_same_size("CNN", network, peer)
+    settings = settings_of("STN-C1")
+    spec = training_stnjax.network_spec(settings)
+    wider = dataclasses.replace(spec, hidden=(*spec.hidden[:-1], 33))
+    peer = training_torch.Network(wider)
+    with self.assertRaisesRegex(RuntimeError, "STN-C1 .* parameters instead"):
+      training.check_same_size("STN-C1", network_of(settings), peer)
 
-  @parameterized.parameters(
-    ("STN-SL1", "paper", {}),
-    ("STN-C1", "paper", dict(before_lr=0.5)),
-    ("STN-DL1", "sweep", dict(localisation_lr=0.3)),
-  )
-  def test_same_steps_of_the_optimiser(self, name, protocol, changes):
+
+class SameOptimiserTest(parameterized.TestCase):
+  def check_steps(self, name, protocol, changes):
     """From the same gradients, through all of the schedule."""
-    settings = settings_of(name, protocol, **changes)
-    network, peer, _ = pair(name, protocol=protocol, **changes)
-    gradients = nnx.clone(network)  # as large as the weights, not the weights
-    slopes = bench_training.torch_network(settings)
-    bench_training.copy_weights(gradients, slopes)
-    for parameter, slope in zip(peer.parameters(), slopes.parameters()):
-      parameter.grad = slope.detach().clone()
-    ours = steps.make_optimiser(
-      settings.optimiser,
-      settings.learning_rate,
-      8,
-      placements.parse(name),
-      schedule=settings.schedule,
-      localisation_lr=settings.localisation_lr,
-      before_lr=settings.before_lr,
+    network, peer, _ = pair(name)
+    settings = dataclasses.replace(
+      training.PROTOCOLS[protocol]().settings, network=name, **changes
     )
-    params, grads = (
-      nnx.state(module, nnx.Param) for module in (network, gradients)
-    )
+    network = nnx.clone(network)
+    # As large as the weights, and in the same places.
+    for parameter in peer.parameters():
+      parameter.grad = parameter.detach().clone()
+    params = gradients = nnx.state(network, nnx.Param)
+    ours = stnjax_optimiser(settings, 8)
     state = ours.init(params)
-    optimiser, schedule = bench_training.torch_optimiser(settings, peer, 8)
+    optimiser, schedule = training_torch.make_optimiser(
+      peer, spec_of(settings, total_steps=8)
+    )
+
+    @jax.jit
+    def step(params, state):
+      updates, state = ours.update(gradients, state, params)
+      return optax.apply_updates(params, updates), state
+
     for _ in range(8):
-      updates, state = ours.update(grads, state, params)
-      params = optax.apply_updates(params, updates)
+      params, state = step(params, state)
       optimiser.step()
       schedule.step()
     nnx.update(network, params)
-    expected = bench_training.torch_network(settings)
-    bench_training.copy_weights(network, expected)
+    expected = peer_of(settings_of(name), network)
     for (path, ours), theirs in zip(
-      expected.named_parameters(), peer.parameters()
+      expected.named_parameters(), peer.parameters(), strict=True
     ):
       np.testing.assert_allclose(
         ours.detach(), theirs.detach(), rtol=1e-4, atol=1e-6, err_msg=path
       )
 
-  @pytest.mark.slow
-  def test_torch_learns(self):
-    torch.manual_seed(0)
-    settings = settings_of("CNN", batch_size=16)
-    rng = np.random.default_rng(0)
-    labels = np.arange(64, dtype=np.int32) % 2
-    images = rng.integers(0, 100, (64, 28, 28, 1)).astype(np.uint8)
-    images[labels == 1] += 100
-    data = datasets.Data(images, labels)
-    program, _ = runs.build_program([settings], images, jax.devices()[:1])
-    peer = bench_training.torch_network(settings)
-
-    def loss():
-      x = torch.tensor(images).permute(0, 3, 1, 2) / 255
-      with torch.no_grad():
-        logits = peer((x - 0.1307) / 0.3081)
-      expected = torch.tensor(labels).long()
-      return float(torch.nn.functional.cross_entropy(logits, expected))
-
-    before = loss()
-    bench_training.torch_training(settings, program.recipe, peer, data, 30)()
-    self.assertLess(loss(), 0.9 * before)
-
-
-class ScriptTest(parameterized.TestCase):
-  @pytest.mark.slow
-  def test_small_run_and_no_overwriting(self):
-    output = self.create_tempdir().full_path
-    done = run(
-      "--networks=STN-SL1",
-      "--width=0.05",
-      "--batch_size=4",
-      "--steps=1",
-      "--rounds=1",
-      "--seeds=2",
-      f"--output={output}",
-    )
-    self.assertEqual(done.returncode, 0, done.stderr)
-    text = (pathlib.Path(output) / "bench_training.md").read_text()
-    self.assertIn(
-      "| stnjax (s/epoch) | stnjax, 2 seeds (s/epoch) | torch (s/epoch) |", text
-    )
-    self.assertIn("All of it, 15 epochs of each, in minutes: stnjax ", text)
-    self.assertIn("| STN-SL1 | ", text)
-    results = json.loads(
-      (pathlib.Path(output) / "bench_training.json").read_text()
-    )
-    self.assertEqual(results["machine"]["backend"], "cpu")
-    self.assertEqual(results["settings"]["batch_size"], 4)
-    self.assertEqual((results["protocol"], results["images"]), ("sweep", 10000))
-    self.assertEqual(
-      [(row["library"], row["seeds"]) for row in results["rows"]],
-      [("stnjax", 1), ("stnjax", 2), ("torch", 1)],
-    )
-    for row in results["rows"]:
-      (seconds,) = row["seconds"]
-      self.assertGreater(seconds, 0)
-      self.assertAlmostEqual(row["seconds_per_epoch"], 2500 * seconds)
-    again = run(f"--output={output}")
-    self.assertEqual(again.returncode, 1)
-    self.assertIn("--overwrite replaces them", again.stderr + again.stdout)
+  def test_sgd_with_a_factor_in_front_of_the_transformer(self):
+    self.check_steps("STN-C1", "paper", dict(pre_transformer_lr=0.5))
 
   @parameterized.parameters(
-    ("--networks=DEF1", "network='DEF1' has no counterpart in torch"),
-    ("--networks=STN-SL1x2", "has no counterpart in torch"),
-    ("--networks=CNN,STN-C5", "depth 5 is deeper than the classifier"),
-    ("--networks=CNN,CNN", "--networks must name at least one, each once"),
-    ("--width=0", "width must be positive"),
-    ("--batch_size=20000", "--batch_size must be at most 10000"),
-    ("--steps=0", "--steps"),
-    ("--seeds=0", "--seeds"),
-    ("--protocol=svhn", "--protocol"),
-    ("--shapes=2x8x8x1", "shapes"),
-    ("now", "unexpected argument 'now'"),
+    ("STN-SL1", "paper", {}),
+    ("STN-DL1", "sweep", dict(localisation_lr=0.3)),
   )
-  def test_wrong_flags_are_named(self, flag, message):
-    done = run(flag, f"--output={self.create_tempdir().full_path}")
-    self.assertNotEqual(done.returncode, 0)
-    self.assertIn(message, done.stderr + done.stdout)
-    self.assertNotIn("Traceback", done.stderr)
+  @pytest.mark.slow
+  def test_others(self, name, protocol, changes):
+    self.check_steps(name, protocol, changes)
+
+
+def spec_of(settings, **changes):
+  images = np.zeros((settings.batch_size, 28, 28, 1), np.uint8)
+  spec = training_stnjax.training_spec(settings, images)
+  return dataclasses.replace(spec, **changes)
+
+
+@pytest.mark.slow
+def test_torch_learns():
+  torch.manual_seed(0)
+  rng = np.random.default_rng(0)
+  labels = np.arange(64, dtype=np.int32) % 2
+  images = rng.integers(0, 100, (64, 28, 28, 1)).astype(np.uint8)
+  images[labels == 1] += 100
+  spec = TrainingSpec(
+    batch_size=16,
+    total_steps=60,
+    optimiser="adam",
+    learning_rate=1e-3,
+    schedule="cosine",
+    localisation_lr=1.0,
+    pre_transformer_lr=1.0,
+    mean=0.1307,
+    std=0.3081,
+  )
+  network = training_stnjax.network_spec(settings_of("CNN"))
+  peer = training_torch.Network(network)
+
+  def loss():
+    pixels = (images / np.float32(255) - spec.mean) / spec.std
+    logits = training_torch.logits(peer, pixels.astype(np.float32))
+    expected = torch.tensor(labels).long()
+    return float(
+      torch.nn.functional.cross_entropy(torch.tensor(logits), expected)
+    )
+
+  before = loss()
+  training_torch.training(peer, spec, images, labels, 30)()
+  assert loss() < 0.9 * before
+
+
+@pytest.mark.parametrize(
+  "networks, changes, message",
+  [
+    (["DEF1"], {}, "network='DEF1' has no counterpart in torch"),
+    (["STN-SL1x2"], {}, "has no counterpart in torch"),
+    (["CNN", "STN-C5"], {}, "depth 5 is deeper than the backbone"),
+    (["CNN"], {"width": 0.0}, "width must be positive"),
+    (["CNN"], {"batch_size": 20000}, "--batch_size must be at most 10000"),
+    (["STN-C0"], {"width": 1e4}, "accepted: at most 2,147,483,647"),
+  ],
+)
+def test_networks_that_cannot_be_built(networks, changes, message):
+  with pytest.raises(ValueError, match=message):
+    training.settings_of(training.PROTOCOLS["sweep"](), networks, 1, **changes)
+
+
+def test_steps_beyond_an_epoch():
+  protocol = training.PROTOCOLS["sweep"]()
+  training.check_steps(protocol, protocol.settings, 156)
+  with pytest.raises(ValueError, match="--steps must be at most 156.*got 157"):
+    training.check_steps(protocol, protocol.settings, 157)
+
+
+@pytest.mark.slow
+def test_small_run(tmp_path):
+  done = scripts.run(
+    "bench_training",
+    "--networks=STN-SL1",
+    "--width=0.05",
+    "--batch_size=4",
+    "--steps=1",
+    "--rounds=1",
+    "--seeds=2",
+    f"--output={tmp_path}",
+  )
+  assert done.returncode == 0, done.stderr
+  text = pathlib.Path(tmp_path, "bench_training.md").read_text()
+  assert "| STN-SL1 | " in text
+  results = json.loads((tmp_path / "bench_training.json").read_text())
+  assert results["machine"]["backend"] == "cpu"
+  assert results["settings"]["batch_size"] == 4
+  assert (results["protocol"], results["images"]) == ("sweep", 10000)
+  assert [(row["library"], row["seeds"]) for row in results["rows"]] == [
+    ("stnjax", 1),
+    ("stnjax", 2),
+    ("torch", 1),
+  ]
+  for row in results["rows"]:
+    (seconds,) = row["seconds"]
+    assert seconds > 0
+    assert row["seconds_per_epoch"] == pytest.approx(2500 * seconds)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,30 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
 
-from experiments import audit, claims, prediction, report, sweep, train
-from experiments.reporting import finished
-from stnjax import alignability, files
-from stnjax.training import runs
+from experiments import claims, prediction
+from experiments.lib import loading, loop, planning, running
+from experiments.lib.jobs import Job
+from experiments.reporting import (
+  auditing,
+  correlations,
+  finished,
+  groups,
+  page,
+  report,
+  verdicts,
+)
+from stnjax import alignability
+from stnjax.files import RunError
+from stnjax.training import description
+from stnjax.training.run_folder import Run
 from tests import scripts, toy_sets
 
 TOY = dataclasses.replace(toy_sets.SETTINGS, network="STN-C0")
@@ -25,7 +39,7 @@ def audits():
   """An audit, made up, of two layers on three images."""
   rng = np.random.default_rng(0)
   families = {
-    name: alignability.Family(None, (1.0, 2.0), "px")
+    name: alignability.ImageTransforms(None, (1.0, 2.0), "px")
     for name in ("rotation", "shear")
   }
   geometry = {
@@ -42,12 +56,18 @@ def audits():
   return {"trained": alignability.Audit(families, geometry, residuals)}
 
 
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+  """Pictures are not drawn, which takes most of the time."""
+  monkeypatch.setattr(page, "png", lambda figure: b"a picture")
+
+
 @pytest.fixture
 def workdir(tmp_path):
   """Two finished runs, of which one will be damaged, in an odd folder."""
   folder = tmp_path / "a[1-3]*?"
   for settings in (TOY, CNN):
-    run = runs.Run(str(folder), settings)
+    run = Run(str(folder), settings)
     toy_sets.finish(run, error=0.125)
     finished.write_audits(run.path, audits())
   return folder
@@ -93,11 +113,11 @@ NAMES = ("config.json", "metrics.jsonl", "evaluation.npz", "results.json")
 
 
 def assert_only_one_is_read(workdir, capsys, name):
-  found, left = finished.read(workdir)
+  found, left_out = finished.read(workdir)
   assert [run.settings.network for run in found] == ["CNN"]
-  (one,) = left
+  (one,) = left_out
   assert TOY.name in one.name and name in one.damage
-  finished.announce(left)
+  finished.announce(left_out)
   (told,) = capsys.readouterr().err.splitlines()
   assert told.startswith(f"left out: {TOY.name}") and name in told
 
@@ -178,8 +198,10 @@ def test_results_of_another_form(edit, workdir, capsys):
     {"pose": lambda x: x[..., :2]},
     {"pose": lambda x: np.where(x == 1, np.nan, x)},
     {"pose": lambda x: x.astype(np.complex64)},
-    {"true_rotation": lambda x: np.stack([x] * 3, axis=-1)},
+    {"true_rotation": lambda x: x[..., None]},
     {"true_rotation": lambda x: x + np.inf},
+    {"predicted_rotation": None},
+    {"predicted_rotation": lambda x: x[:, :-1]},
     {"before": lambda x: x[..., 0]},
     {"after": lambda x: x[:, :3]},
     {"after": lambda x: x[..., :0]},
@@ -243,10 +265,36 @@ def test_settings_of_another_form(name, value, workdir, capsys):
   assert_only_one_is_read(workdir, capsys, "config.json")
 
 
+@pytest.mark.parametrize(
+  "task",
+  [
+    None,
+    [],
+    {"num_classes": 0},
+    {"heads": "two"},
+    {"image_shape": [28, 28]},
+    {"class_names": ["only one"]},
+    {"axes": {"rotation": {"unit": "deg"}}},
+    {"axes": {"rotation": {"unit": "deg", "period": -1}}},
+    {"axes": {}},  # which the results are about
+  ],
+)
+def test_tasks_of_another_form(task, workdir, capsys):
+  (workdir / TOY.name / "DONE").write_text("")
+
+  def edit(values):
+    fields = isinstance(task, dict)
+    values["task"] = {**values["task"], **task} if fields else task
+
+  change(workdir / TOY.name / "config.json", edit)
+  name = "metrics.jsonl" if task == {"axes": {}} else "config.json"
+  assert_only_one_is_read(workdir, capsys, name)
+
+
 def test_reports_and_claims_name_what_they_leave_out(workdir, capsys):
   seeds = [dataclasses.replace(TOY, seed=seed) for seed in range(1, 4)]
   for settings, name in zip(seeds, NAMES[1:], strict=True):
-    toy_sets.finish(runs.Run(str(workdir), settings), error=0.125)
+    toy_sets.finish(Run(str(workdir), settings), error=0.125)
     (workdir / settings.name / name).write_text("[]")
   page = report.write(f"{workdir}/../{workdir.name}/")
   err = capsys.readouterr().err
@@ -262,29 +310,35 @@ def test_reports_and_claims_name_what_they_leave_out(workdir, capsys):
   json.loads(kept, parse_constant=pytest.fail)
 
 
-def test_where_all_are_damaged_the_error_names_them(workdir):
+@pytest.mark.parametrize(
+  "write", [report.write, claims.write, prediction.write]
+)
+def test_where_all_are_damaged_the_error_names_them(write, workdir):
   for settings in (TOY, CNN):
     (workdir / settings.name / "results.json").unlink()
-  for name in ("report", "claims", "prediction"):
-    result = scripts.run(name, f"--workdir={workdir}")
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "holds no finished run; damaged: " in result.stderr
-    assert f"{TOY.name}/results.json is missing" in result.stderr
+  with pytest.raises(
+    RunError, match="holds no finished run; damaged: "
+  ) as told:
+    write(str(workdir))
+  assert f"{TOY.name}/results.json is missing" in str(told.value)
+  assert "\n" not in str(told.value)
 
 
 def test_an_old_report_that_is_damaged_costs_no_run(workdir):
   folder = workdir.parent / "kept"
   folder.mkdir()
-  for name, text in (("a", "{"), ("b", '[{"settings": {}, "results": {}}]')):
+  without = '[{"settings": {}, "task": {}, "results": {}}]'
+  for name, text in (("a", "{"), ("b", without)):
     (folder / name).mkdir()
     (folder / name / "results.json").write_text(text)
   report.write(str(workdir))
   results = (workdir / "report" / "results.json").read_text()
   (folder / "c").mkdir()
   (folder / "c" / "results.json").write_text(results)
-  (group,), left = claims.read(str(folder))
-  assert sorted(group.members) == ["CNN", "STN-C0"]
-  assert len(left) == 2 and all("results.json" in one.damage for one in left)
+  runs, left_out = finished.read_all(epath.Path(folder))
+  assert sorted(run.settings.network for run in runs) == ["CNN", "STN-C0"]
+  assert len(left_out) == 2
+  assert all("results.json" in item.damage for item in left_out)
 
 
 def test_audits_come_back_and_predict(workdir):
@@ -293,8 +347,8 @@ def test_audits_come_back_and_predict(workdir):
     for name, residuals in by_family.items():
       for value, expected in zip(kept.residuals[layer][name], residuals):
         np.testing.assert_allclose(value, expected, atol=1e-5)
-  groups, _ = claims.read(str(workdir))
-  assert [p.network for p in prediction.points(groups)] == ["STN-C0"]
+  results = verdicts.results_of(groups.group(finished.read(workdir)[0]))
+  assert [p.network for p in correlations.points(results)] == ["STN-C0"]
 
 
 def test_numbers_that_are_not_known_are_reported_as_such(workdir):
@@ -302,7 +356,7 @@ def test_numbers_that_are_not_known_are_reported_as_such(workdir):
   measured = {"std": np.nan, "none": 50.0, "slope": np.nan}
   aligned = {"rotation": {**measured, "by_class": [np.nan] * 10}}
   other = dataclasses.replace(TOY, network="STN-SL1")
-  run = runs.Run(str(workdir), other)
+  run = Run(str(workdir), other)
   toy_sets.finish(run, error=0.125, alignment=aligned)
   text = (run.path / "results.json").read_text()
   found = json.loads(text, parse_constant=pytest.fail)
@@ -329,19 +383,19 @@ def trained(monkeypatch):
         toy_sets.finish(run)
       return {run.settings.seed: run.results() for run in self.members}
 
-  monkeypatch.setattr(train, "_Job", Job)
-  monkeypatch.setattr(train, "load_data", lambda *_: ((), ()))
+  monkeypatch.setattr(loop, "TrainingJob", Job)
+  monkeypatch.setattr(loading, "load", lambda *_: (None, (), ()))
 
 
 @pytest.mark.usefixtures("trained")
 def test_a_damaged_run_is_named_by_train_and_the_others_go_on(workdir):
   for name in ("results.json", "config.json"):
     (workdir / TOY.name / name).write_text("{}")
-    with pytest.raises(runs.RunError, match=f"{name}.*delete") as caught:
-      train.train(TOY, (0, 1), str(workdir), load=lambda settings: ((), ()))
+    with pytest.raises(RunError, match=f"{name}.*delete") as caught:
+      loop.train(TOY, (0, 1), str(workdir), load=lambda settings: None)
     assert "\n" not in str(caught.value)
     other = dataclasses.replace(TOY, seed=1)
-    assert runs.Run(str(workdir), other).results()["error"] == 0.25
+    assert Run(str(workdir), other).results()["error"] == 0.25
 
 
 def blocked(name):
@@ -371,21 +425,21 @@ UNFINISHED = {
 def test_a_damaged_unfinished_run_costs_a_sweep_no_other(
   told, tmp_path, capsys
 ):
-  run = runs.Run(str(tmp_path), TOY)
-  run.start()
+  run = Run(str(tmp_path), TOY)
+  run.start(toy_sets.task_of(TOY))
   (run.path / "metrics.jsonl").write_text("")
   UNFINISHED[told](run.path)
-  jobs = [sweep.Job(TOY, (0, 1)), sweep.Job(CNN, (0,))]
-  (error,) = sweep.run_all(jobs, str(tmp_path), [jax.devices()[:1]])
+  jobs = [Job(TOY, (0, 1)), Job(CNN, (0,))]
+  (error,) = running.run_all(jobs, str(tmp_path), [jax.devices()[:1]])
   assert f"{run.path}" in str(error) and told in str(error)
   assert "; delete " in str(error)
   for settings in (dataclasses.replace(TOY, seed=1), CNN):
-    assert runs.Run(str(tmp_path), settings).done
+    assert Run(str(tmp_path), settings).done
   if "lock" in told:  # which a look does not need
     return
   capsys.readouterr()
-  with pytest.raises(runs.RunError, match=f"damaged.*{TOY.name}$"):
-    sweep.print_plan(jobs, str(tmp_path))
+  with pytest.raises(RunError, match=f"damaged.*{TOY.name}$"):
+    planning.print_plan(jobs, str(tmp_path))
   rows = capsys.readouterr().out.splitlines()
   assert [row.split()[0] for row in rows[:3]] == [
     settings.name for job in jobs for settings in job.members()
@@ -395,10 +449,10 @@ def test_a_damaged_unfinished_run_costs_a_sweep_no_other(
 
 
 def test_a_dry_run_looks_into_finished_runs(workdir, capsys):
-  jobs = [sweep.Job(TOY, (0,)), sweep.Job(CNN, (0,))]
+  jobs = [Job(TOY, (0,)), Job(CNN, (0,))]
   (workdir / TOY.name / "results.json").write_text("{}")
-  with pytest.raises(runs.RunError, match=TOY.name):
-    sweep.print_plan(jobs, str(workdir))
+  with pytest.raises(RunError, match=TOY.name):
+    planning.print_plan(jobs, str(workdir))
   first, second = capsys.readouterr().out.splitlines()[:2]
   assert "results.json is damaged" in first and "  done  " in second
 
@@ -406,7 +460,7 @@ def test_a_dry_run_looks_into_finished_runs(workdir, capsys):
 def test_a_dry_run_checks_the_data_before_it_prints(tmp_path, capsys):
   large = dataclasses.replace(TOY, batch_size=10**6)
   with pytest.raises(ValueError, match="batch_size"):
-    sweep.print_plan([sweep.Job(large, (0,))], str(tmp_path))
+    planning.print_plan([Job(large, (0,))], str(tmp_path))
   assert not capsys.readouterr().out
 
 
@@ -414,7 +468,7 @@ def test_runs_on_other_classes_share_a_table(workdir, capsys):
   """Test sets may differ: the columns are classes, and a dash is none."""
   other = dataclasses.replace(TOY, network="STN-SL1")
   for settings in (dataclasses.replace(TOY, seed=1), other):
-    run = runs.Run(str(workdir), settings)
+    run = Run(str(workdir), settings)
     measured = {"std": 1.0, "none": 50.0, "slope": -1.0}
     aligned = {"rotation": {**measured, "by_class": [5.0] * 9}}
     toy_sets.finish(run, error=0.125, alignment=aligned)
@@ -440,39 +494,99 @@ def test_runs_on_other_classes_share_a_table(workdir, capsys):
   assert means["| STN-SL1"] == ["5.00"] * 3 + ["–"] + ["5.00"] * 5 + ["5.00 |"]
 
 
+def test_reports_need_no_registered_objects(tmp_path, monkeypatch):
+  """Data set, perturbation and classes are known from the folder alone."""
+  monkeypatch.undo()  # with pictures
+  axes = {
+    "bend": description.AxisDescription("bend", "1/m"),
+    "hue": description.AxisDescription("hue", "turns", 1.0),
+  }
+  names = ("oak", "elm", "ash")
+  task = description.TaskDescription(
+    (20, 30, 3), 3, 1, names, axes, "my leaves, wind"
+  )
+  for network in ("CNN", "STN-C0", "STN-SL1"):
+    settings = dataclasses.replace(
+      TOY, network=network, dataset="my_leaves", perturbation="wind",
+      backbone="my_net", image_size=30, eval_passes=2,
+    )  # fmt: skip
+    toy_sets.finish(Run(str(tmp_path), settings), residual=0.5, task=task)
+  report.write(str(tmp_path))
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert "## My leaves, wind" in text
+  tables = [line for line in text.splitlines() if line.startswith("| network ")]
+  assert "(1/m)" in tables[0] and "(turns)" in tables[0]
+  assert tables[1:] == ["| network | oak | elm | ash |"] * 2
+  assert (tmp_path / "report" / "bend_1.png").stat().st_size > 5000
+  claims.write(str(tmp_path))
+  assert "My leaves, wind" in (tmp_path / "claims.md").read_text()
+
+
 def test_audits_leave_out_damaged_runs(workdir, capsys):
   (workdir / TOY.name / "config.json").write_text("{")
-  (run,) = audit.finished_runs(str(workdir), "")
+  (run,) = auditing.finished_runs(str(workdir), "")
   assert run.settings == CNN
   assert f"left out: {TOY.name}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["report", "claims", "audit", "prediction"])
-def test_a_workdir_of_another_kind_is_one_clear_line(name, tmp_path):
+def places(tmp_path):
+  """Workdirs that cannot be used, and what the error names."""
   (tmp_path / "file").write_text("")
-  for workdir, told in (
-    ("http://host/runs", "accepted: a local folder, or gs://"),
-    ("", "accepted: a local folder, or gs://"),
-    (f"{tmp_path}/file", f"{tmp_path}/file"),
-    (f"{tmp_path}/none", f"{tmp_path}/none holds no finished run"),
-  ):
+  return {
+    "http://host/runs": "accepted: a local folder, or gs://",
+    "": "accepted: a local folder, or gs://",
+    f"{tmp_path}/file": f"{tmp_path}/file",
+    f"{tmp_path}/none": f"{tmp_path}/none holds no finished run",
+  }
+
+
+@pytest.mark.parametrize(
+  "use",
+  [
+    report.write,
+    claims.write,
+    prediction.write,
+    lambda workdir: auditing.finished_runs(workdir, ""),
+  ],
+)
+def test_a_workdir_of_another_kind_is_named(use, tmp_path):
+  for workdir, told in places(tmp_path).items():
+    with pytest.raises((RunError, ValueError), match=re.escape(told)):
+      use(workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["report", "claims", "audit", "prediction"])
+def test_scripts_tell_a_workdir_of_another_kind_in_one_line(name, tmp_path):
+  for workdir, told in places(tmp_path).items():
     result = scripts.run(name, f"--workdir={workdir}")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert told in result.stderr.splitlines()[-1]
 
 
-def test_a_full_disk_is_named_while_reporting_and_leaves_the_old(workdir):
+@pytest.mark.parametrize(
+  "write, name",
+  [
+    (report.write, "report/report.html"),
+    (claims.write, "claims.json"),
+    *(
+      pytest.param(write, name, marks=pytest.mark.slow)
+      for write, name in [
+        (report.write, "report/report.md"),
+        (report.write, "report/results.json"),
+        (report.write, "report/curves_1.png"),
+        (claims.write, "claims.md"),
+      ]
+    ),
+  ],
+)
+def test_a_full_disk_is_named_and_leaves_the_old_file(write, name, workdir):
   (workdir / "report").mkdir()
-  names = ["report.md", "results.json", "report.html", "curves_1.png"]
-  written = [(report.write, f"report/{name}") for name in names]
-  written += [(claims.write, name) for name in ("claims.md", "claims.json")]
-  for write, name in written:
-    path, partial = workdir / name, workdir / f"{name}.partial"
-    path.write_text("old")
-    partial.symlink_to("/dev/full")
-    with pytest.raises(files.RunError) as caught:
-      write(str(workdir))
-    assert f"cannot write {path}" in str(caught.value)
-    assert "No space left" in str(caught.value)
-    assert path.read_text() == "old"
-    partial.unlink(missing_ok=True)
+  path, partial = workdir / name, workdir / f"{name}.partial"
+  path.write_text("old")
+  partial.symlink_to("/dev/full")
+  with pytest.raises(RunError) as caught:
+    write(str(workdir))
+  assert f"cannot write {path}" in str(caught.value)
+  assert "No space left" in str(caught.value)
+  assert path.read_text() == "old"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from unittest import mock
 
 import pytest
 
@@ -9,7 +11,7 @@ from experiments.lib import cli, jobs
 from stnjax.training import building
 from stnjax.training.run_folder import Run
 from stnjax.training.settings import Settings
-from tests import scripts
+from tests import scripts, toy_sets
 
 TRAINING = [
   ("--seeds=", "--seeds is empty"),
@@ -64,6 +66,24 @@ SETTINGS = [
   ("--more_iterations=1,a", "--more_iterations must be whole numbers"),
   ("--more_iterations=2,1", "more_iterations must be positive and rise"),
 ]
+OBJECTS = [
+  ("--backbone=resnet", "backbone='resnet' is unknown; accepted: .*plain"),
+  ("--dataset=fashion", "dataset='fashion' is unknown; accepted: .*tfds:NAME"),
+  ("--perturbation=blur", "perturbation='blur' is unknown; accepted: none"),
+  ("--family=cubic", "family='cubic' is unknown; accepted: .*affine"),
+  ("--dataset=folder --backbone=resnet", "backbone='resnet' is unknown"),
+  ("--dataset=folder", "'folder' needs data_dir"),
+  ("--image_size=64", "image_size=64 is not accepted .*'mnist_subset'"),
+  ("--image_size=0", "image_size must be positive and finite, got 0"),
+  ("--image_size=small", "--image_size=small"),
+  ("--imports=nosuch", "--imports=nosuch: no such module; accepted"),
+  ("--imports=tests.nosuch", "--imports=tests.nosuch: no such module"),
+  ("--imports=my/nosuch.py", "--imports=my/nosuch.py: no such file"),
+  (
+    "--imports=tests.experiments.stranger --backbone=three_stages --width=0.5",
+    "width=0.5: backbone 'three_stages' takes no width",
+  ),
+]
 NETWORKS = [
   (
     "STN-SL1x1000000000",
@@ -71,9 +91,9 @@ NETWORKS = [
   ),
   ("STN-SL1x" + "9" * 5000, "runs the transformer too often"),
   ("STN-C" + ",".join("1" * 33), "runs the transformer too often"),
-  ("STN-DL1,99999999999", "deeper than any classifier; accepted: 0 to 99"),
-  ("DEF" + "9" * 5000, "deeper than any classifier"),
-  ("STN-SL1,3", "depth 3 is deeper than the classifier; accepted: 0 to 2"),
+  ("STN-DL1,99999999999", "deeper than any backbone; accepted: 0 to 99"),
+  ("DEF" + "9" * 5000, "deeper than any backbone"),
+  ("STN-SL1,3", "depth 3 is deeper than the backbone; accepted: 0 to 2"),
   ("STN-SL٣", "is unknown; accepted: CNN"),
   ("STN-SL01", "is unknown; accepted: CNN"),
 ]
@@ -93,7 +113,7 @@ SWEEP = [
   ("--depths=", "--depths is empty"),
   ("--depths=1,1", "--depths must differ, got 1,1"),
   ("--depths=-1", "--depths must be at least 0, got -1"),
-  ("--depths=1,99999999999", "deeper than any classifier"),
+  ("--depths=1,99999999999", "deeper than any backbone"),
 ]
 
 
@@ -115,6 +135,13 @@ def ends(name, cases, *others):
 
 
 def test_train(tmp_path):
+  workdir = tmp_path / "runs"
+  ends("train", TRAINING[:2] + OBJECTS, f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_train_with_other_flags(tmp_path):
   networks = [(f"--network={name}", said) for name, said in NETWORKS[:2]]
   workdir = tmp_path / "runs"
   cases = TRAINING + SETTINGS[2:4] + SETTINGS[10:12] + networks
@@ -122,8 +149,15 @@ def test_train(tmp_path):
   assert not workdir.exists()
 
 
+def test_sweep(tmp_path):
+  workdir = tmp_path / "runs"
+  ends("sweep", SELECTION[:2] + SWEEP[:2], f"--workdir={workdir}")
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [["--dry_run"], []])
-def test_sweep(dry, tmp_path):
+def test_sweep_with_other_flags(dry, tmp_path):
   cases = SELECTION + SWEEP
   if dry:  # refused by the same lines whether it is or not
     named = [(f"--networks={name}", said) for name, said in NETWORKS]
@@ -133,39 +167,67 @@ def test_sweep(dry, tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_paper(tmp_path):
   common = ["--preset=rotation", "--dry_run", f"--workdir={tmp_path}/runs"]
   ends("paper", TRAINING + SELECTION, *common)
   assert not any(tmp_path.iterdir())
 
 
-def test_benches(tmp_path):
-  output = f"--output={tmp_path}/results"
-  for name in ("bench_sampling", "bench_tpu_compile", "bench_gpu_compile"):
-    shapes = [
-      ("--shapes=2x8x8", "--shapes must be.*'2x8x8'"),
-      ("--shapes=2x8x8x٣", "--shapes must be.*'2x8x8x٣'"),
-      ("--shapes=2x8x8x1,2x8x8x1", "--shapes must name at least one, each"),
-      ("--shapes=99999x99999x9x9", "--shapes.*2,147,483,647"),
-    ]
-    ends(name, shapes, output)
-  ends(
-    "bench_tpu_compile", [("--batch_per_chip=0", "--batch_per_chip=0")], output
-  )
-  ends("bench_scaling", [("--rounds=0", "--rounds=0")], output)
-  training = [
-    ("--rounds=0", "--rounds=0"),
-    ("--seeds=9999999", "--seeds=9999999"),
-    ("--steps=157", "--steps must be at most 156"),
-    ("--width=nan", "width must be positive"),
-    ("--width=1e4", "accepted: at most 2,147,483,647"),
-    ("--networks=STN-SL1x999999999", "runs the transformer too often"),
-  ]
-  ends("bench_training", training, output)
+def test_audit(tmp_path):
   ends(
     "audit", [("--images=1", "--images=1"), ("--only=(", "is not a valid reg")]
   )
-  assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+  """The current folder, whose modules are forgotten at the end."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [*sys.path])
+  with mock.patch.dict(sys.modules):
+    yield tmp_path
+
+
+@pytest.mark.parametrize("given", ["{stem}", "{stem}.py", "{folder}/{stem}.py"])
+def test_own_modules_are_imported(given, own_folder):
+  stem = "objects_of_my_own"
+  (own_folder / "beside_it.py").write_text("VALUE = 3\n")
+  (own_folder / f"{stem}.py").write_text("from beside_it import VALUE\n")
+  cli.import_modules([given.format(stem=stem, folder=own_folder)] * 2)
+  assert sys.modules[stem].VALUE == 3
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("import nosuch", "--imports=own.py: ModuleNotFoundError.*'nosuch'"),
+    ("VALUE = 1 / 0", "--imports=own.py: ZeroDivisionError: .*verbosity=1"),
+    ("def", "--imports=own.py: SyntaxError"),
+    (
+      "from stnjax import data; data.DATASETS.register('mnist', 3)",
+      "--imports=own.py: ValueError: dataset='mnist' is already registered",
+    ),
+  ],
+)
+def test_own_modules_that_fail(text, message, own_folder):
+  (own_folder / "own.py").write_text(text)
+  with pytest.raises(ValueError, match=message):
+    cli.import_modules(["own.py"])
+
+
+def test_own_file_that_has_the_name_of_another_module(own_folder):
+  (own_folder / "json.py").write_text("")
+  with pytest.raises(ValueError, match="json.py: another module is named"):
+    cli.import_modules(["json.py"])
+
+
+def test_own_objects_are_known_once_imported(tmp_path):
+  flags = ["--imports=tests.experiments.stranger", "--dataset=bars"]
+  flags += ["--backbone=three_stages", "--perturbation=lean"]
+  done = scripts.run("train", "--only_check_args", "--image_size=24", *flags)
+  assert done.returncode == 0, done.stderr
+  assert json.loads(done.stdout)["datasets"] == {"bars": False}
 
 
 def test_the_ends_of_the_range_of_seeds_are_accepted():
@@ -174,19 +236,26 @@ def test_the_ends_of_the_range_of_seeds_are_accepted():
 
 
 def test_the_narrowest_network_has_one_filter_a_layer():
-  network = building.abstract_network(Settings(width=1e-9))
-  assert [block.layer.filters for block in network.blocks] == [1, 1]
+  settings = Settings(width=1e-9)
+  network = building.abstract_network(settings, building.find(settings))
+  kernels = [stage.conv.kernel for stage in network.stages]
+  assert [kernel.shape[-1] for kernel in kernels] == [1, 1]
 
 
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
   flags = ["--only_check_args", "--workdir=/dev/null/x", "--dataset=svhn"]
   done = scripts.run("sweep", *flags, "--perturbation=none")
-  places = {"workdir": "/dev/null/x", "data_dir": None, "datasets": ["svhn"]}
+  places = {
+    "workdir": "/dev/null/x",
+    "data_dir": None,
+    "datasets": {"svhn": True},
+  }
   assert (done.returncode, json.loads(done.stdout)) == (0, places), done.stderr
   done = scripts.run("paper", "--only_check_args", "--list")
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
   flags = ["--dry_run", "--networks=CNN STN-C0 STN-C1", f"--workdir={tmp_path}"]
 
@@ -210,7 +279,8 @@ def test_a_dry_run_shows_and_refuses_what_training_would(tmp_path):
   code, lines, err = dry("--dataset=mnist", f"--data_dir={tmp_path}")
   assert (code, lines) == (1, [])
   assert "dataset 'mnist' is not prepared" in err
-  Run(str(tmp_path), Settings(network="CNN")).start()
+  settings = Settings(network="CNN")
+  Run(str(tmp_path), settings).start(toy_sets.task_of(settings))
   code, _, err = dry("--epochs=7")
   assert code == 1
   assert "other settings (epochs: 30 there, 7 here)" in err

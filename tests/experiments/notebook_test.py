@@ -9,6 +9,7 @@ from absl.testing import absltest
 from matplotlib import mathtext
 import nbclient
 import nbformat
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NOTEBOOKS = ROOT / "experiments" / "notebooks"
@@ -50,6 +51,7 @@ def executed(name):
   return printed(notebook)
 
 
+@pytest.mark.slow
 class TourTest(absltest.TestCase):
   def test_runs_and_registers_both_images(self):
     text = executed("warp_tour.ipynb")

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train
 from experiments.lib import loop
+from experiments.lib.signals import Interrupted
 from stnjax.training import config, records
 from stnjax.training.run_folder import Run
 from stnjax.training.settings import Settings
@@ -87,7 +87,10 @@ def assert_close(found, expected):
     arrays["pose"], expected[2]["pose"], rtol=1e-4, atol=1e-4
   )
   for name in set(arrays) - {"pose", "predicted", "before", "after"}:
-    np.testing.assert_array_equal(arrays[name], expected[2][name])
+    computed = name.startswith("predicted_")  # from poses
+    np.testing.assert_allclose(
+      arrays[name], expected[2][name], rtol=0, atol=0.01 * computed
+    )
 
 
 @pytest.fixture(
@@ -109,7 +112,7 @@ def begun(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
   with toy_sets.loaded():
     assert len(jax.devices()) == 4
-    with pytest.raises(train.cli.Interrupted, match="after step 4"):
+    with pytest.raises(Interrupted, match="after step 4"):
       loop.train(settings, (0,), f"{folder}/begun", progress=stop)
   shutil.copytree(f"{folder}/begun", f"{folder}/one")
   ended = train_here(settings, f"{folder}/one")
@@ -197,7 +200,7 @@ def test_a_sweep_is_shared_out(tmp_path):
 def test_a_run_that_failed_fails_its_process_alone(tmp_path):
   settings = dataclasses.replace(TOYS, epochs=1, network="STN-C0")
   broken = Run(str(tmp_path), settings)
-  broken.start()
+  broken.start(toy_sets.task_of(settings))
   broken.fail("the loss is not finite")
   flags = [*flags_of(settings, workdir=tmp_path, network="STN-SL1")]
   flags += ["--networks=CNN STN-C0"]

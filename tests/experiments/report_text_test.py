@@ -3,14 +3,14 @@
 import html
 import pathlib
 import re
-from unittest import mock
 import urllib.parse
 
 from absl.testing import absltest, parameterized
 import markdown_it
 
-from experiments import report
-from stnjax.training import runs
+from experiments.lib.tables import Table
+from experiments.reporting import figures, groups, names, page, sections
+from tests.experiments import made_up
 
 PARSER = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
@@ -32,12 +32,12 @@ class TextTest(parameterized.TestCase):
   )  # fmt: skip
   def test_it_shows_as_it_is(self, text):
     shown = " ".join(text.split()).replace("\0", "\ufffd")
-    picture = report.Picture(pathlib.Path("p.png"), text)
-    table = report.Table([text, "n"], [[text, text]])
-    section = report.Section(text, [text, table, picture])
-    source = report.markdown(text, [section])
-    page = PARSER.render(source)
-    tags = set(re.findall(r"<(\w+)", page))
+    picture = page.Picture(pathlib.Path("p.png"), text)
+    table = Table([text, "n"], [[text, text]])
+    section = page.Section(text, [text, table, picture])
+    source = page.markdown(text, [section])
+    shown_page = PARSER.render(source)
+    tags = set(re.findall(r"<(\w+)", shown_page))
     table_tags = {"table", "thead", "tbody", "tr", "th", "td"}
     self.assertEqual(tags, {"h1", "h2", "p", "img"} | table_tags)
     for tag, count in {"h1": 1, "h2": 1, "th": 2, "td": 2, "p": 3}.items():
@@ -47,37 +47,66 @@ class TextTest(parameterized.TestCase):
         del found[1]
       for part in found:
         self.assertEqual(html.unescape(part), shown)
-    (alt,) = re.findall('alt="(.*?)"', page)
+    (alt,) = re.findall('alt="(.*?)"', shown_page)
     self.assertEqual(html.unescape(alt), shown)
 
   def test_prose_is_left_alone(self):
     prose = "error of STN-C0 < STN-C1 (mnist_subset): -0.09 [-0.1, 0]; 3 * 4."
-    table = report.Table(["x"], [[prose], ["1. Iterations help."]])
-    text = report.markdown("A title", [report.Section(prose, [prose, table])])
+    table = Table(["x"], [[prose], ["1. Iterations help."]])
+    text = page.markdown("A title", [page.Section(prose, [prose, table])])
     self.assertNotIn("\\", text)
 
   @parameterized.parameters("audit_STN-SL0,1_1.png", "a b(c)[d]%2F<e>#1.png")
   def test_links_lead_to_files_of_any_name(self, name):
-    picture = report.Picture(pathlib.Path("report") / name, "caption")
-    page = PARSER.render(report.markdown("", [report.Section("", [picture])]))
-    (link,) = re.findall('src="(.*?)"', page)
+    picture = page.Picture(pathlib.Path("report") / name, "caption")
+    source = page.markdown("", [page.Section("", [picture])])
+    (link,) = re.findall('src="(.*?)"', PARSER.render(source))
     self.assertEqual(urllib.parse.unquote(html.unescape(link)), name)
 
 
-class SameNetworkTest(absltest.TestCase):
+class PlacementTest(absltest.TestCase):
   def test_two_names_of_one_network_are_one_point_with_all_seeds(self):
-    members = {
-      name: [report.Finished(runs.Settings(name), {"error": error}, [], None)]
-      for name, error in {
-        "STN-SL1": 0.1, "STN-SL1,1": 0.2, "STN-SL1x2": 0.3,
-        "STN-C0": 0.4, "STN-SL0": 0.5,
-      }.items()
+    errors = {
+      "STN-SL1": 10, "STN-SL1,1": 20, "STN-SL1x2": 30, "STN-C0": 40,
+      "STN-SL0": 50,
     }  # fmt: skip
-    with mock.patch.object(report.plots, "error_lines") as draw:
-      list(report._error_figures(members))
-    found = {call.args[0]: call.args[1] for call in draw.call_args_list}
-    self.assertEqual(found["iterations"]["STN-SL1"], {1: [10], 2: [20, 30]})
-    self.assertEqual(found["depth"]["STN-SL"], {0: [40, 50], 1: [10]})
+    made = [made_up.run(name, 0, error) for name, error in errors.items()]
+    (group,) = groups.group(made)
+    depths, iterations, _ = figures.errors_by_placement(group.members)
+    self.assertEqual(iterations["STN-SL1"], {1: [10], 2: [20, 30]})
+    self.assertEqual(depths["STN-SL"], {0: [40, 50], 1: [10]})
+
+  def test_networks_are_ordered_and_drawn_by_kind_and_depth(self):
+    order = ("CNN", "STN-C0", "STN-C1", "STN-C10", "STN-SL1", "STN-UCN0",
+             "STN-UCN1", "DEF0", "DEF1")  # fmt: skip
+    self.assertEqual(sorted(reversed(order), key=names.order), [*order])
+    made = [made_up.run(name, 0, 25.0 * i) for i, name in enumerate(order)]
+    (group,) = groups.group(reversed(made))
+    self.assertSequenceEqual(list(group.members), order)
+    depths, iterations, baseline = figures.errors_by_placement(group.members)
+    self.assertEqual(
+      depths,
+      {
+        "STN-C": {0: [25.0], 1: [50.0], 10: [75.0]},
+        "STN-SL": {0: [25.0], 1: [100.0]},
+        "STN-UCN": {0: [125.0], 1: [150.0]},
+        "DEF": {0: [175.0], 1: [200.0]},
+      },
+    )
+    self.assertEqual((iterations, baseline), ({}, [0.0]))
+
+  def test_added_iterations_count(self):
+    made = [made_up.run("STN-SL1", 0, 10, more_iterations=(1, 2))]
+    made += [made_up.run("STN-SL1x2", 0, 20, more_iterations=(1, 2))]
+    (group,) = groups.group(made)
+    depths, iterations, _ = figures.errors_by_placement(group.members)
+    self.assertEqual(iterations, {"STN-SL1": {3: [10], 4: [20]}})
+    self.assertEqual(depths, {})
+
+  def test_cells_of_several_seeds(self):
+    self.assertEqual(sections.spread([1.25], 1), "1.2")
+    self.assertEqual(sections.spread([1.0, 3.0], 1), "2.0 ± 1.4 (1.0 to 3.0)")
+    self.assertEqual(sections.spread([1.0, float("nan")], 1), "–")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class StrangerTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.root = pathlib.Path(self.create_tempdir().full_path)
-    source = pathlib.Path(__file__).with_name("stranger.py")
+    source = scripts.ROOT / "docs/examples/my_objects.py"
     self.module = self.root / "my_objects.py"
     shutil.copy(source, self.module)
 
@@ -76,7 +76,7 @@ class StrangerTest(absltest.TestCase):
       data[0],
     )
     report = (self.root / "runs/report/report.md").read_text()
-    for name in ("CNN", *NETWORKS.split(), "stage 3", "standing"):
+    for name in ("CNN", *NETWORKS.split(), "block 3", "standing"):
       self.assertIn(name, report)
     results = json.loads((self.root / "runs/report/results.json").read_text())
     by_network = {run["settings"]["network"]: run["results"] for run in results}

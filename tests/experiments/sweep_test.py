@@ -8,10 +8,11 @@ from unittest import mock
 import jax
 import pytest
 
-from experiments import sweep, train
-from experiments.lib import hardware, jobs, progress, running
+from experiments.lib import hardware, jobs, loading, loop, progress, running
+from experiments.lib.signals import Interrupted
 from experiments.reporting import sweeping
 from stnjax.files import RunError
+from stnjax.training import building
 from stnjax.training.run_folder import Run
 from tests import scripts, toy_sets
 
@@ -19,7 +20,7 @@ TOY = toy_sets.SETTINGS
 
 
 def test_sweep_lists_networks_by_depth():
-  assert jobs.sweep_networks(sweep.KINDS, [0, 1, 2]) == [
+  assert jobs.sweep_networks(jobs.DEFAULT_KINDS, [0, 1, 2]) == [
     "CNN", "STN-C0", "STN-C1", "STN-C2", "STN-DL1", "STN-DL2", "STN-SL1",
     "STN-SL2",
   ]  # fmt: skip
@@ -59,7 +60,7 @@ def test_shards_share_the_selected_runs_without_overlap():
   ],
 )  # fmt: skip
 def test_what_each_process_takes(networks, seeds, count, expected):
-  jobs = [
+  every = [
     jobs.Job(
       dataclasses.replace(TOY, network=f"STN-C{i % 3}", epochs=i + 1),
       tuple(range(seeds)),
@@ -67,7 +68,7 @@ def test_what_each_process_takes(networks, seeds, count, expected):
     for i in range(networks)
   ]
   for index, share in enumerate(expected):
-    mine = jobs.jobs_for_process(jobs, count, index)
+    mine = jobs.jobs_for_process(every, count, index)
     if mine is not None:
       for job in mine:
         assert job.settings.seed == job.seeds[0]
@@ -80,7 +81,7 @@ def test_what_each_process_takes(networks, seeds, count, expected):
   [
     (1, 1, 4, True, ["abcd"]),  # a batch
     (1, 1, 4, False, ["a"]),
-    (1, 5, 4, True, ["abcd"]),  # of which Program takes one
+    (1, 5, 4, True, ["abcd"]),  # of which Trainer takes one
     (2, 1, 4, True, ["ab", "cd"]),
     (3, 1, 8, True, ["ab", "cd", "ef"]),
     (3, 1, 8, False, ["a", "b", "c"]),
@@ -91,12 +92,12 @@ def test_what_each_process_takes(networks, seeds, count, expected):
     (2, 1, 1, True, ["a"]),
   ],
 )
-def test_lanes_take_the_least_time(
+def test_groups_of_devices_take_the_least_time(
   networks, seeds, devices, splittable, expected
 ):
-  jobs = [jobs.Job(TOY, tuple(range(seeds)))] * networks
-  found = jobs.device_groups(jobs, "abcdefgh"[:devices], splittable)
-  assert found == expected
+  every = [jobs.Job(TOY, tuple(range(seeds)))] * networks
+  groups = jobs.device_groups(every, "abcdefgh"[:devices], splittable)
+  assert groups == expected
 
 
 @pytest.mark.parametrize(
@@ -106,18 +107,19 @@ def test_lanes_take_the_least_time(
 def test_a_network_must_fit_into_memory(optimiser, seeds, devices, gigabytes):
   # Parameters, moments and a gradient of float32: 0.4 GB each of 100 million.
   counted = mock.patch.object(
-    hardware.networks, "count_parameters", lambda _: {"total": 10**8}
+    hardware.placement, "count_parameters", lambda _: {"total": 10**8}
   )
   settings = dataclasses.replace(TOY, optimiser=optimiser)
+  setup = building.find(settings)
   for room, fits in ((1.001, True), (0.999, False)):
     device = mock.Mock()
     device.memory_stats.return_value = {"bytes_limit": room * gigabytes * 1e9}
     with counted:
       if fits:
-        hardware.check_memory(settings, seeds, [device] * devices)
+        hardware.check_memory(settings, setup, seeds, [device] * devices)
         continue
       with pytest.raises(ValueError, match=f"at least {gigabytes} GB.*smaller"):
-        hardware.check_memory(settings, seeds, [device] * devices)
+        hardware.check_memory(settings, setup, seeds, [device] * devices)
 
 
 NETWORKS = ("CNN", "STN-C0", "STN-SL1")
@@ -128,21 +130,21 @@ JOBS = [
 
 @pytest.mark.slow
 def test_side_by_side_is_as_one_after_the_other(tmp_path, capsys):
-  jobs = [
+  short = [
     jobs.Job(dataclasses.replace(job.settings, epochs=1), job.seeds)
     for job in JOBS[:2]
   ]
   with toy_sets.loaded():
-    assert not sweeping.run_and_report(jobs, f"{tmp_path}/lanes")
+    assert not sweeping.run_and_report(short, f"{tmp_path}/groups")
     out = capsys.readouterr().out
     one = [jax.devices()[:1]]
-    assert not running.run_all(jobs, f"{tmp_path}/one", one)
+    assert not running.run_all(short, f"{tmp_path}/one", one)
   assert len(jax.devices()) == 4
   assert out.startswith("training 2 jobs, 2 at a time, on 2 devices each\n")
-  for job in jobs:
+  for job in short:
     found, expected = (
       scripts.metrics(tmp_path / kind, job.settings)
-      for kind in ("lanes", "one")
+      for kind in ("groups", "one")
     )
     (line,), results, _ = found
     assert line["train_loss"] == pytest.approx(
@@ -151,11 +153,15 @@ def test_side_by_side_is_as_one_after_the_other(tmp_path, capsys):
     assert results["error"] == expected[1]["error"]
     assert results["hardware"].startswith("2 x cpu")
   assert f"report: {tmp_path}" in out
-  assert "left]" in out
 
 
-def test_a_signal_stops_all_lanes_with_their_states_saved(tmp_path):
-  lanes = [[device] for device in jax.devices()[:2]]
+@pytest.mark.slow
+def test_a_signal_stops_all_groups_with_their_states_saved(tmp_path):
+  groups = [[device] for device in jax.devices()[:2]]
+  every = [
+    jobs.Job(dataclasses.replace(TOY, network="CNN", seed=seed), (seed,))
+    for seed in range(3)
+  ]
   asked = []
 
   def stop(*_):
@@ -166,45 +172,45 @@ def test_a_signal_stops_all_lanes_with_their_states_saved(tmp_path):
   with (
     toy_sets.loaded(),
     mock.patch.object(progress.Progress, "epoch", stop),
-    pytest.raises(train.cli.Interrupted, match="SIGTERM after step"),
+    pytest.raises(Interrupted, match="SIGTERM after step"),
   ):
-    running.run_all(JOBS, str(tmp_path), lanes)
+    running.run_all(every, str(tmp_path), groups)
   assert signal.getsignal(signal.SIGTERM) == before
-  steps = [Run(str(tmp_path), job.settings).saved_step() for job in JOBS]
+  steps = [Run(str(tmp_path), job.settings).saved_step() for job in every]
   assert all(steps[:2]) and not steps[2]
 
 
-def test_all_lanes_train_on_the_same_images_in_memory(tmp_path):
+def test_all_groups_train_on_the_same_images_in_memory(tmp_path):
   loaded, given = [], []
 
   def load(settings, data_dir):
     loaded.append(data_dir)
-    return object(), object()
+    return building.find(settings), object(), object()
 
   def keep(settings, *_, load, **__):
-    given.append(load(settings))
+    given.append(load(settings)[1:])
     return {0: {"error": 0.5, "seconds": 1.0}}
 
-  lanes = [[device] for device in jax.devices()]
+  groups = [[device] for device in jax.devices()]
   with (
-    mock.patch.object(train, "load_data", load),
-    mock.patch.object(train, "train", keep),
+    mock.patch.object(loading, "load", load),
+    mock.patch.object(loop, "train", keep),
   ):
-    running.run_all(JOBS, str(tmp_path), lanes, "there")
+    running.run_all(JOBS, str(tmp_path), groups, "there")
   assert loaded == ["there"]
   assert given == [given[0]] * 3
 
 
-def test_what_fails_unforeseen_ends_the_other_lanes(tmp_path, capsys):
+def test_what_fails_unforeseen_ends_the_other_groups(tmp_path, capsys):
   begun = []
 
   def fail(settings, *_, **__):
     begun.append(settings.network)
     raise MemoryError(settings.network)
 
-  lanes = [[device] for device in jax.devices()[:2]]
-  with mock.patch.object(train, "train", fail), pytest.raises(MemoryError):
-    running.run_all(JOBS * 9, str(tmp_path), lanes)
+  groups = [[device] for device in jax.devices()[:2]]
+  with mock.patch.object(loop, "train", fail), pytest.raises(MemoryError):
+    running.run_all(JOBS * 9, str(tmp_path), groups)
   assert len(begun) <= 2
   assert "others end their jobs" in capsys.readouterr().out
 
@@ -217,9 +223,9 @@ def test_a_run_that_cannot_be_finished_leaves_the_others_alone(
       raise RunError("not finite")
     return {0: {"error": 0.5, "seconds": 1.0}}
 
-  lanes = [[device] for device in jax.devices()[:2]]
-  with mock.patch.object(train, "train", train_but_one):
-    errors = running.run_all(JOBS, str(tmp_path), lanes)
+  groups = [[device] for device in jax.devices()[:2]]
+  with mock.patch.object(loop, "train", train_but_one):
+    errors = running.run_all(JOBS, str(tmp_path), groups)
   assert [str(error) for error in errors] == ["not finite"]
   out = capsys.readouterr().out
   assert "2/3 STN-C0 seed 0: not finite" in out

@@ -1,7 +1,5 @@
 """Deformed convolutions against loops, other libraries and ordinary ones."""
 
-import dataclasses
-
 from absl.testing import absltest, parameterized
 from flax import nnx
 import jax
@@ -12,11 +10,7 @@ import pytest
 
 from stnjax import transforms
 from stnjax.nn import deformation
-from stnjax.paper import classifiers
-from stnjax.paper.classifiers import Conv, Localisation
-from stnjax.placement import networks, placements
 from tests import reference
-from tests.training import training_test
 
 MODE = dict(method="linear", padding="zeros", align_corners=False)
 
@@ -82,12 +76,9 @@ class ConvTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ("VALID", (3, 3), 3),
-    ("VALID", (2, 4), 1),
     ("VALID", (5, 2), 0),
-    ("SAME", (3, 3), 0),
     ("SAME", (1, 1), 3),
-    ("SAME", (2, 4), 3),
-    ("SAME", (5, 2), 1),
+    ("SAME", (2, 4), 1),
   )
   def test_at_regular_points_it_is_a_convolution(
     self, padding, kernel_shape, batch
@@ -361,190 +352,43 @@ class MeanTransformTest(parameterized.TestCase):
     np.testing.assert_array_equal(found[0], np.eye(2, 3))
 
 
-# Two blocks, padded and not, with all that a block may have.
-LAYERS = classifiers.Classifier(
-  convs=(Conv(3, 5, pool=2, padding="VALID"), Conv(4, 3, batch_norm=True)),
-  localisation={"small": Localisation((), (8,))},
-  slope=0.1,
-  padding="border",
-)
-IMAGES = normal(2, 12, 14, 2).astype(np.float32)  # features: 4 x 5
-KINDS = ("STN-UCN0", "STN-UCN1", "DEF0", "DEF1")
-
-
-def create(name, classifier=LAYERS, **options):
-  return networks.SpatialTransformerNetwork(
-    placements.parse(name),
-    classifier,
-    IMAGES.shape[1:],
-    5,
-    rngs=nnx.Rngs(0),
-    **options,
-  )
-
-
-def shake(network, scale=0.2):
-  """Moves the head of the predictor away from zero."""
-  (net,) = network.localisers.values()
-  for seed, parameter in enumerate((net.head.kernel, net.head.bias)):
-    parameter[...] = jnp.asarray(
-      normal(*parameter.shape, seed=seed, scale=scale), jnp.float32
-    )
-  return network
-
-
-@nnx.jit
-def gradients(network):
-  """Of a loss, for all parameters."""
-  return nnx.grad(lambda network: (network(IMAGES).logits ** 2).sum())(network)
-
-
-class NetworkTest(parameterized.TestCase):
-  @parameterized.parameters(*KINDS)
-  def test_untrained_it_is_the_cnn_of_its_seed(self, name):
-    network = create(name)
-    output, plain = network(IMAGES), create("CNN")(IMAGES)
-    np.testing.assert_allclose(output.logits, plain.logits, atol=1e-5)
-    np.testing.assert_array_equal(output.pose, plain.pose)
-    np.testing.assert_array_equal(output.thetas[0], plain.pose)
-    np.testing.assert_allclose(output.warped, IMAGES, atol=1e-6)
-
-  @parameterized.parameters(
-    ("STN-UCN0", "affine", False),
-    ("STN-UCN1", "rotation", True),
-    ("DEF0", "affine", True),
-    ("DEF1", "affine", False),
-  )
-  def test_forward(self, name, family, batch_norm):
-    """By the loop, from what the predictor's own layers say."""
-    network = shake(create(name, family=family, batch_norm=batch_norm))
-    depth = int(name[-1])
-    read, pads = (network.blocks[0](IMAGES), (1, 1)) if depth else (IMAGES, 0)
-    layer, net = network.blocks[depth], network.localisers[str(depth)]
-    size = layer.layer.kernel_size
-    regular = lattice(*read.shape[1:3], (size, size), pads or (0, 0))
-    hidden = ordinary(read, net.hidden.kernel[...], layer.layer.padding)
-    hidden = np.asarray(hidden + net.hidden.bias[...])
-    said = np.where(hidden > 0, hidden, 0.1 * hidden)
-    said = said @ net.head.kernel[...] + net.head.bias[...]
-    if name.startswith("DEF"):
-      points = regular + said.reshape(2, *regular.shape)
-    else:
-      theta = np.asarray(transforms.matrix(said, family))
-      points = np.zeros((2, *regular.shape))
-      for index in np.ndindex(2, *regular.shape[:2]):
-        grid = reference.grid(theta[index], (size, size), align_corners=False)
-        middle = regular[index[1:]].mean(axis=(0, 1))
-        points[index] = middle + grid * size / 2
-    if batch_norm:  # that of the running averages: 0 and 1
-      read = read / np.sqrt(1 + 1e-5)
-    kernel = np.asarray(layer.conv.kernel[...])
-    x = convolve(np.asarray(read), points, kernel)
-    if depth:  # a batch norm, and no bias
-      x = x / np.sqrt(1 + 1e-5)
-      x = np.where(x > 0, x, 0.1 * x)
-    else:
-      x = x + layer.conv.bias[...]
-      x = x.reshape(2, 4, 2, 5, 2, 3).max(axis=(2, 4))
-      x = network.blocks[1](jnp.where(x > 0, x, 0.1 * x).astype(jnp.float32))
-    logits = network.head(jnp.asarray(x, jnp.float32).reshape(2, -1))
-    output = nnx.jit(lambda network: network(IMAGES))(network)
-    np.testing.assert_allclose(output.logits, logits, atol=1e-4)
-    for seen, theta in ((read, output.thetas[0]), (IMAGES, output.pose)):
-      expected = deformation.mean_transform(
-        *single(points, regular), seen.shape[1:3]
-      )
-      np.testing.assert_allclose(theta, expected, atol=1e-5)
-      self.assertGreater(np.abs(theta - jnp.eye(2, 3)).max(), 0.01)
-
-  @parameterized.parameters(*KINDS)
-  def test_gradients_leave_the_identity_and_reach_all_parameters(self, name):
-    network = create(name)
-    grads = gradients(network)
-    for grad in jax.tree.leaves(grads["localisers"][name[-1]]["head"]):
-      self.assertGreater(np.abs(grad).max(), 1e-4)
-    for grad in jax.tree.leaves(gradients(shake(network))):
-      self.assertGreater(np.abs(grad).max(), 0)
-
-  def test_theta_gradient_scales_what_flows_through_the_points(self):
-    plain, scaled = (
-      gradients(shake(create("STN-UCN1", theta_gradient=factor)))
-      for factor in (1.0, 0.25)
-    )
-    for part, factor in (("localisers", 0.25), ("head", 1.0)):
-      for one, other in zip(
-        *(jax.tree.leaves(grad[part]) for grad in (plain, scaled)), strict=True
-      ):
-        size = np.abs(one).max()
-        np.testing.assert_allclose(other, factor * one, atol=1e-4 * size)
-
-  @parameterized.parameters(*KINDS)
-  def test_nothing_is_halved(self, name):
-    network = create(name, dataclasses.replace(LAYERS, halve=True))
-    self.assertEqual(network(IMAGES).warped.shape, IMAGES.shape)
-    self.assertEqual(network.head.kernel.shape, create("CNN").head.kernel.shape)
-
-  @parameterized.parameters("STN-UCN2", "DEF2", "DEF9")
-  def test_depth_beyond_the_last_convolution_is_refused(self, name):
-    with self.assertRaisesRegex(
-      ValueError, f"depth {name[-1]} is deeper.*accepted: 0 to 1"
-    ):
-      create(name)
-
-  @parameterized.parameters(*KINDS)
-  def test_parameters_are_about_those_of_stn_c(self, name):
-    for options in ({}, {"width": 0.25}, {"localisation_width": 0.5}):
-      found, expected = (
-        networks.count_parameters(
-          nnx.eval_shape(
-            lambda n=n, options=options: networks.create(
-              n, **options, rngs=nnx.Rngs(0)
-            )
-          )
-        )
-        for n in (name, f"STN-C{name[-1]}")
-      )
-      self.assertEqual(found["classifier"], expected["classifier"])
-      np.testing.assert_allclose(  # to half a filter of 16
-        found["localisation"], expected["localisation"], rtol=0.03
-      )
-
+class PredictorTest(parameterized.TestCase):
   def test_a_predictor_stays_bearable_and_has_a_filter(self):
-    for parameters, filters in ((10**8, 512), (1, 1)):
-      net = deformation.PointPredictor(
-        "DEF", 1, Conv(4, 1), parameters=parameters, rngs=nnx.Rngs(0)
+    for count, filters in ((10**8, 512), (1, 1)):
+      net = deformation.OffsetPredictor(
+        1, 1, "SAME", num_parameters=count, rngs=nnx.Rngs(0)
       )
       self.assertEqual(net.head.kernel.shape, (filters, 2))
 
-  def test_unknown_kind_and_family(self):
-    for options, message in (
-      (dict(kind="DCN"), "kind='DCN'.*'DEF'"),
-      (dict(kind="UCN", family="euclid"), "family='euclid'"),
-    ):
-      with self.assertRaisesRegex(ValueError, message):
-        deformation.PointPredictor(
-          **options,
-          channels=1,
-          layer=Conv(4, 3),
-          parameters=100,
-          rngs=nnx.Rngs(0),
+  @parameterized.parameters("affine", "rotation", None)
+  def test_untrained_it_returns_the_regular_points(self, family):
+    options = dict(num_parameters=100, rngs=nnx.Rngs(0))
+    if family:
+      net = deformation.PatchPredictor(2, 3, "SAME", family=family, **options)
+    else:
+      net = deformation.OffsetPredictor(2, 3, "SAME", **options)
+    (features,) = single(normal(2, 4, 5, 2))
+    points = lattice(4, 5, (3, 3), (1, 1))
+    np.testing.assert_array_equal(net(features), np.stack([points, points]))
+
+  @parameterized.parameters(
+    (dict(padding="CAUSAL"), "padding='CAUSAL' is unknown.*'SAME'"),
+    (dict(family="euclid"), "family='euclid'"),
+    (
+      dict(
+        family=transforms.Family(
+          name="wave", num_params=lambda n: 2, grid=lambda p, shape: p
         )
-
-
-class TrainingTest(parameterized.TestCase):
-  @parameterized.parameters("STN-UCN1", "DEF1")
-  @pytest.mark.slow
-  def test_it_learns_and_moves(self, name):
-    program, state = training_test.make(name)
-    data = training_test.toy_data(64)
-    losses, moved = [], []
-    for _ in range(3):
-      state = program.train(state, data, 4)
-      prediction = program.evaluate(state, data, 0)[0]
-      losses.append(prediction.loss.mean())
-      moved.append(np.abs(prediction.pose - np.eye(2, 3)).max())
-    self.assertLess(losses[-1], losses[0])
-    self.assertGreater(moved[0], 1e-4)
+      ),
+      "wave",
+    ),
+  )
+  def test_unknown_options(self, changed, message):
+    options = {"channels": 1, "kernel_size": 3, "padding": "SAME", **changed}
+    with self.assertRaisesRegex(ValueError, message):
+      deformation.PatchPredictor(
+        num_parameters=100, rngs=nnx.Rngs(0), **options
+      )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The perturbations, from their keys."""
+"""The perturbations of the paper, from their keys."""
 
 import functools
 from unittest import mock
@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+import pytest
 from scipy import ndimage
 
-from stnjax import data as datasets
-from stnjax import transforms
+from stnjax import data, transforms
 from stnjax.data import perturbations
+from stnjax.paper.datasets import mnist_normalisation
 
 
 def blob(batch=1):
@@ -25,20 +26,20 @@ def keys(count, seed=0):
   return jax.random.split(jax.random.key(seed), count)
 
 
-perturb = jax.jit(perturbations.perturb, static_argnums=2)
+perturb = jax.jit(data.perturb, static_argnums=2)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def truths(keys, name):
   """What would be done to tiny images; without making them."""
-  sources = jnp.zeros((1, 6, 6, 1), jnp.uint8)
+  black = jnp.zeros((1, 6, 6, 1), jnp.uint8)
   images = jnp.zeros((len(keys), 2, 2, 1))
-  return perturbations.perturb(keys, images, name, sources)[1]
+  return data.perturb(keys, images, name, black)[1]
 
 
 class RotationTest(absltest.TestCase):
   def test_object_turns_by_the_angle_that_is_told(self):
-    images, truth = perturbations.perturb(keys(8), blob(8), "rotation")
+    images, truth = perturb(keys(8), blob(8), "rotation")
     for image, angle in zip(images, truth["rotation"], strict=True):
       # scipy turns counterclockwise on the screen for positive angles.
       expected = ndimage.rotate(
@@ -50,7 +51,7 @@ class RotationTest(absltest.TestCase):
       np.testing.assert_allclose(image[..., 0], expected, atol=1e-3)
 
   def test_angles_are_uniform_within_90_degrees(self):
-    _, truth = perturbations.perturb(
+    _, truth = perturb(
       keys(20_000, 1), jnp.zeros((20_000, 2, 2, 1)), "rotation"
     )
     degrees = np.degrees(truth["rotation"])
@@ -62,20 +63,20 @@ class RotationTest(absltest.TestCase):
     np.testing.assert_allclose(quartiles, [-45, 0, 45], atol=2.5)
 
   def test_an_image_is_perturbed_by_its_own_key_alone(self):
-    whole, _ = perturbations.perturb(keys(3), blob(3), "rotation")
-    one, _ = perturbations.perturb(keys(3)[1:2], blob(1), "rotation")
+    whole, _ = perturb(keys(3), blob(3), "rotation")
+    one, _ = perturb(keys(3)[1:2], blob(1), "rotation")
     np.testing.assert_allclose(whole[1], one[0], atol=1e-6)
     self.assertGreater(np.abs(whole[0] - whole[1]).max(), 0.1)
 
 
-def sources(seed=0, count=3, side=9, dim=40):
+def clutter_images(seed=0, count=3, side=9, dim=40):
   """Images so dim that six of them never reach 1."""
   rng = np.random.default_rng(seed)
   return rng.integers(1, dim, (count, side, side, 1)).astype(np.uint8)
 
 
 def constant(value):
-  """The same at every place, in the shape of `sources`."""
+  """The same at every place, in the shape of `clutter_images`."""
   return np.full((3, 9, 9, 1), value, np.uint8)
 
 
@@ -154,7 +155,7 @@ class TranslationTest(absltest.TestCase):
     )
 
   def test_clutter_is_cut_from_the_sources(self):
-    counts, given = covered(60, "translation"), sources()
+    counts, given = covered(60, "translation"), clutter_images()
     accepted, used = crops(given), set()
     for image, count in zip(
       clutter(60, "translation", given), counts, strict=True
@@ -170,7 +171,7 @@ class TranslationTest(absltest.TestCase):
 
   def test_it_is_added_to_the_object_and_clamped(self):
     images = np.random.default_rng(0).random((20, 28, 28, 1), np.float32)
-    given = sources()  # so dim that the clutter alone is not clamped
+    given = clutter_images()  # so dim that the clutter alone is not clamped
     alone, _ = perturb(keys(20), images, "translation", constant(0))
     dim, _ = perturb(keys(20), 0 * images, "translation", given)
     self.assertLess(dim.max(), 1)
@@ -207,7 +208,7 @@ class ScaleTest(absltest.TestCase):
 
   def test_clutter_is_resized_crops_of_the_sources(self):
     """As Pillow resizes them; looked at where nothing else is close."""
-    counts, given = covered(120, "scale"), sources()
+    counts, given = covered(120, "scale"), clutter_images()
     cut, sizes = crops(given), []
     resized = {
       size: np.stack(
@@ -243,7 +244,7 @@ class ScaleTest(absltest.TestCase):
       expected = Image.fromarray(crop).resize(
         (size, size), Image.Resampling.BILINEAR
       )
-      matrix = np.asarray(perturbations._resizing(25, 4, size))
+      matrix = np.asarray(perturbations._resizing(25, 4, size, 6))
       found = matrix @ crop @ matrix.T
       np.testing.assert_allclose(
         found[4 : 4 + size, 4 : 4 + size], expected, atol=1e-6
@@ -253,31 +254,34 @@ class ScaleTest(absltest.TestCase):
 
 class ClutterTest(parameterized.TestCase):
   @parameterized.parameters("translation", "scale")
-  def test_it_needs_sources(self, name):
-    with self.assertRaisesRegex(ValueError, f"sources must be.*'{name}'"):
-      perturbations.perturb(keys(1), jnp.zeros((1, 28, 28, 1)), name)
+  def test_it_needs_images(self, name):
+    with self.assertRaisesRegex(
+      ValueError, f"clutter_images must be.*'{name}'"
+    ):
+      data.perturb(keys(1), jnp.zeros((1, 28, 28, 1)), name)
 
   @parameterized.parameters("translation", "scale")
-  def test_it_hangs_on_the_image_s_own_key_alone(self, name):
-    given = sources()
+  def test_it_depends_on_the_image_s_own_key_alone(self, name):
+    given = clutter_images()
     whole = clutter(3, name, given)
     one = perturb(keys(3)[1:2], jnp.zeros((1, 28, 28, 1)), name, given)[0]
     np.testing.assert_allclose(one[0, ..., 0], whole[1], atol=1e-6)
     for other in (whole[0], whole[2], clutter(3, name, given, seed=1)[1]):
       self.assertGreater(np.abs(other - whole[1]).max(), 0.01)
 
+  @pytest.mark.slow
   # Turning smooths, for which the paper's constants make no allowance.
   @parameterized.parameters(
     ("none", 0.03), ("rotation", 0.07), ("translation", 0.1), ("scale", 0.04)
   )
   def test_statistics_are_near_those_of_the_paper(self, name, tolerance):
     """On full MNIST, translation has 0.0395 and 0.1800, the paper 8 % less."""
-    data = datasets.load("mnist_subset", "train")
+    digits = data.load("mnist_subset", "train")
     count = total = squares = 0
     for start in range(0, 10_000, 2_500):
       chosen = np.arange(start, start + 2_500, 5)
-      images = data.images[chosen].astype(np.float32) / 255
-      found, _ = perturb(keys(500, start), images, name, data.images)
+      images = digits.images[chosen].astype(np.float32) / 255
+      found, _ = perturb(keys(500, start), images, name, digits.images)
       found = np.asarray(found)
       count += found.size
       total += found.sum(dtype=np.float64)
@@ -285,7 +289,7 @@ class ClutterTest(parameterized.TestCase):
     mean = total / count
     np.testing.assert_allclose(
       (mean, (squares / count - mean**2) ** 0.5),
-      perturbations.PERTURBATIONS[name].mnist,
+      np.ravel(mnist_normalisation(name, digits.images)),
       rtol=tolerance,
     )
 
@@ -296,9 +300,8 @@ NOTHING = dict(
 
 
 def deform(images, **options):
-  return jax.vmap(
-    lambda key, image: perturbations.deform(key, image, **NOTHING | options)[0]
-  )(keys(len(images)), images)
+  draw = functools.partial(data.deform, **NOTHING | options)
+  return jax.jit(jax.vmap(draw))(keys(len(images)), images)[0]
 
 
 class AugmentationTest(parameterized.TestCase):
@@ -334,8 +337,8 @@ class AugmentationTest(parameterized.TestCase):
   ):
     count = 2_000
     with mock.patch.object(perturbations, "warp", lambda _, matrix: matrix):
-      matrices, truth = perturbations.perturb(
-        keys(count), jnp.zeros((count, 2, 2, 1)), name
+      matrices, truth = jax.vmap(data.PERTURBATIONS[name].draw)(
+        keys(count), jnp.zeros((count, 2, 2, 1))
       )
     self.assertEqual(truth, {})
     matrices = np.asarray(matrices, np.float64)
@@ -367,15 +370,15 @@ class AugmentationTest(parameterized.TestCase):
 
 class OtherTest(parameterized.TestCase):
   def test_none_changes_nothing(self):
-    images, truth = perturbations.perturb(keys(2), blob(2), "none")
+    images, truth = data.perturb(keys(2), blob(2), "none")
     np.testing.assert_array_equal(images, blob(2))
     self.assertEqual(truth, {})
 
   def test_unknown_name(self):
     with self.assertRaisesRegex(ValueError, "perturbation='shift'.*rotation"):
-      perturbations.perturb(keys(1), blob(), "shift")
+      data.perturb(keys(1), blob(), "shift")
     with self.assertRaisesRegex(ValueError, "perturbation='shift'.*rotation"):
-      perturbations.output_shape("shift", (28, 28, 1))
+      data.output_shape("shift", (28, 28, 1))
 
   @parameterized.parameters(
     ("none", (28, 28, 1), (28, 28, 1)),
@@ -387,9 +390,9 @@ class OtherTest(parameterized.TestCase):
     ("light_augmentation", (32, 32, 3), (32, 32, 3)),
   )
   def test_output_shape(self, name, shape, expected):
-    self.assertEqual(perturbations.output_shape(name, shape), expected)
+    self.assertEqual(data.output_shape(name, shape), expected)
     found = jax.eval_shape(
-      lambda: perturbations.perturb(
+      lambda: data.perturb(
         keys(2), jnp.zeros((2, *shape)), name, jnp.zeros((1, *shape), "uint8")
       )[0]
     )

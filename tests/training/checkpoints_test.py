@@ -156,13 +156,14 @@ class CheckpointsTest(parameterized.TestCase):
 import resource, sys
 import numpy as np
 from etils import epath
-from stnjax import checkpoints
+from stnjax.files import RunError
+from stnjax.training import checkpoints
 arrays = {f".{i}": np.random.default_rng(i).random(2000) for i in range(20)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 kept = checkpoints.Checkpoints(epath.Path(sys.argv[1]), "name", [0])
 try:
   kept.save(10, arrays, 1.5)
-except checkpoints.RunError as error:
+except RunError as error:
   sys.exit(str(error))
 """
     result = subprocess.run(

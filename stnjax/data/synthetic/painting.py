@@ -36,6 +36,7 @@ def contrasting_colour(rng, surface: np.ndarray, contrast: float) -> np.ndarray:
 
 
 def blend(image: np.ndarray, mask: np.ndarray, colour) -> np.ndarray:
+  """Paints a colour `[3]` over an image where a mask `[64, 64]` is 1."""
   return image + mask[..., None] * (colour - image)
 
 

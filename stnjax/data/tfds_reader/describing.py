@@ -87,12 +87,12 @@ def _features(
     raise ValueError(f"dataset {name!r} is no image classification set")
   image_keys = [
     key
-    for key, feature in features.items()
+    for key, feature in sorted(features.items())
     if isinstance(feature, tfds.features.Image) and feature.np_dtype == np.uint8
   ]
   label_keys = [
     key
-    for key, feature in features.items()
+    for key, feature in sorted(features.items())
     if feature.shape == () and examples.is_whole(feature)
   ]
   image_key = _choose(name, "image", image_keys, builder)
@@ -131,7 +131,7 @@ def _choose(
     raise ValueError(
       f"dataset {name!r} is no image classification set: it must have a uint8"
       f" Image and a label of one integer, got {kind}s {keys} among the"
-      f" features {', '.join(builder.info.features)}"
+      f" features {', '.join(sorted(builder.info.features))}"
     )
   return keys[0]
 

@@ -95,8 +95,8 @@ def _missing(prepared: Prepared, data_root: epath.Path) -> str:
       options = f" --manual_dir=<{prepared.manual_dir}>{options}"
     else:
       advice += " (which needs pip install 'stnjax[prepare]')"
-      # TFDS's own builder, under any name.
-      name = name if name in DATASETS else f"tfds:{prepared.folder or name}"
+      if prepared.folder not in ("", name) or name not in DATASETS:
+        name = f"tfds:{prepared.folder or name}"
     advice += f": python -m stnjax.data prepare --dataset={name}{options}"
   others = sorted(
     {

@@ -1,8 +1,11 @@
-"""What is read out of compiled programs."""
+"""Costs that are read from compiled programs."""
 
 from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
 
 from experiments.bench import compiled
+import stnjax
 
 PROGRAM = """
 HloModule jit_step, is_scheduled=true
@@ -58,6 +61,40 @@ STEPS = """  ROOT %w.2 = (s32[], s32[], f32[4]{0}) while(%t.2), \
 condition=%steps_left, body=%step
 """
 
+GPU_PROGRAM = """
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %r = f32[] add(%a, %b)
+}
+
+%fused_1 (p0: f32[4], p1: s32[9,1], p2: f32[9]) -> f32[4] {
+  ROOT %s.1 = f32[4]{0} scatter(%p0, %p1, %p2), inserted_window_dims={0}, \
+indices_are_sorted=true, unique_indices=true, to_apply=%sum
+}
+
+%fused_2 (p0: f32[4], p1: s32[9,1], p2: f32[9]) -> f32[4] {
+  ROOT %s.2 = f32[4]{0} scatter(%p0, %p1, %p2), inserted_window_dims={0}, \
+to_apply=%sum
+}
+
+%fused_3 (p0: s32[9], p1: f32[9]) -> (s32[9], f32[9]) {
+  ROOT %s.3 = (s32[9]{0}, f32[9]{0}) sort(%p0, %p1), dimensions={0}
+}
+
+ENTRY %main (x: f32[4], i: s32[9,1], v: f32[9]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %i = s32[9,1]{1,0} parameter(1)
+  %v = f32[9]{0} parameter(2)
+  %b = s32[9]{0} bitcast(%i)
+  %sorted = (s32[9]{0}, f32[9]{0}) fusion(%b, %v), kind=kCustom, calls=%fused_3
+  %w = f32[9]{0} get-tuple-element(%sorted), index=1
+  %c = f32[4]{0} copy(%x)
+  %f.1 = f32[4]{0} fusion(%c, %i, %w), kind=kInput, calls=%fused_1
+  %many = (f32[4]{0}, f32[4]{0}, f32[4]{0}, f32[4]{0}, f32[4]{0}, \
+/*index=5*/f32[4]{0}) fusion(%f.1), kind=kLoop, calls=%fused_4
+  ROOT %f.2 = f32[4]{0} fusion(%f.1, %i, %v), kind=kInput, calls=%fused_2
+}
+"""
+
 
 class CompiledTest(parameterized.TestCase):
   def test_cycles_of_one_turn_of_the_loop_over_steps(self):
@@ -85,7 +122,7 @@ class CompiledTest(parameterized.TestCase):
   )
   def test_a_loop_inside_that_ends_otherwise_is_refused(self, old, new):
     text = PROGRAM.replace("LOOP", STEPS).replace(old, new, 1)
-    with self.assertRaisesRegex(ValueError, "turns of tiles_left"):
+    with self.assertRaisesRegex(ValueError, "iterations of tiles_left"):
       compiled.cycles(text)
 
   def test_collectives(self):
@@ -97,6 +134,23 @@ class CompiledTest(parameterized.TestCase):
 """
     found = compiled.collectives(text)
     self.assertEqual(found, [("all-reduce", 32), ("all-gather", 4)])
+
+  def test_operations_of_a_program_for_gpus(self):
+    self.assertEqual(
+      compiled.gpu_counts(GPU_PROGRAM),
+      {"kernels": 5, "sorts": 1, "scatters": 2, "unordered": 1},
+    )
+
+  def test_sampling_is_known_by_its_name(self):
+    for implementation in ("gather", "matmul"):
+
+      def warp(image, implementation=implementation):
+        theta = stnjax.transforms.identity()[None]
+        return stnjax.warp(image, theta, implementation=implementation)
+
+      lowered = jax.jit(warp).lower(jnp.zeros((1, 8, 8, 1)))
+      text = lowered.compile().as_text()
+      self.assertIn(compiled.SAMPLING, text)
 
 
 if __name__ == "__main__":

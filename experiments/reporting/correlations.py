@@ -1,0 +1,229 @@
+"""How well audits of the CNN rank networks that warp its features."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+import numpy as np
+from scipy import stats
+
+from experiments.lib.tables import Table
+from experiments.reporting.page import Picture, Section
+from experiments.reporting.sections import UNKNOWN
+from stnjax import plots
+from stnjax.paper.comparisons import GroupResults
+
+LEAST_POINTS = 3
+QUANTITIES = {
+  "error": "error relative to the CNN (%)",
+  "residual": "residual share (%)",
+}
+"""Labels of what is correlated with the audit."""
+
+CAPTION = (
+  "Error and residual share of each STN-CX against the percentage undone by the"
+  " audit. Both fall with it if the audit predicts."
+)
+_UNDONE = (
+  "Undone: percentage of the change by the perturbation that the best spatial"
+  " warp of the features after block X of the plain CNN undoes (mean over all"
+  " audited families if the perturbation is none of them). For the input"
+  " (STN-C0), interpolation is the limit."
+)
+_CORRELATION = (
+  "Spearman's rank correlation with the percentage undone, with the 95 %"
+  " confidence interval of a bootstrap over the points; -1 is a perfect"
+  " prediction. Pairs are networks within a group that the audit ranks."
+)
+_RESAMPLES = 2000
+_TIE = 0.01  # audits that differ by less do not rank two networks
+
+
+class Point(NamedTuple):
+  """A network that warps features, and the audit of the CNN.
+
+  Attributes:
+    group: Title of the group of runs.
+    network: Name of the network, STN-CX.
+    undone: Share of the transform that a warp of layer X undoes, by the audit;
+      mean over the seeds of the CNN.
+    error: Error of the network divided by that of the CNN; means over seeds.
+    residual: Residual share of the network; NaN if it is not measured.
+    seeds: Number of seeds of the network.
+  """
+
+  group: str
+  network: str
+  undone: float
+  error: float
+  residual: float
+  seeds: int
+
+
+class Correlation(NamedTuple):
+  """Spearman's rank correlation, and the ranking of pairs within a group.
+
+  Attributes:
+    rho: Rank correlation.
+    low: Lower end of its 95 % confidence interval, by bootstrap over points.
+    high: Upper end of the interval.
+    points: Number of points.
+    right: Number of pairs ranked as the audit ranks them.
+    pairs: Number of pairs of one group that the audit ranks.
+  """
+
+  rho: float
+  low: float
+  high: float
+  points: int
+  right: int
+  pairs: int
+
+  def __str__(self):
+    return (
+      f"{self.rho:.2f} [{self.low:.2f}, {self.high:.2f}], {self.points} points;"
+      f" {self.right} of {self.pairs} pairs within a group ranked correctly"
+    )
+
+
+def points(groups: Sequence[GroupResults]) -> Iterator[Point]:
+  """Yields a point for every STN-CX in a group with an audited CNN."""
+  for group in groups:
+    undone = _undone(group)
+    for depth, name in group.single("STN-C").items():
+      if depth >= len(undone):
+        continue
+      shares = group.residual_shares(name) if group.is_aligned(name) else np.nan
+      yield Point(
+        group.title,
+        name,
+        float(undone[depth]),
+        float(np.mean(group.errors(name)) / np.mean(group.errors("CNN"))),
+        float(np.mean(shares)),
+        len(group.results[name]),
+      )
+
+
+def _undone(group: GroupResults) -> np.ndarray:
+  """Share undone by layer, mean over the seeds of the CNN; may be empty.
+
+  Of the perturbation's family, or of all families where it is none of them.
+  """
+  profiles = [
+    r["undone"] for r in group.results.get("CNN", ()) if "undone" in r
+  ]
+  shares = [
+    [p[group.perturbation]] if group.perturbation in p else [*p.values()]
+    for p in profiles
+    if p
+  ]
+  # Audits of as many layers as the first: old results may have others.
+  alike = [share for share in shares if len(share[0]) == len(shares[0][0])]
+  if not alike:
+    return np.empty(0)
+  return np.mean([np.mean(share, axis=0) for share in alike], axis=0)
+
+
+def correlate(
+  found: Sequence[Point], quantity: str, seed: int = 0
+) -> Correlation | None:
+  """Correlates a quantity of the networks with the audit.
+
+  Args:
+    found: Points.
+    quantity: "error" or "residual"; a perfect prediction is -1 for both.
+    seed: Seed of the bootstrap.
+
+  Returns:
+    The correlation; None for fewer than three points, or points that are all
+    alike.
+  """
+  known = [
+    p
+    for p in found
+    if np.isfinite(p.undone) and np.isfinite(getattr(p, quantity))
+  ]
+  x = np.array([p.undone for p in known])
+  y = np.array([getattr(p, quantity) for p in known])
+  if len(known) < LEAST_POINTS or not np.ptp(x) or not np.ptp(y):
+    return None
+  low, high = _bootstrap(x, y, seed)
+  pairs = [
+    (p.undone - q.undone) * (getattr(p, quantity) - getattr(q, quantity)) < 0
+    for p, q in itertools.combinations(known, 2)
+    if p.group == q.group and abs(p.undone - q.undone) >= _TIE
+  ]
+  rho = stats.spearmanr(x, y).statistic
+  return Correlation(
+    float(rho), float(low), float(high), len(x), int(sum(pairs)), len(pairs)
+  )
+
+
+def _bootstrap(x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+  """95 % confidence interval of the rank correlation, over the points."""
+  rng = np.random.default_rng(seed)
+  count = len(x)
+  chosen = np.stack([rng.integers(0, count, count) for _ in range(_RESAMPLES)])
+  x, y = (stats.rankdata(values[chosen], axis=1) for values in (x, y))
+  x, y = (ranks - (count + 1) / 2 for ranks in (x, y))
+  scale = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+  known = scale > 0  # not for points that are all alike
+  correlations = (x * y).sum(axis=1)[known] / scale[known]
+  return np.quantile(correlations, [0.025, 0.975])
+
+
+def table(found: Sequence[Point]) -> Table:
+  """The points, one row each."""
+  rows = [
+    [
+      p.group,
+      p.network,
+      f"{100 * p.undone:.0f}",
+      f"{100 * p.error:.0f}",
+      f"{100 * p.residual:.0f}" if np.isfinite(p.residual) else UNKNOWN,
+      str(p.seeds),
+    ]
+    for p in found
+  ]
+  heading = ["runs", "network", "undone (%)", *QUANTITIES.values(), "seeds"]
+  return Table(heading, rows)
+
+
+def figure(found: Sequence[Point]) -> Figure:
+  """The points, one panel per quantity and one colour per group."""
+  by_group: dict[str, list[Point]] = {}
+  for point in found:
+    by_group.setdefault(point.group, []).append(point)
+  panels = {
+    label: {
+      title: [
+        (100 * p.undone, 100 * getattr(p, quantity), p.network)
+        for p in of_group
+        if np.isfinite(getattr(p, quantity))
+      ]
+      for title, of_group in by_group.items()
+    }
+    for quantity, label in QUANTITIES.items()
+  }
+  return plots.labelled_points("undone by the audit (%)", panels)
+
+
+def section(
+  found: Sequence[Point],
+  correlations: Mapping[str, Correlation],
+  picture: Picture,
+) -> Section:
+  """The points as a table and a picture, and their correlations.
+
+  Args:
+    found: Points.
+    correlations: Correlations by quantity.
+    picture: The written figure of the points.
+
+  Returns:
+    The section.
+  """
+  lines = [f"{QUANTITIES[q]}: {value}." for q, value in correlations.items()]
+  parts = [_UNDONE, table(found), _CORRELATION, *lines, picture]
+  return Section("Audits and networks", parts)

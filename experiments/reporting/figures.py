@@ -1,0 +1,190 @@
+"""Figures of a group of runs, each with a file name and a caption."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from experiments.reporting import names
+from experiments.reporting.finished import Finished
+from experiments.reporting.groups import Group
+from stnjax import placement, plots
+from stnjax.training.description import AxisDescription
+
+_ALIKE_AT_DEPTH_0 = ("STN-C", "STN-DL", "STN-SL")
+
+
+class Captioned(NamedTuple):
+  """A figure, the stem of its file's name, and its caption."""
+
+  name: str
+  caption: str
+  figure: Figure
+
+
+def figures(group: Group) -> Iterator[Captioned]:
+  """Draws the figures that the runs of a group allow.
+
+  Args:
+    group: Runs that differ in network and seed alone.
+
+  Yields:
+    Images before and after the transformer, poses along each axis, errors
+    against depth and iterations, learning curves.
+  """
+  transformers = {
+    network: runs
+    for network, runs in group.members.items()
+    if placement.parse(network).depths
+  }
+  seed = _common_seed(transformers)
+  if seed is not None:
+    runs = {
+      network: next(run for run in runs if run.settings.seed == seed)
+      for network, runs in transformers.items()
+    }
+    arrays = {network: run.evaluation() for network, run in runs.items()}
+    yield _before_and_after(arrays, seed)
+    for axis in group.axes.values():
+      along = {
+        n: a for n, a in arrays.items() if axis.name in runs[n].alignment
+      }
+      if along:
+        yield _poses(axis, along, seed)
+  yield from error_lines(group.members)
+  yield Captioned(
+    "curves",
+    "Learning curves: mean over the seeds, with their range as a band.",
+    plots.learning_curves(_curves(group)),
+  )
+
+
+def _common_seed(members: Mapping[str, Sequence[Finished]]) -> int | None:
+  """The smallest seed of all networks: images are perturbed alike for it."""
+  seeds = [{run.settings.seed for run in runs} for runs in members.values()]
+  return min(set.intersection(*seeds), default=None) if seeds else None
+
+
+def _before_and_after(
+  arrays: Mapping[str, Mapping[str, np.ndarray]], seed: int
+) -> Captioned:
+  before = next(iter(arrays.values()))["before"]
+  after = {network: kept["after"] for network, kept in arrays.items()}
+  return Captioned(
+    "before_after",
+    "Perturbed images (input) and the same images warped by each network's"
+    " transform: one column per class, one row per perturbation of the same"
+    " image, or per image if nothing is perturbed. A network aligns if a column"
+    " shows one pose. For networks that warp features (STN-C1, ...), the"
+    " transform is applied to the input; for STN-UCN and DEF, the mean of the"
+    f" transforms of all positions. Seed {seed}.",
+    plots.before_and_after(before, after),
+  )
+
+
+def _poses(
+  axis: AxisDescription,
+  arrays: Mapping[str, Mapping[str, np.ndarray]],
+  seed: int,
+) -> Captioned:
+  true, predicted, labels = {}, {}, {}
+  for network, kept in arrays.items():
+    passes = kept[f"true_{axis.name}"]
+    true[network] = passes.ravel()
+    predicted[network] = kept[f"predicted_{axis.name}"].ravel()
+    labels[network] = np.tile(kept["label"], len(passes))
+  return Captioned(
+    axis.name,
+    f"Predicted against true {names.in_words(axis.name)}, minus the mean pose"
+    " of the class. Dashed: slope -1, where the perturbation is undone; orange:"
+    f" orthogonal regression. Seed {seed}.",
+    plots.pose_density(axis, true, predicted, labels),
+  )
+
+
+def error_lines(
+  members: Mapping[str, Sequence[Finished]],
+) -> Iterator[Captioned]:
+  """Draws errors against depth and iterations, where runs differ in them."""
+  depths, iterations, baseline = errors_by_placement(members)
+  if depths:
+    yield Captioned(
+      "depth",
+      "Error against the depth of the placement: mean and standard deviation"
+      " over the seeds, which are dots. At depth 0, STN-C, STN-DL and STN-SL"
+      " are the same network.",
+      plots.error_lines("depth", depths, baseline),
+    )
+  if iterations:
+    yield Captioned(
+      "iterations",
+      "Error against the number of iterations: mean and standard deviation over"
+      " the seeds, which are dots.",
+      plots.error_lines("iterations", iterations, baseline),
+    )
+
+
+Lines = dict[str, dict[int, list[float]]]
+
+
+def errors_by_placement(
+  members: Mapping[str, Sequence[Finished]],
+) -> tuple[Lines, Lines, list[float]]:
+  """Errors in percent against the depth and the number of iterations.
+
+  Args:
+    members: Runs by network.
+
+  Returns:
+    Errors of every kind by depth, errors of every kind and depth by number of
+    iterations, both only with several points, and those of the CNN.
+  """
+  depths: Lines = {}
+  iterations: Lines = {}
+  baseline: list[float] = []
+  for network, runs in members.items():
+    errors = [100 * run.results["error"] for run in runs]
+    parsed = placement.parse(network)
+    if not parsed.depths:
+      baseline += errors
+    elif len(set(parsed.depths)) == 1:
+      depth, kind = parsed.depths[0], parsed.prefix
+      count = len(parsed.depths) + len(runs[0].settings.more_iterations)
+      # Two names can be one network: STN-SL1x2 and STN-SL1,1.
+      line = iterations.setdefault(f"{kind}{depth}", {})
+      line.setdefault(count, []).extend(errors)
+      if count == 1:
+        alike = depth == 0 and kind in _ALIKE_AT_DEPTH_0
+        for name in _ALIKE_AT_DEPTH_0 if alike else (kind,):
+          depths.setdefault(name, {}).setdefault(depth, []).extend(errors)
+  return _several(depths), _several(iterations), baseline
+
+
+def _several(lines: Lines) -> Lines:
+  """Lines of more than one point."""
+  return {name: line for name, line in lines.items() if len(line) > 1}
+
+
+def _curves(group: Group) -> dict[str, dict[str, list[np.ndarray]]]:
+  """Metrics over epochs by label and network, one array per seed."""
+  curves = {
+    "error (%)": _curve(group.members, lambda line: 100 * line["error"])
+  }
+  for name, axis in group.axes.items():
+    curves[names.residual(axis)] = _curve(
+      group.measured(name), lambda line, name=name: line["alignment"][name]
+    )
+  curves["training loss"] = _curve(
+    group.members, lambda line: line["train_loss"]
+  )
+  return curves
+
+
+def _curve(
+  members: Mapping[str, Sequence[Finished]], value: Callable[[dict], float]
+) -> dict[str, list[np.ndarray]]:
+  return {
+    network: [np.array([value(line) for line in run.metrics]) for run in runs]
+    for network, runs in members.items()
+  }

@@ -1,0 +1,158 @@
+"""Runs as groups of the paper's claims, and the verdicts as tables."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from experiments.lib.tables import Table
+from experiments.reporting import groups, names, page, sections
+from experiments.reporting.finished import LeftOut
+from experiments.reporting.page import Section
+from stnjax.paper.claims import Judged
+from stnjax.paper.comparisons import (
+  LEAST_SEEDS,
+  VERDICTS,
+  Comparison,
+  GroupResults,
+)
+
+TITLE = "The paper's claims"
+_HEADING = ("runs", "comparison", "means", "difference", "seeds", "verdict")
+_EXPLANATION = (
+  "Means over the seeds with 95 % confidence intervals (Student's t, Welch's"
+  " for differences; not corrected for multiple comparisons). A comparison"
+  " holds if the interval of the difference lies below 0, does not hold if it"
+  " lies above 0, and is inconclusive if it contains 0. Errors are in percent;"
+  " the residual share is the residual of the pose over that of an identity"
+  " transformer. A claim holds if all of its comparisons hold (the first: if"
+  " one holds), and does not hold if one does not. Comparisons with fewer than"
+  f" {LEAST_SEEDS} seeds are not evaluated."
+)
+_CELLS = (
+  f"Groups with at least {LEAST_SEEDS} seeds: error in percent, mean ±"
+  " standard deviation over the seeds; in brackets the residual share in"
+  " percent: 0 is perfect alignment, 100 that of an identity transformer. All"
+  " runs are listed at the end."
+)
+
+
+def results_of(runs: Sequence[groups.Group]) -> list[GroupResults]:
+  """Groups of finished runs as groups of results."""
+  return [
+    GroupResults(
+      group.title,
+      group.settings["dataset"],
+      group.settings["perturbation"],
+      group.settings["family"],
+      {name: [run.results for run in m] for name, m in group.members.items()},
+    )
+    for group in runs
+  ]
+
+
+def overview(results: Sequence[GroupResults]) -> Table:
+  """Errors and residual shares by network, of groups with enough seeds."""
+  shown = [g for g in results if g.num_seeds() >= LEAST_SEEDS]
+  networks = sorted(
+    {n for group in shown for n in group.results}, key=names.order
+  )
+  rows = [[name, *(_cell(group, name) for group in shown)] for name in networks]
+  return Table(["network", *(group.title for group in shown)], rows)
+
+
+def _cell(group: GroupResults, network: str) -> str:
+  """Error and residual share of a network."""
+  if network not in group.results:
+    return ""
+  errors = group.errors(network)
+  cell = f"{np.mean(errors):.1f}"
+  if len(errors) > 1:
+    cell += f" ± {np.std(errors, ddof=1):.1f}"
+  if group.is_aligned(network):
+    cell += f" ({100 * np.mean(group.residual_shares(network)):.0f})"
+  return cell
+
+
+def verdicts(judged: Sequence[Judged]) -> Table:
+  """Verdict of each claim, and its number of comparisons by verdict."""
+  rows = []
+  for number, (claim, comparisons, verdict) in enumerate(judged, 1):
+    evaluated = [c.verdict for c in comparisons if c.evaluated]
+    counts = [evaluated.count(kind) for kind in VERDICTS]
+    counts.append(len(comparisons) - len(evaluated))
+    rows.append([f"{number}. {claim.statement}", verdict, *map(str, counts)])
+  heading = ["claim", "verdict", *VERDICTS, "too few seeds"]
+  return Table(heading, rows)
+
+
+def content(
+  runs: Sequence[groups.Group],
+  judged: Sequence[Judged],
+  left_out: Sequence[LeftOut] = (),
+) -> list[Section]:
+  """The verdicts, the comparisons of each claim, and the results of all runs.
+
+  Args:
+    runs: Groups of finished runs.
+    judged: Verdicts on these groups, see `stnjax.paper.claims.judge`.
+    left_out: Runs that are left out.
+
+  Returns:
+    The sections of claims.md.
+  """
+  table = overview(results_of(runs))
+  parts = [
+    Section("Verdicts", [verdicts(judged), _EXPLANATION]),
+    Section("Networks", [table, _CELLS]),
+  ]
+  for number, (claim, comparisons, verdict) in enumerate(judged, 1):
+    rows = [
+      [c.group, c.statement, _sides(c), str(c.difference),
+       str(c.difference.seeds), c.verdict]
+      for c in comparisons
+    ]  # fmt: skip
+    text = f"Test: {claim.test} Verdict: {verdict}."
+    compared = [Table(_HEADING, rows)] if rows else []
+    parts.append(Section(f"{number}. {claim.statement}", [text, *compared]))
+  listed = [x for g in runs for x in (f"{g.title}:", sections.results(g))]
+  return [*parts, Section("Runs", listed), *page.left_out(left_out)]
+
+
+def _sides(comparison: Comparison) -> str:
+  sides = comparison.sides.items()
+  return "; ".join(f"{name} {side}" for name, side in sides)
+
+
+def lines(judged: Sequence[Judged]) -> list[str]:
+  """The verdicts and their comparisons as lines of text."""
+  text = []
+  for number, (claim, comparisons, verdict) in enumerate(judged, 1):
+    text += [f"{number}. {claim.statement}", f"   {claim.test}"]
+    text += [
+      f"     {c.group}: {c.statement}: {_sides(c)}: {c.verdict}"
+      for c in comparisons
+    ]
+    text.append(f"   {verdict.upper()}")
+  return text
+
+
+def to_json(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+  """The verdicts as written to claims.json."""
+  return [
+    {
+      "claim": claim.statement,
+      "test": claim.test,
+      "verdict": verdict,
+      "comparisons": [
+        {
+          **dataclasses.asdict(comparison),
+          "sides": {k: s._asdict() for k, s in comparison.sides.items()},
+          "difference": comparison.difference._asdict(),
+        }
+        for comparison in comparisons
+      ],
+    }
+    for claim, comparisons, verdict in judged
+  ]

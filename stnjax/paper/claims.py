@@ -1,0 +1,232 @@
+"""The paper's claims, and the comparisons of networks that test them.
+
+`judge` takes the results of runs, grouped by what they have in common, and
+returns a verdict for each of `CLAIMS`. Every claim is tested in every group
+that has the networks it compares. Nothing here reads files.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from typing import NamedTuple
+
+from stnjax.paper.comparisons import (
+  FAILS,
+  HOLDS,
+  OPEN,
+  Comparison,
+  GroupResults,
+)
+
+
+def _warps_input(kind: str, depths: Sequence[int]) -> bool:
+  return kind in ("STN-DL", "STN-SL") or (kind == "STN-C" and not any(depths))
+
+
+def _input_aligns(group: GroupResults) -> Iterator[Comparison]:
+  for name, (kind, depths) in group.placements().items():
+    if _warps_input(kind, depths) and group.is_aligned(name):
+      yield group.bounded(name, 0.5)
+
+
+def _features_do_not_align(group: GroupResults) -> Iterator[Comparison]:
+  yield from _align_less(group, "STN-C")
+
+
+def _align_less(group: GroupResults, kind: str) -> Iterator[Comparison]:
+  """Tests that warps of features leave more than one of the input."""
+  plain = group.single("STN-C", aligned=True).get(0)
+  if plain and group.perturbation in ("rotation", "scale"):
+    for depth, name in group.single(kind, aligned=True).items():
+      if depth:
+        yield group.lower(group.residual_shares, "residual share", plain, name)
+
+
+def _features_undo_translation(group: GroupResults) -> Iterator[Comparison]:
+  if group.perturbation == "translation":
+    for depth, name in group.single("STN-C", aligned=True).items():
+      if depth:
+        yield group.bounded(name, 0.5)
+
+
+def _features_err_more(group: GroupResults) -> Iterator[Comparison]:
+  by_depth = group.single("STN-C")
+  if group.perturbation != "translation" and 0 in by_depth:
+    for depth, name in by_depth.items():
+      if depth:
+        yield group.lower_error(by_depth[0], name)
+
+
+def _deeper_helps(group: GroupResults) -> Iterator[Comparison]:
+  plain = group.single("STN-C").get(0)
+  for kind in ("STN-DL", "STN-SL"):
+    for depth, name in group.single(kind).items():
+      if depth and plain:
+        yield group.lower_error(name, plain)
+
+
+def _shared_is_stable(group: GroupResults) -> Iterator[Comparison]:
+  own, shared = group.single("STN-DL"), group.single("STN-SL")
+  deepest = max(own.keys() & shared.keys(), default=0)
+  if deepest > 1:
+    yield group.lower_error(shared[deepest], own[deepest])
+
+
+def _shared_wins(group: GroupResults) -> Iterator[Comparison]:
+  if group.dataset not in ("svhn", "street_numbers"):
+    return
+  own, features = group.single("STN-DL"), group.single("STN-C")
+  for depth, name in group.single("STN-SL").items():
+    rivals = ("CNN", features.get(0), features.get(depth), own.get(depth))
+    for rival in rivals:
+      if depth and rival in group.results:
+        yield group.lower_error(name, rival)
+
+
+def _iterations_help(group: GroupResults) -> Iterator[Comparison]:
+  by_placement = {where: name for name, where in group.placements().items()}
+  for (kind, depths), name in by_placement.items():
+    more = by_placement.get((kind, depths + depths[-1:]))
+    if depths and more:
+      yield group.lower_error(more, name)
+
+
+def _iterations_replace_nothing(group: GroupResults) -> Iterator[Comparison]:
+  for name, (_, depths) in group.placements().items():
+    if len(depths) > 1 and not any(depths):
+      for deep in group.single("STN-SL").values():
+        yield group.lower_error(deep, name)
+
+
+def _any_warp(group: GroupResults) -> Iterator[Comparison]:
+  """Tests claim 2 for other families and for deformed convolutions."""
+  if group.family != group.perturbation:
+    yield from _features_do_not_align(group)
+  for kind in ("STN-UCN", "DEF"):
+    yield from _align_less(group, kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """A statement of the paper and its test.
+
+  Attributes:
+    name: Short name.
+    statement: Statement of the paper.
+    test: Description of the comparisons.
+    comparisons: Returns the comparisons that a group allows.
+    any_is_enough: Whether one comparison that holds is enough, as for "can".
+  """
+
+  name: str
+  statement: str
+  test: str
+  comparisons: Callable[[GroupResults], Iterator[Comparison]]
+  any_is_enough: bool = False
+
+
+CLAIMS = (
+  Claim(
+    "input_aligns",
+    "A spatial transformer of the input can align perturbed images to a common"
+    " pose.",
+    "The residual share of a network that warps the input is below 0.5.",
+    _input_aligns,
+    any_is_enough=True,
+  ),
+  Claim(
+    "features_do_not_align",
+    "A spatial transformer of feature maps does not align orientation or"
+    " scale.",
+    "For rotations and scalings, the residual share of STN-C0 is lower than"
+    " that of deeper STN-C.",
+    _features_do_not_align,
+  ),
+  Claim(
+    "features_undo_translation",
+    "A spatial transformer of feature maps can undo translations.",
+    "For translations, the residual share of STN-C is below 0.5 at every"
+    " depth.",
+    _features_undo_translation,
+  ),
+  Claim(
+    "features_err_more",
+    "Networks that warp feature maps have higher errors than networks that"
+    " warp the input.",
+    "Except for translations, the error of STN-C0 is lower than that of deeper"
+    " STN-C.",
+    _features_err_more,
+  ),
+  Claim(
+    "deeper_helps",
+    "If the input is warped, deeper features improve localisation.",
+    "The errors of STN-DL and STN-SL are lower than that of STN-C0.",
+    _deeper_helps,
+  ),
+  Claim(
+    "shared_is_stable",
+    "Separate copies of layers become hard to train with depth, shared layers"
+    " do not.",
+    "At the greatest depth of both, the error of STN-SL is lower than that of"
+    " STN-DL.",
+    _shared_is_stable,
+  ),
+  Claim(
+    "shared_wins",
+    "Shared layers perform best on difficult data.",
+    "On house numbers, the error of STN-SL is lower than those of the CNN,"
+    " STN-C0, and STN-C and STN-DL at the same depth.",
+    _shared_wins,
+  ),
+  Claim(
+    "iterations_help",
+    "Iterations reduce the error.",
+    "The error is lower with one more iteration.",
+    _iterations_help,
+  ),
+  Claim(
+    "iterations_replace_nothing",
+    "Iterations do not replace deeper features.",
+    "The error of STN-SL is lower than that of an iterated STN-C0.",
+    _iterations_replace_nothing,
+  ),
+  Claim(
+    "any_warp",
+    "No warp of feature maps aligns orientation or scale, whatever its family.",
+    "For rotations and scalings, the residual share of STN-C0 is lower than"
+    " those of STN-UCN, DEF, and deeper STN-C of other families.",
+    _any_warp,
+  ),
+)
+
+
+class Judged(NamedTuple):
+  """A claim, its comparisons and its verdict: HOLDS, FAILS or OPEN."""
+
+  claim: Claim
+  comparisons: list[Comparison]
+  verdict: str
+
+
+def judge(groups: Sequence[GroupResults]) -> list[Judged]:
+  """Tests every claim on groups of results.
+
+  Args:
+    groups: Groups of results.
+
+  Returns:
+    One verdict per claim, in the order of `CLAIMS`. A claim holds if all of
+    its evaluated comparisons hold, or one where `any_is_enough`; it fails if
+    one of them fails.
+  """
+  judged = []
+  for claim in CLAIMS:
+    comparisons = [c for group in groups for c in claim.comparisons(group)]
+    verdicts = {c.verdict for c in comparisons if c.evaluated}
+    if claim.any_is_enough and HOLDS in verdicts:
+      overall = HOLDS
+    elif FAILS in verdicts and not (claim.any_is_enough and OPEN in verdicts):
+      overall = FAILS
+    else:
+      overall = HOLDS if verdicts == {HOLDS} else OPEN
+    judged.append(Judged(claim, comparisons, overall))
+  return judged

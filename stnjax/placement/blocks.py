@@ -1,0 +1,205 @@
+"""Stages and heads of convolutional backbones."""
+
+from collections.abc import Sequence
+import math
+
+from flax import nnx
+import jax
+from jax import lax
+
+from stnjax import checks, promotion
+from stnjax.nn import convolution, deformation
+from stnjax.nn.receptive_fields import Window
+from stnjax.placement.context import Context
+
+_WIDEST = 2**19  # of layers of some thousand units: fewer than 2^31 of them
+
+
+class ConvBlock(nnx.Module):
+  """Convolution, batch norm, max pooling, leaky ReLU, dropout.
+
+  A `placement.Deformable`: its convolution may be deformed.
+  """
+
+  def __init__(
+    self,
+    channels: int,
+    filters: int,
+    kernel_size: int,
+    *,
+    padding: str = "SAME",
+    pool: int = 0,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    slope: float = 0.0,
+    init: str = "lecun_normal",
+    rngs: nnx.Rngs,
+  ):
+    """Makes the layers.
+
+    Args:
+      channels: Number of channels of the features.
+      filters: Number of filters.
+      kernel_size: Pixels along a side of the kernel; the stride is 1.
+      padding: "VALID" or "SAME", of the convolution.
+      pool: Pixels along a side of the max pooling, of stride 2; 0 for none.
+      batch_norm: Whether a batch norm follows the convolution.
+      dropout: Share of the results that training drops, per image.
+      slope: Negative slope of the leaky ReLU.
+      init: Initialiser of the kernel, a name in `flax.nnx.initializers`.
+      rngs: Keys for the initial values.
+    """
+    checks.option("padding", padding, ("VALID", "SAME"))
+    self.kernel_size = kernel_size
+    self.padding = padding
+    self.pool = pool
+    self.dropout = dropout
+    self.slope = slope
+    self.conv = nnx.Conv(
+      channels,
+      filters,
+      (kernel_size, kernel_size),
+      padding=padding,
+      use_bias=not batch_norm,  # the norm has its own
+      kernel_init=getattr(nnx.initializers, init)(),
+      rngs=rngs,
+    )
+    self.norm = nnx.BatchNorm(filters, rngs=rngs) if batch_norm else None
+
+  @property
+  def windows(self) -> tuple[Window, ...]:
+    """The convolution and the pooling, for `nn.receptive_fields`."""
+    padded = (self.kernel_size - 1) // 2 if self.padding == "SAME" else 0
+    conv = Window(self.kernel_size, padding=padded)
+    return (conv, Window(self.pool, stride=2)) if self.pool else (conv,)
+
+  @promotion.usual
+  def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+    """Passes features on.
+
+    Args:
+      x: `[B, H, W, C]`.
+      context: Of the pass; that of evaluation by default.
+
+    Returns:
+      `[B, h, w, filters]`.
+    """
+    x = convolution.conv(x, self.conv.kernel[...], self.padding)
+    return self._finish(x, context or Context())
+
+  @promotion.usual
+  def read_at(
+    self, x: jax.Array, points: jax.Array, context: Context
+  ) -> jax.Array:
+    """The same, with the convolution reading at points.
+
+    Args:
+      x: `[B, H, W, C]`.
+      points: `[B, h, w, kh, kw, 2]`, see `deformation.deformed_conv`.
+      context: Of the pass.
+    """
+    x = deformation.deformed_conv(x, points, self.conv.kernel[...])
+    return self._finish(x, context)
+
+  def _finish(self, x: jax.Array, context: Context) -> jax.Array:
+    if self.norm is not None:
+      x = self.norm(x, use_running_average=not context.train)
+    if self.pool:
+      x = convolution.max_pool(x, self.pool)
+    if self.norm is None:
+      # Last: the maximum is the same, the bias's gradient a shorter sum.
+      x = x + self.conv.bias[...]
+    return context.dropout(nnx.leaky_relu(x, self.slope), self.dropout)
+
+
+class DenseHead(nnx.Module):
+  """Dense layers on all features, each with leaky ReLU and dropout, a last."""
+
+  def __init__(
+    self,
+    shape: Sequence[int],
+    outputs: int,
+    *,
+    widths: Sequence[int] = (),
+    dropout: float = 0.0,
+    slope: float = 0.0,
+    init: str = "lecun_normal",
+    rngs: nnx.Rngs,
+  ):
+    """Makes the layers.
+
+    Args:
+      shape: `(h, w, F)` of the features.
+      outputs: Number of logits.
+      widths: Numbers of units of the hidden layers.
+      dropout: Share of the hidden units that training drops, per image.
+      slope: Negative slope of the leaky ReLU.
+      init: Initialiser of the hidden kernels, a name in
+        `flax.nnx.initializers`.
+      rngs: Keys for the initial values.
+    """
+    self.dropout = dropout
+    self.slope = slope
+    sizes = [math.prod(shape), *widths]
+    self.hidden = nnx.List(
+      [
+        nnx.Linear(
+          fan_in,
+          fan_out,
+          kernel_init=getattr(nnx.initializers, init)(),
+          rngs=rngs,
+        )
+        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+      ]
+    )
+    self.last = nnx.Linear(sizes[-1], outputs, rngs=rngs)
+
+  def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+    """Logits `[B, outputs]` of features `[B, h, w, F]`."""
+    context = context or Context()
+    x = lax.collapse(x, 1)
+    for layer in self.hidden:
+      x = context.dropout(nnx.leaky_relu(layer(x), self.slope), self.dropout)
+    return self.last(x)
+
+
+class MeanHead(nnx.Module):
+  """The mean over all places, dropout, and a dense layer; of any size."""
+
+  def __init__(
+    self, filters: int, outputs: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+  ):
+    """Makes the layer.
+
+    Args:
+      filters: Number of channels of the features.
+      outputs: Number of logits.
+      dropout: Share of the means that training drops, per image.
+      rngs: Keys for the initial values.
+    """
+    self.dropout = dropout
+    self.last = nnx.Linear(filters, outputs, rngs=rngs)
+
+  def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+    """Logits `[B, outputs]` of features `[B, h, w, F]`."""
+    means = x.mean(axis=(1, 2))
+    return self.last((context or Context()).dropout(means, self.dropout))
+
+
+def scaled(count: int, factor: float) -> int:
+  """A number of filters or units times a factor, rounded, at least 1."""
+  return max(1, round(factor * count))
+
+
+def check_factors(**factors: float) -> None:
+  """Raises unless factors on numbers of units, by name, are in bounds.
+
+  Raises:
+    ValueError: For a factor that is not positive, or so large that a layer
+      would have 2^31 units.
+  """
+  for name, factor in factors.items():
+    if not 0 < factor < _WIDEST:
+      raise ValueError(
+        f"{name} must be positive and less than {_WIDEST:,}, got {factor}"
+      )

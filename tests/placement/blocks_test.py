@@ -1,0 +1,94 @@
+"""The stages and heads of convolutional backbones."""
+
+from absl.testing import absltest, parameterized
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stnjax.placement import Context, ConvBlock, MeanHead, blocks
+
+
+class ConvBlockTest(parameterized.TestCase):
+  @parameterized.parameters(0.0, 1 / 3)
+  def test_slope_below_zero(self, slope):
+    block = ConvBlock(1, 1, 1, slope=slope, rngs=nnx.Rngs(0))
+    block.conv.kernel[...] = jnp.ones((1, 1, 1, 1))
+    images = np.linspace(-2, 2, 64, dtype=np.float32).reshape(1, 8, 8, 1)
+    expected = np.where(images > 0, images, slope * images)
+    np.testing.assert_allclose(block(images), expected, atol=1e-6)
+
+  def test_batch_norm_then_pool_then_nonlinearity(self):
+    block = ConvBlock(
+      3, 2, 3, pool=2, batch_norm=True, slope=0.1, rngs=nnx.Rngs(0)
+    )
+    scale, bias = np.array([-2.0, 0.5]), np.array([0.3, -0.1])
+    block.norm.scale[...], block.norm.bias[...] = jnp.array([scale, bias])
+    x = np.random.default_rng(0).normal(1, 2, (5, 4, 6, 3)).astype(np.float32)
+    convolved = np.asarray(block.conv(x), np.float64)
+    self.assertEqual(convolved.shape, (5, 4, 6, 2))
+
+    def rest(mean, variance):
+      y = scale * (convolved - mean) / np.sqrt(variance + 1e-5) + bias
+      y = y.reshape(5, 2, 2, 3, 2, 2).max(axis=(2, 4))
+      return np.where(y > 0, y, 0.1 * y)
+
+    mean, variance = (f(convolved, axis=(0, 1, 2)) for f in (np.mean, np.var))
+    np.testing.assert_allclose(block(x), rest(0, 1), atol=1e-5)
+    trained = block(x, Context(True))
+    np.testing.assert_allclose(trained, rest(mean, variance), atol=1e-5)
+    moved = 0.01 * mean, 0.99 + 0.01 * variance
+    np.testing.assert_allclose(block.norm.mean[...], moved[0], rtol=1e-4)
+    np.testing.assert_allclose(block.norm.var[...], moved[1], rtol=1e-4)
+    np.testing.assert_allclose(block(x), rest(*moved), atol=1e-5)
+
+  def test_compiled_gradients_through_batch_norm_and_pool(self):
+    """Compiled apart, the norm may be rounded otherwise than in its pool."""
+    block = ConvBlock(
+      4, 4, 3, pool=2, batch_norm=True, slope=0.1, rngs=nnx.Rngs(0)
+    )
+    graphdef, state = nnx.split(block)
+    x = np.random.default_rng(0).normal(size=(16, 24, 24, 4))
+
+    def loss(x):
+      block = nnx.merge(graphdef, state, copy=True)
+      return jnp.sin(block(x, Context(True))).sum()
+
+    x = x.astype(np.float32)
+    compiled = jax.jit(jax.grad(loss))(x)
+    self.assertTrue(np.isfinite(compiled).all())
+    np.testing.assert_allclose(compiled, jax.grad(loss)(x), atol=1e-4)
+
+  def test_unknown_padding(self):
+    with self.assertRaisesRegex(ValueError, "padding='CAUSAL'"):
+      ConvBlock(1, 1, 3, padding="CAUSAL", rngs=nnx.Rngs(0))
+
+
+class HeadTest(absltest.TestCase):
+  def test_mean_head(self):
+    head = MeanHead(2, 3, dropout=0.5, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(4, 5, 6, 2)).astype(np.float32)
+    means = x.mean(axis=(1, 2))
+    expected = means @ head.last.kernel[...] + head.last.bias[...]
+    np.testing.assert_allclose(head(x), expected, atol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 4)
+    trained = np.asarray(head(x, Context(True, keys)))
+    choices = np.array([[a, b] for a in (0, 2) for b in (0, 2)])
+    options = (means[:, None] * choices) @ head.last.kernel[...]
+    apart = np.abs(options + head.last.bias[...] - trained[:, None])
+    np.testing.assert_allclose(apart.max(-1).min(-1), 0, atol=1e-5)
+
+
+class FactorTest(parameterized.TestCase):
+  @parameterized.parameters(0.0, -1.0, float("nan"), 1e300)
+  def test_factors_are_checked(self, factor):
+    with self.assertRaisesRegex(ValueError, "width must be positive and less"):
+      blocks.check_factors(width=factor)
+
+  def test_nothing_vanishes(self):
+    self.assertEqual(blocks.scaled(64, 1e-6), 1)
+    self.assertEqual(blocks.scaled(64, 0.25), 16)
+
+
+if __name__ == "__main__":
+  absltest.main()
