@@ -32,7 +32,12 @@ def turned(bank):
 
 
 @pytest.mark.parametrize(
-  "stride", [1, pytest.param(2, marks=pytest.mark.slow), 4]
+  "stride",
+  [
+    1,
+    pytest.param(2, marks=pytest.mark.slow),
+    pytest.param(4, marks=pytest.mark.slow),
+  ],
 )
 def test_whole_strides_align_exactly(stride):
   features = relu_of(conv(kernels(), stride))
@@ -69,6 +74,7 @@ def test_generic_filters_do_not_align_under_quarter_turns():
     assert (residuals.mixed <= residuals.best).all()
 
 
+@pytest.mark.slow
 def test_a_bank_closed_under_turns_aligns_once_channels_are_permuted():
   features = relu_of(conv(turned(kernels(5, 1))))
   images = blobs()
@@ -88,6 +94,7 @@ def test_a_bank_closed_under_turns_aligns_once_channels_are_permuted():
     assert (distance < 1e-5) == (shift == 1), shift
 
 
+@pytest.mark.slow
 def test_mirrors_exchange_channels_too():
   mirror = ImageTransforms(
     lambda x: jnp.array([[-1.0, 0, 0], [0, 1, 0]]) * x, (1.0,), ""
@@ -155,6 +162,7 @@ def test_pointwise_features_are_invariant_and_align_as_the_image_does():
     np.testing.assert_allclose(residuals.unaligned, floor.unaligned, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_towards_invariance_aligns():
   """The residual is a loss: descending it makes filters invariant."""
   images = blobs()

@@ -121,6 +121,7 @@ class ScriptTest(absltest.TestCase):
     self.assertEqual(text, sampling.report(results["rows"]) + "\n")
     return results
 
+  @pytest.mark.slow
   def test_small_run_and_no_overwriting(self):
     output = self.create_tempdir().full_path
     flags = f"--output={output}", "--nomemory", "--peers=copy"

@@ -311,6 +311,7 @@ def test_on_four_devices_a_stopped_run_ends_with_the_same_metrics(tmp_path):
 
 
 @pytest.mark.usefixtures("toys")
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   wild = dataclasses.replace(
     TOY, network="CNN", optimiser="sgd", learning_rate=1e38

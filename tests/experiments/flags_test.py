@@ -80,7 +80,7 @@ OBJECTS = [
   ("--imports=tests.nosuch", "--imports=tests.nosuch: no such module"),
   ("--imports=my/nosuch.py", "--imports=my/nosuch.py: no such file"),
   (
-    "--imports=tests.experiments.stranger --backbone=three_stages --width=0.5",
+    "--imports=docs/examples/my_objects.py --backbone=three_stages --width=0.5",
     "width=0.5: backbone 'three_stages' takes no width",
   ),
 ]
@@ -223,7 +223,7 @@ def test_own_file_that_has_the_name_of_another_module(own_folder):
 
 
 def test_own_objects_are_known_once_imported(tmp_path):
-  flags = ["--imports=tests.experiments.stranger", "--dataset=bars"]
+  flags = ["--imports=docs/examples/my_objects.py", "--dataset=bars"]
   flags += ["--backbone=three_stages", "--perturbation=lean"]
   done = scripts.run("train", "--only_check_args", "--image_size=24", *flags)
   assert done.returncode == 0, done.stderr

@@ -128,6 +128,7 @@ def ran(world, host=0):
   return json.loads((world / f"host{host}" / "ran").read_text())
 
 
+@pytest.mark.slow
 def test_all_of_it_with_flags_of_any_value(world, capfd):
   awkward = [
     "--only=C[01]$|'x' \"y\" & z",
@@ -148,6 +149,7 @@ def test_all_of_it_with_flags_of_any_value(world, capfd):
 
 
 @pytest.mark.usefixtures("small_commit")
+@pytest.mark.slow
 def test_a_slice_runs_on_all_hosts(world, monkeypatch):
   monkeypatch.setenv("HOSTS", "4")
   tpu_launch.launch(plan(["train", "--width=1"], "v4-32"), delete=True)
@@ -160,6 +162,7 @@ def test_a_slice_runs_on_all_hosts(world, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_commit")
+@pytest.mark.slow
 def test_a_script_that_fails_gives_the_tpu_back_and_says_so(world, monkeypatch):
   monkeypatch.setenv("STATUS", "3")
   with pytest.raises(ValueError, match="could not show.*same command"):
@@ -200,6 +203,7 @@ def test_a_spot_tpu_that_was_taken_away_is_asked_for_anew(world, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_commit")
+@pytest.mark.slow
 def test_a_script_that_still_runs_is_stopped_first(world, monkeypatch):
   monkeypatch.setenv("SLOW", "1")
   *start, _ = plan(["train"], delete=False)
@@ -256,7 +260,7 @@ def checks_here(monkeypatch):
   monkeypatch.setattr(tpu_launch.subprocess, "run", run)
 
 
-OWN = "--imports=tests.experiments.stranger --backbone=three_stages"
+OWN = "--imports=docs/examples/my_objects.py --backbone=three_stages"
 
 
 def check(words, kind="v5e-8", name="stn", nodes=1):

@@ -48,6 +48,7 @@ def stop_after(monkeypatch, *steps):
 
 
 @pytest.mark.usefixtures("clock")
+@pytest.mark.slow
 def test_seconds_are_those_of_all_parts_of_an_epoch(tmp_path, monkeypatch):
   stop_after(monkeypatch, 2, 3, 7)
   for _ in range(3):
@@ -131,6 +132,7 @@ def test_a_state_that_is_not_finite_is_no_end(part, tmp_path, monkeypatch):
   assert run.saved_step() < 12
 
 
+@pytest.mark.slow
 def test_poses_that_are_not_finite_are_no_end(tmp_path, monkeypatch):
   evaluate = trainer.Trainer.evaluate
 
@@ -222,6 +224,7 @@ def test_metrics_without_a_checkpoint_are_not_dropped_silently(
   assert capsys.readouterr().out.count(told) == 1
 
 
+@pytest.mark.slow
 def test_metrics_that_lack_epochs_are_not_gone_on_from(tmp_path, monkeypatch):
   stop_after(monkeypatch, 8)
   with pytest.raises(KeyboardInterrupt):

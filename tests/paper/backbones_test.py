@@ -321,6 +321,7 @@ class ShapeTest(parameterized.TestCase):
   @parameterized.parameters(
     ("cifar", (1, 1, 3)), ("house_numbers", (3, 3, 3)), ("plankton", (1, 1, 1))
   )
+  @pytest.mark.slow
   def test_images_that_are_too_small(self, backbone, shape):
     with self.assertRaisesRegex(ValueError, "is too small"):
       self.make("STN-SL1", backbone, Task(shape, 2))
@@ -331,6 +332,7 @@ class ShapeTest(parameterized.TestCase):
     ("house_numbers", "zeros"),
     ("cifar", "zeros"),
   )
+  @pytest.mark.slow
   def test_padding_is_the_paper_s_unless_told(self, backbone, padding):
     network = nnx.eval_shape(lambda: self.make("STN-C0", backbone))
     self.assertEqual(network.padding, padding)

@@ -142,6 +142,7 @@ class TranslationTest(absltest.TestCase):
       self.assertBetween(counts.counts.max(), 242, 310)
     self.assertLess(abs(np.corrcoef(shifts.T)[0, 1]), 0.05)
 
+  @pytest.mark.slow
   def test_clutter_is_six_squares_of_six_pixels_anywhere(self):
     found = [boxes(image) for image in covered(400, "translation")]
     self.assertEqual({len(squares) for squares in found}, {6})
@@ -206,6 +207,7 @@ class ScaleTest(absltest.TestCase):
     self.assertAlmostEqual(octaves.mean(), 0.5, delta=0.04)
     self.assertAlmostEqual(octaves.std(), 0.866, delta=0.025)
 
+  @pytest.mark.slow
   def test_clutter_is_resized_crops_of_the_sources(self):
     """As Pillow resizes them; looked at where nothing else is close."""
     counts, given = covered(120, "scale"), clutter_images()
@@ -261,6 +263,7 @@ class ClutterTest(parameterized.TestCase):
       data.perturb(keys(1), jnp.zeros((1, 28, 28, 1)), name)
 
   @parameterized.parameters("translation", "scale")
+  @pytest.mark.slow
   def test_it_depends_on_the_image_s_own_key_alone(self, name):
     given = clutter_images()
     whole = clutter(3, name, given)
@@ -274,6 +277,7 @@ class ClutterTest(parameterized.TestCase):
   @parameterized.parameters(
     ("none", 0.03), ("rotation", 0.07), ("translation", 0.1), ("scale", 0.04)
   )
+  @pytest.mark.slow
   def test_statistics_are_near_those_of_the_paper(self, name, tolerance):
     """On full MNIST, translation has 0.0395 and 0.1800, the paper 8 % less."""
     digits = data.load("mnist_subset", "train")

@@ -58,15 +58,25 @@ def strided(task, *, rngs, width=1.0, filters=4):
   return Backbone(stages, head)
 
 
+PLACED = ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0")
+
+
 class EveryPlacementTest(parameterized.TestCase):
   """One contract for all of them, in shapes, and for a few in numbers."""
 
   @parameterized.parameters(
-    *itertools.product(
-      SMALLEST, ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0")
-    )
+    *(("plain", name) for name in PLACED),
+    *((backbone, "STN-SL0,2x2") for backbone in SMALLEST),
   )
+  def test_every_placement_and_every_backbone(self, backbone, name):
+    self.check(backbone, name)
+
+  @parameterized.parameters(*itertools.product(SMALLEST, PLACED))
+  @pytest.mark.slow
   def test_every_placement_in_every_backbone(self, backbone, name):
+    self.check(backbone, name)
+
+  def check(self, backbone, name):
     shape = SMALLEST[backbone]
     task = Task(shape, 4, heads=2)
 
@@ -282,6 +292,7 @@ class GeometryTest(parameterized.TestCase):
     for geometry, expected in zip(probed, self.EXPECTED, strict=True):
       self.assert_geometry(geometry, expected)
 
+  @pytest.mark.slow
   def test_small_images_are_made_larger(self):
     probed = placement.probe_backbone(strided, Task((13, 9, 2), 3), depths=(4,))
     self.assertEqual(probed[1:4], (None, None, None))

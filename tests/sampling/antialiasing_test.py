@@ -159,6 +159,7 @@ class AntialiasTest(parameterized.TestCase):
       modes=("rev",),
     )
 
+  @pytest.mark.slow
   def test_gradients_of_a_fill_that_is_not_finite(self):
     """They are those of another fill, where the pictures agree."""
     rng = np.random.default_rng(0)

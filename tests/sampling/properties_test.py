@@ -213,6 +213,7 @@ class WarpProperties(absltest.TestCase):
 
 class GridProperties(absltest.TestCase):
   @given(SEEDS, st.floats(0.05, 0.6))
+  @pytest.mark.slow
   def test_velocities_make_diffeomorphisms(self, seed, size):
     shape = (40, 48)
     velocity = smooth_field(np.random.default_rng(seed), shape, size)

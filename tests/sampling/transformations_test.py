@@ -107,6 +107,7 @@ class TransformationsTest(chex.TestCase):
     np.testing.assert_allclose(mapped(image, grid), expected, atol=1e-5)
 
   @parameterized.parameters((False, "Explicit"), (True, "Manual"))
+  @pytest.mark.slow
   def test_gradients_of_a_batch_over_devices(self, adjoint, axis_type):
     self.check_gradients(adjoint, axis_type)
 

@@ -96,6 +96,7 @@ class SeedTest(parameterized.TestCase):
     assert_close(*results)
     self.assertEqual(results[1][0].step.tolist(), [2] * 4)
 
+  @pytest.mark.slow
   def test_a_seed_decides(self):
     train = examples(64)
     runs = []
