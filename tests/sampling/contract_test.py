@@ -155,7 +155,9 @@ GRADIENTS = [  # of programs that compile fast; torch has no others
   ("cubic", ("border", True), 2),
 ]
 SLOW_GRADIENTS = [
-  *itertools.product(("nearest", "linear"), OTHER_MODES, (2, 3)),
+  # Wrapped by an odd size, a tie of "nearest" has another even pixel.
+  *itertools.product(("nearest",), OTHER_MODES[:2], (2, 3)),
+  *itertools.product(("linear",), OTHER_MODES, (2, 3)),
   *itertools.product(("nearest", "linear"), MODES, (3,)),
   *itertools.product(("cubic",), (*MODES, *OTHER_MODES), (2,)),
 ]
