@@ -308,6 +308,26 @@ class GeometryTest(parameterized.TestCase):
     # Placements that warp the input do not need it.
     placement.create(mixing, "STN-SL2", Task((6, 6, 2), 3), rngs=nnx.Rngs(0))
 
+  def test_norms_over_an_image_are_local(self):
+    """Their statistics alone make each feature see the entire image."""
+
+    def normed(task, *, rngs):
+      conv = nnx.Conv(2, 4, (5, 5), strides=2, padding="VALID", rngs=rngs)
+      stages = [
+        nnx.GroupNorm(2, num_groups=1, rngs=rngs),
+        nnx.Sequential(conv, nnx.InstanceNorm(4, rngs=rngs), nnx.relu),
+      ]
+      return Backbone(stages, placement.MeanHead(4, 3, rngs=rngs))
+
+    probed = placement.probe_backbone(normed, TASK)
+    for geometry, expected in zip(probed[1:], self.EXPECTED[:2], strict=True):
+      self.assert_geometry(geometry, expected)
+    network = placement.create(normed, "STN-C2", TASK, rngs=nnx.Rngs(0))
+    for images in (IMAGES, 3 * IMAGES + 1):  # the network still normalises
+      features = network.features(images)["block 1"]
+      np.testing.assert_allclose(np.mean(features, (1, 2, 3)), 0, atol=1e-5)
+      np.testing.assert_allclose(np.std(features, (1, 2, 3)), 1, atol=1e-4)
+
   def test_in_a_trace_it_is_given(self):
     depths = placement.parse("STN-C3").geometry_depths
     self.assertEqual(depths, (3,))
