@@ -315,8 +315,9 @@ class Network(nnx.Module):
     for depth in unknown:
       if known[depth] is None:
         raise ValueError(
-          f"the receptive field behind stage {depth} could not be inferred:"
-          " give Backbone(geometry=...), a function of the depth that returns"
-          " an alignability.Geometry"
+          f"the receptive field behind stage {depth} could not be inferred, as"
+          " where features depend on the entire image (attention, squeeze and"
+          " excitation) or do not move with it; pass Backbone(geometry=...), a"
+          " function of the depth that returns an alignability.Geometry"
         )
     return known

@@ -158,7 +158,9 @@ def _random_features(
   Receptive fields do not depend on the parameters. Those at hand may hide
   them: branches that start at zero, rectified units that never answer.
   """
-  passed = Context().prepare(nnx.List(list(stages[: max(depths)])))
+  passed = _without_statistics(
+    Context().prepare(nnx.List(list(stages[: max(depths)])))
+  )
   graphdef, params, rest = nnx.split(passed, nnx.Param, ...)
   sizes = shapes.stage_shapes(passed, image_shape)
   fewest = min(sizes[depth][-1] for depth in depths)
@@ -186,6 +188,42 @@ def _random_features(
     }
 
   return features
+
+
+def _pointwise(
+  norm: nnx.GroupNorm | nnx.InstanceNorm, x: jax.Array, **_: Any
+) -> jax.Array:
+  """A norm over the places of an image, but for its statistics.
+
+  They make each feature depend on the entire image, if only a little. Positions
+  and receptive fields are those of the network with fixed statistics.
+  """
+  if norm.scale is not None:
+    x = x * norm.scale[...]
+  return x if norm.bias is None else x + norm.bias[...]
+
+
+class _LocalGroupNorm(nnx.GroupNorm):
+  __call__ = _pointwise
+
+
+class _LocalInstanceNorm(nnx.InstanceNorm):
+  __call__ = _pointwise
+
+
+_LOCAL = {
+  nnx.GroupNorm: _LocalGroupNorm,
+  nnx.InstanceNorm: _LocalInstanceNorm,
+}
+
+
+def _without_statistics(stages: nnx.List) -> nnx.List:
+  """A copy of stages whose group and instance norms act on each place alone."""
+  copied = nnx.clone(stages)
+  for _, node in nnx.iter_graph(copied):
+    if type(node) in _LOCAL:
+      node.__class__ = _LOCAL[type(node)]
+  return copied
 
 
 def _draw(rng: np.random.Generator, leaf: jax.Array, count: int) -> jax.Array:

@@ -243,6 +243,26 @@ class OwnBackboneTest(parameterized.TestCase):
     self.assertEqual(network(IMAGES).logits.shape, (2, 3))
 
 
+class RefusedTest(absltest.TestCase):
+  def test_a_stage_that_does_not_take_the_features_is_named(self):
+    def mismatched(task, *, rngs):
+      stages = [nnx.relu, nnx.Conv(5, 4, (3, 3), rngs=rngs)]
+      return Backbone(stages, placement.MeanHead(4, 3, rngs=rngs))
+
+    with self.assertRaisesRegex(
+      ValueError, r"stage 2 \(Conv\) does not take .* \[B, 32, 28, 2\]"
+    ):
+      placement.create(mismatched, "CNN", TASK, rngs=nnx.Rngs(0))
+
+  def test_a_function_without_rngs(self):
+    with self.assertRaisesRegex(ValueError, r"'bare' must be .*got one of \(t"):
+      placement.create(bare, "CNN", TASK, rngs=nnx.Rngs(0))
+
+
+def bare(task):
+  raise AssertionError(task)
+
+
 class PlainTest(parameterized.TestCase):
   @parameterized.parameters(
     ((28, 28, 1), [14, 7, 3]),
@@ -322,6 +342,26 @@ class GeometryTest(parameterized.TestCase):
       placement.create(mixing, "STN-C2", Task((6, 6, 2), 3), rngs=nnx.Rngs(0))
     # Placements that warp the input do not need it.
     placement.create(mixing, "STN-SL2", Task((6, 6, 2), 3), rngs=nnx.Rngs(0))
+
+  def test_norms_over_an_image_are_local(self):
+    """Their statistics alone make each feature see the entire image."""
+
+    def normed(task, *, rngs):
+      conv = nnx.Conv(2, 4, (5, 5), strides=2, padding="VALID", rngs=rngs)
+      stages = [
+        nnx.GroupNorm(2, num_groups=1, rngs=rngs),
+        nnx.Sequential(conv, nnx.InstanceNorm(4, rngs=rngs), nnx.relu),
+      ]
+      return Backbone(stages, placement.MeanHead(4, 3, rngs=rngs))
+
+    probed = placement.probe_backbone(normed, TASK)
+    for geometry, expected in zip(probed[1:], self.EXPECTED[:2], strict=True):
+      self.assert_geometry(geometry, expected)
+    network = placement.create(normed, "STN-C2", TASK, rngs=nnx.Rngs(0))
+    for images in (IMAGES, 3 * IMAGES + 1):  # the network still normalises
+      features = network.features(images)["block 1"]
+      np.testing.assert_allclose(np.mean(features, (1, 2, 3)), 0, atol=1e-5)
+      np.testing.assert_allclose(np.std(features, (1, 2, 3)), 1, atol=1e-4)
 
   def test_in_a_trace_it_is_given(self):
     depths = placement.parse("STN-C3").geometry_depths
