@@ -76,10 +76,11 @@ def _check(
   try:
     values = np.asarray(function(first, *others))
   except Exception as error:  # whatever the user's function raises
-    given = f"; truth has {', '.join(first) or 'nothing'}"
+    given = ""
+    if isinstance(first, Mapping):
+      given = f"; truth has {', '.join(map(str, first)) or 'nothing'}"
     raise ValueError(
-      f"{owner} raised {type(error).__name__}: {error}"
-      f"{given if field == 'true' else ''}"
+      f"{owner} raised {type(error).__name__}: {error}{given}"
     ) from error
   if values.shape != (_COUNT,) or values.dtype.kind not in "fiub":
     raise ValueError(
