@@ -233,6 +233,7 @@ def test_the_gradient_is_zero_where_the_residual_is_zero():
 @pytest.mark.parametrize(
   "method", ["linear", pytest.param("cubic", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_residual_is_what_audit_calls_aligned(method):
   images, features = blobs(), relu_of(conv(kernels(5)))
   found = audit(features, images, family("shear", 0.3), method=method)

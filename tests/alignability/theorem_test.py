@@ -56,6 +56,7 @@ def test_parts_of_strides_do_not_align_exactly():
   assert best.min() > 0.05
 
 
+@pytest.mark.slow
 def test_generic_filters_do_not_align_under_quarter_turns():
   features = relu_of(conv(kernels()))
   found = audit(features, families=family("rotation", 20.0, 90.0))
@@ -121,6 +122,7 @@ def test_isotropic_filters_align_under_rotation():
 
 
 @pytest.mark.parametrize("name", ["scale", "shear"])
+@pytest.mark.slow
 def test_no_warp_aligns_isotropic_filters_under_scaling_and_shear(name):
   def difference(narrow, wide):
     narrow, wide = gaussian(5, narrow), gaussian(5, wide)

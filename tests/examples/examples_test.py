@@ -7,17 +7,32 @@ import pathlib
 import runpy
 
 from absl.testing import absltest, parameterized
+import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 NEEDS = {"equinox_network": "equinox"}
 
 
 class ExamplesTest(parameterized.TestCase):
-  @parameterized.parameters(
-    *(path.stem for path in sorted(EXAMPLES.glob("*_network.py"))),
-    "own_backbone",
-  )
+  @parameterized.parameters("nnx_network", "own_backbone")
   def test_it_learns(self, name):
+    self.check(name)
+
+  @parameterized.parameters(
+    "equinox_network", "linen_network", "plain_jax_network"
+  )
+  @pytest.mark.slow
+  def test_it_learns_in_other_frameworks(self, name):
+    self.check(name)
+
+  def test_none_is_left_out(self):
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    self.assertEqual(names, {
+      "equinox_network", "linen_network", "nnx_network", "plain_jax_network",
+      "own_backbone", "my_objects",  # tests/experiments/stranger_test.py
+    })  # fmt: skip
+
+  def check(self, name):
     needed = NEEDS.get(name)
     if needed and importlib.util.find_spec(needed) is None:
       self.skipTest(f"{needed} is not installed: pip install -e '.[test]'")

@@ -146,6 +146,7 @@ def test_the_script(workdir, capsys):
     (["--method=nearest"], "nearest"),
   ],
 )
+@pytest.mark.slow
 def test_mistakes(flags, message, workdir):
   result = scripts.run("audit", *flags, f"--workdir={workdir}")
   assert result.returncode != 0

@@ -40,6 +40,7 @@ class PeersTest(parameterized.TestCase):
     ("dm_pix", "linear"),
     ("kornia", "linear"),
   )
+  @pytest.mark.slow
   def test_another_picture_is_noticed(self, peer, method):
     if not peers.find(peer).available():
       pytest.skip(f"{peer} is not installed")

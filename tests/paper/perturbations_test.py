@@ -62,6 +62,7 @@ class RotationTest(absltest.TestCase):
     quartiles = np.quantile(degrees, [0.25, 0.5, 0.75])
     np.testing.assert_allclose(quartiles, [-45, 0, 45], atol=2.5)
 
+  @pytest.mark.slow
   def test_an_image_is_perturbed_by_its_own_key_alone(self):
     whole, _ = perturb(keys(3), blob(3), "rotation")
     one, _ = perturb(keys(3)[1:2], blob(1), "rotation")
@@ -120,6 +121,7 @@ def covered(count, name, seed=0):
 
 
 class TranslationTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_object_stands_where_it_is_told(self):
     images = np.random.default_rng(0).random((40, 28, 28, 1), np.float32)
     found, truth = perturb(keys(40), images, "translation", constant(0))
@@ -170,6 +172,7 @@ class TranslationTest(absltest.TestCase):
         used.add(int(errors.argmin()))
     self.assertLen(used, 3 * 4 * 4)  # every crop of every source
 
+  @pytest.mark.slow
   def test_it_is_added_to_the_object_and_clamped(self):
     images = np.random.default_rng(0).random((20, 28, 28, 1), np.float32)
     given = clutter_images()  # so dim that the clutter alone is not clamped
@@ -183,6 +186,7 @@ class TranslationTest(absltest.TestCase):
 
 
 class ScaleTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_object_is_as_large_as_is_told(self):
     found, truth = perturb(keys(8), blob(8)[:, :28, :28], "scale", constant(0))
     self.assertEqual(found.shape, (8, 112, 112, 1))

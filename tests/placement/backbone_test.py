@@ -105,6 +105,7 @@ class EveryPlacementTest(parameterized.TestCase):
     self.assertContainsSubset(SMALLEST, BACKBONES)
 
   @parameterized.parameters("STN-SL3", "STN-DL2", "STN-C3")
+  @pytest.mark.slow
   def test_of_own_modules(self, name):
     self.compare(name)
 

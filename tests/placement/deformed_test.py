@@ -117,6 +117,7 @@ class DeformedTest(parameterized.TestCase):
     np.testing.assert_allclose(network.head(last), logits, atol=1e-4)
 
   @parameterized.parameters("STN-UCN1", "DEF0")
+  @pytest.mark.slow
   def test_gradients_leave_the_identity_and_reach_all_parameters(self, name):
     network = create(name)
     head = gradients(network)["sites"][name[-1]]["predictor"]["head"]

@@ -30,6 +30,7 @@ class HalvingTest(parameterized.TestCase):
     np.testing.assert_allclose(output.warped, small, atol=1e-5)
     np.testing.assert_allclose(output.logits, answer(network, small), atol=1e-4)
 
+  @pytest.mark.slow
   def test_c_halves_its_features(self):
     self.check_features(1)
 

@@ -302,6 +302,7 @@ class GridFamilyTest(parameterized.TestCase):
 
 class ThetaGradientTest(parameterized.TestCase):
   @parameterized.parameters("STN-SL1", "STN-C1")
+  @pytest.mark.slow
   def test_it_scales_what_flows_through_theta_and_nothing_else(self, name):
     self.check(name)
 

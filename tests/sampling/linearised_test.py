@@ -13,6 +13,7 @@ KEY = jax.random.key(0)
 
 
 class LinearisedTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_values_and_image_gradient_are_those_of_linear(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2)).astype(np.float32)

@@ -112,6 +112,7 @@ class EqualityTest(parameterized.TestCase):
     image, grid = random((4, 5), (3, 3), (2, 1))
     assert_close(*both(image, grid[0], with_gradients))
 
+  @pytest.mark.slow
   def test_fill_mask_linearised_and_antialias(self):
     image, grid = random((6, 5), (12, 20))
     fill = {"padding": "constant", "fill_value": np.array([1.0, -2.0, 0.5])}

@@ -75,6 +75,7 @@ def random_grid(seed, num_axes):
 
 class TransformProperties(absltest.TestCase):
   @given(SEEDS, FAMILIES, AXES)
+  @pytest.mark.slow
   def test_a_transform_and_its_inverse_are_the_identity(
     self, seed, family, num_axes
   ):
@@ -136,6 +137,7 @@ class WarpProperties(absltest.TestCase):
     )
 
   @given(SEEDS, FAMILIES, st.just(2))
+  @pytest.mark.slow
   def test_there_and_back(self, seed, family, num_axes):
     image = smooth_image(seed, num_axes)
     matrix = draw_matrix(seed, family, num_axes, 0.15)

@@ -48,6 +48,7 @@ class NnxLayersTest(absltest.TestCase):
       max_difference(of(states, 0).params, of(states, 1).params), 1e-4
     )
 
+  @pytest.mark.slow
   def test_dropout_is_for_training_alone(self):
     built, state = build()
     network = built.spec.network(of(state, 0))
