@@ -63,6 +63,7 @@ class Run:
     self.settings = settings
     self.path = config.folder(workdir, settings)
     self.seconds = 0.0
+    self._config: config.Config | None = None
     devices = jax.devices() if devices is None else devices
     processes = layout.processes(devices)
     self._writes = jax.process_index() == processes[0]
@@ -103,9 +104,9 @@ class Run:
     """
     lines = [line for line in self.metrics() if line["step"] <= step]
     with files.advising(config.anew(self.path)):
-      records.check_epochs(
-        self.path, lines, epochs, config.read(self.path).axes
-      )
+      # Another process may still be writing config.json.
+      axes = (self._config or config.read(self.path)).axes
+      records.check_epochs(self.path, lines, epochs, axes)
 
   def results(self) -> dict[str, Any]:
     """The results of a finished run.
@@ -136,6 +137,7 @@ class Run:
       RunError: where it cannot be written, or where the run began on other
         images or with another task.
     """
+    self._config = config.Config(self.settings, task, images)
     if not self._writes:
       return
     with files.writing(self.path):
