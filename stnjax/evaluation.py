@@ -175,7 +175,9 @@ class Alignment(NamedTuple):
 
   Attributes:
     std: Standard deviation of the residual in the axis' unit; 0 is perfect.
-    by_class: Standard deviations of the residual by class, in order of label.
+      Classes with a single pose have no spread and are left out.
+    by_class: Standard deviations of the residual by class, in order of label;
+      NaN for a class with a single pose.
     slope: Slope of predicted against true poses; -1 is perfect.
     none: Standard deviation of the residual of an identity transformer.
   """
@@ -204,7 +206,7 @@ def alignment(
 
   Returns:
     Standard deviations of the residual and the slope; NaN if a pose is NaN or
-    infinite, or there are none.
+    infinite, or no class has two poses.
 
   Raises:
     ValueError: If the period of the axis is not above 0.
@@ -212,12 +214,15 @@ def alignment(
   labels = np.asarray(labels)
   residuals = residual(axis, true_pose, predicted_pose, labels)
   untouched = residual(axis, true_pose, np.zeros_like(true_pose), labels)
-  by_class = [_rms(residuals[labels == k]) for k in np.unique(labels)]
+  classes, counts = np.unique(labels, return_counts=True)
+  # A single pose is its own mean: a residual of 0 would look like alignment.
+  spread = np.isin(labels, classes[counts > 1])
+  by_class = [_rms(residuals[spread & (labels == k)]) for k in classes]
   return Alignment(
-    _rms(residuals),
+    _rms(residuals[spread]),
     tuple(by_class),
     response(axis, true_pose, predicted_pose, labels).line.slope,
-    _rms(untouched),
+    _rms(untouched[spread]),
   )
 
 

@@ -51,6 +51,19 @@ class RotationTest(parameterized.TestCase):
     np.testing.assert_allclose(left, [-10, 10, 10, -10], atol=1e-9)
 
 
+class SingleTest(absltest.TestCase):
+  def test_a_class_with_a_single_pose_is_left_out(self):
+    true_pose = np.array([3.0, 1.0, -1.0])
+    nothing, labels = np.zeros(3), np.array([0, 1, 1])
+    found = evaluation.alignment(TRANSLATION_X, true_pose, nothing, labels)
+    self.assertEqual((found.std, found.none), (1, 1))
+    np.testing.assert_array_equal(found.by_class, [np.nan, 1])
+    alone = evaluation.alignment(
+      TRANSLATION_X, true_pose, nothing, np.arange(3)
+    )
+    np.testing.assert_array_equal([alone.std, alone.none], [np.nan, np.nan])
+
+
 class PeriodTest(parameterized.TestCase):
   """Any period: angles in other units, phases, orientations of bars."""
 

@@ -115,8 +115,10 @@ def _row(
 
 def _explanation(group: Group) -> str:
   """What the columns of residuals mean, where there are any."""
+  several = len(group.axes) > 1
   identity = {
-    f"{run.alignment[name]['none']:.3g} {axis.unit}": None
+    f"{run.alignment[name]['none']:.3g} {axis.unit}"
+    + f" ({names.in_words(name)})" * several: None
     for name, axis in group.axes.items()
     for run in group.runs
     if name in run.alignment
