@@ -12,7 +12,8 @@ Perturbations:
   `rotate`, `translate`, `scale`, `deform`, `clutter`: building blocks;
   `PERTURBATIONS`: the registry, to which a `Perturbation` is added;
   `Axis`, `ROTATION`, `TRANSLATION_X`, ...: what is measured of a perturbation;
-  `object_motion`: the motion of the object that poses amount to, by axis.
+  `object_motion`: the motion of the object that poses amount to, by axis;
+  `check_perturbation`: whether a perturbation and its axes fit together.
 
 The data sets and perturbations of the paper are registered by
 `import stnjax.paper`. Importing this package is cheap: TFDS and Pillow are
@@ -39,6 +40,9 @@ from stnjax.data.dataset import channel_statistics as channel_statistics
 from stnjax.data.dataset import find as find
 from stnjax.data.dataset import load as load
 from stnjax.data.folder import describe as _describe_folder
+from stnjax.data.perturbation_checks import (
+  check_perturbation as check_perturbation,
+)
 from stnjax.data.perturbations import PERTURBATIONS as PERTURBATIONS
 from stnjax.data.perturbations import Perturbation as Perturbation
 from stnjax.data.perturbations import clutter as clutter

@@ -40,7 +40,7 @@ def from_arrays(
     test: Images and labels to evaluate on; None to hold out a tenth of `train`,
       of each class, the same on every machine, which is printed to stderr.
     num_classes: Number of classes; the number of class_names, or the greatest
-      label plus 1, if None.
+      label of `train` plus 1, if None.
     class_names: Names of the classes in the order of the labels.
     **fields: Further fields of `Dataset`, such as licence or backbone.
 
@@ -60,8 +60,7 @@ def from_arrays(
   _check_agreement(name, splits)
   images, labels = splits["train"]
   if num_classes is None:
-    greatest = max(int(part.labels.max()) for part in splits.values())
-    num_classes = len(class_names) or greatest + 1
+    num_classes = _num_classes(name, splits, class_names)
 
   def read(split: str, data_dir: str | None) -> Examples:
     del data_dir
@@ -88,6 +87,24 @@ def from_arrays(
   for split in splits:
     made.load(split)  # checks
   return made
+
+
+def _num_classes(
+  name: str, splits: dict[str, Examples], class_names: Sequence[str]
+) -> int:
+  """The number of classes, of names or else of labels."""
+  greatest = {split: int(part.labels.max()) for split, part in splits.items()}
+  if class_names and len(class_names) <= max(greatest.values()):
+    raise ValueError(
+      f"dataset {name!r}: class_names has {len(class_names)} names for labels 0"
+      f" to {max(greatest.values())}; accepted: a name for each label"
+    )
+  if not class_names and greatest["test"] > greatest["train"]:
+    raise ValueError(
+      f"dataset {name!r}: labels of test go up to {greatest['test']}, those of"
+      f" train up to {greatest['train']}; give num_classes if that is meant"
+    )
+  return len(class_names) or greatest["train"] + 1
 
 
 def _check_agreement(name: str, splits: dict[str, Examples]) -> None:
@@ -127,8 +144,8 @@ def _examples(name: str, split: str, pair: Any) -> Examples:
     images = images[..., None]
   if images.ndim != 4 or not images.size:
     raise ValueError(
-      f"{owner} images must be [N, H, W, C] or [N, H, W], got shape"
-      f" {np.shape(pair[0])}"
+      f"{owner} images must be [N, H, W, C] or [N, H, W], none of them 0, got"
+      f" shape {np.shape(pair[0])}"
     )
   if not np.issubdtype(labels.dtype, np.integer):
     raise TypeError(f"{owner} labels must be integers, got {labels.dtype}")

@@ -223,7 +223,7 @@ def find(
     raise ValueError(
       f"dataset={checks.shown(name)} is unknown; accepted:"
       f" {', '.join(DATASETS)}, {_TFDS}NAME; those of a module, such as"
-      " stnjax.paper, after its import"
+      " stnjax.paper, after its import (--imports=...)"
     )
   dataset = DATASETS[name]
   if not isinstance(dataset, Dataset):

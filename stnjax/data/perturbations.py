@@ -86,20 +86,28 @@ def perturb(
     truth of each: a dict of arrays `[B, ...]`, see `Truth`.
 
   Raises:
-    ValueError: If the perturbation is unknown, lacks its clutter_images, or
-      draws images of another shape than its output_shape.
+    ValueError: If the perturbation is unknown, lacks its clutter_images, does
+      not draw an image and a dict, or draws images of another shape than its
+      output_shape.
   """
   chosen = _found(perturbation)
   if not chosen.needs_clutter:
-    perturbed, truth = jax.vmap(chosen.draw)(keys, images)
+    drawn = jax.vmap(chosen.draw)(keys, images)
   elif clutter_images is None:
     raise ValueError(
       f"clutter_images must be given for perturbation {chosen.name!r}"
     )
   else:
-    perturbed, truth = jax.vmap(chosen.draw, (0, 0, None))(
+    drawn = jax.vmap(chosen.draw, (0, 0, None))(
       keys, images, jnp.asarray(clutter_images)
     )
+  fits = isinstance(drawn, tuple) and len(drawn) == 2
+  if not fits or not isinstance(drawn[1], dict):
+    raise ValueError(
+      f"perturbation {chosen.name!r} must draw an image and its truth, a dict"
+      f" that may be empty, got {jax.tree.map(jnp.shape, drawn)}"
+    )
+  perturbed, truth = drawn
   shape = output_shape(chosen, images.shape[1:])
   if perturbed.shape[1:] != shape:
     raise ValueError(

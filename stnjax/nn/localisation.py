@@ -59,6 +59,7 @@ class LocalisationNet(nnx.Module):
     if len(in_shape) != 3:
       raise ValueError(f"in_shape must be (H, W, C), got {tuple(in_shape)}")
     height, width, channels = in_shape
+    self.in_shape = (height, width, channels)
     self.slope = slope
     self.halve_input = halve_input
     if halve_input:
@@ -105,7 +106,15 @@ class LocalisationNet(nnx.Module):
 
     Returns:
       `[B, num_params]`.
+
+    Raises:
+      ValueError: If the features are not `[B, *in_shape]`.
     """
+    if features.ndim != 4 or features.shape[1:] != self.in_shape:
+      raise ValueError(
+        f"features must be [B, H, W, C] with (H, W, C) = {self.in_shape}, the"
+        f" in_shape of this LocalisationNet, got shape {features.shape}"
+      )
     x = convolution.mean_pool(features, 2) if self.halve_input else features
     for index, conv in enumerate(self.convs):
       x = convolution.conv(x, conv.kernel[...], conv.padding)

@@ -198,6 +198,12 @@ def make_backbone(
       options[option] = value
     elif value != default:
       options[option] = value  # to be named below
+  missing = [p for p in ("task", "rngs") if p not in parameters]
+  if missing and not takes_all:
+    raise ValueError(
+      f"backbone {name!r} must be a function of (task, *, rngs), got one of"
+      f" ({', '.join(parameters)})"
+    )
   unknown = [o for o in options if o not in parameters and not takes_all]
   if unknown:
     accepted = [p for p in parameters if p not in ("task", "rngs")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import math
+from typing import Any
 
 from flax import nnx
 import jax
@@ -36,7 +37,7 @@ def stage_shapes(
       )
     if stage is not None:
       x = jax.ShapeDtypeStruct((1, *shapes[-1]), jnp.float32)
-      features = jax.eval_shape(lambda x, s=stage: context.apply(s, x), x)
+      features = _features(context, stage, depth + 1, x)
       if len(getattr(features, "shape", ())) != 4:
         raise ValueError(
           f"stage {depth + 1} ({type(stage).__name__}) must return features"
@@ -44,6 +45,19 @@ def stage_shapes(
         )
       shapes.append(features.shape[1:])
   return shapes
+
+
+def _features(
+  context: Context, stage: Stage, number: int, x: jax.ShapeDtypeStruct
+) -> Any:
+  """What a stage returns, in shapes; its own errors name the stage."""
+  try:
+    return jax.eval_shape(lambda x: context.apply(stage, x), x)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"stage {number} ({type(stage).__name__}) does not take features of shape"
+      f" [B, {', '.join(map(str, x.shape[1:]))}]: {error}"
+    ) from error
 
 
 def make_head(

@@ -209,6 +209,13 @@ class ArraysTest(parameterized.TestCase):
         "x", (IMAGES, LABELS % 2), (IMAGES, LABELS), num_classes=2
       )
 
+    with self.assertRaisesRegex(ValueError, "test go up to 2.*up to 1"):
+      data.from_arrays("x", (IMAGES, LABELS % 2), (IMAGES, LABELS))
+    with self.assertRaisesRegex(ValueError, "2 names for labels 0 to 2"):
+      data.from_arrays(
+        "x", (IMAGES, LABELS), (IMAGES, LABELS), class_names=("a", "b")
+      )
+
   def test_without_test_a_share_is_held_out_and_told_once(self):
     images = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
     labels = np.arange(60) % 3

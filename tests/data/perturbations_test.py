@@ -87,6 +87,52 @@ class OwnPerturbationTest(absltest.TestCase):
     self.assertEqual(found.shape[1:], data.output_shape(right, (6, 5, 1)))
 
 
+def along(true=lambda truth: truth["shift"], **fields):
+  """An axis of shifts to the right."""
+  fields = {"predicted": lambda poses, shape: poses[:, 0, 2]} | fields
+  return data.Axis(name="shift", unit="px", true=true, **fields)
+
+
+def raising(*_):
+  raise RuntimeError("a bug")
+
+
+class CheckTest(parameterized.TestCase):
+  def perturbation(self, *axes, truth=None, draw=None):
+    truth = {"shift": jnp.ones(())} if truth is None else truth
+    draw = draw or (lambda key, image: (image, truth))
+    return data.Perturbation(name="push", draw=draw, axes=axes)
+
+  def test_the_built_in_ones_pass(self):
+    for name in data.PERTURBATIONS:
+      data.check_perturbation(data.PERTURBATIONS[name], (28, 28, 1))
+    data.check_perturbation(self.perturbation(along()), (9, 8, 3))
+
+  @parameterized.parameters(
+    (along(lambda truth: truth["turn"]), "true raised KeyError.*has shift"),
+    (along(raising), "true raised RuntimeError: a bug"),
+    (along(predicted=raising), "predicted raised RuntimeError: a bug"),
+    (along(lambda truth: 0.0), r"true must .*\[N\], got .* for N = 2"),
+    (along(predicted=lambda p, s: p), "predicted must return a number"),
+  )
+  def test_axes_that_do_not_measure(self, axis, message):
+    with self.assertRaisesRegex(ValueError, f"'push', axis 'shift': {message}"):
+      data.check_perturbation(self.perturbation(axis), (9, 8, 3))
+
+  def test_names_of_axes_differ(self):
+    with self.assertRaisesRegex(ValueError, "must differ, got shift, shift"):
+      data.check_perturbation(self.perturbation(along(), along()), (9, 8, 3))
+
+  @parameterized.parameters(
+    lambda key, image: image,
+    lambda key, image: (image, image),
+    lambda key, image: (image, {}, {}),
+  )
+  def test_a_draw_returns_an_image_and_a_dict(self, draw):
+    with self.assertRaisesRegex(ValueError, "'push' must draw .* a dict"):
+      data.check_perturbation(self.perturbation(draw=draw), (9, 8, 3))
+
+
 def drawn(count, draw, image, **options):
   """Images and truths of as many keys."""
   function = functools.partial(draw, **options)

@@ -229,6 +229,26 @@ class OwnBackboneTest(parameterized.TestCase):
     self.assertEqual(network(IMAGES).logits.shape, (2, 3))
 
 
+class RefusedTest(absltest.TestCase):
+  def test_a_stage_that_does_not_take_the_features_is_named(self):
+    def mismatched(task, *, rngs):
+      stages = [nnx.relu, nnx.Conv(5, 4, (3, 3), rngs=rngs)]
+      return Backbone(stages, placement.MeanHead(4, 3, rngs=rngs))
+
+    with self.assertRaisesRegex(
+      ValueError, r"stage 2 \(Conv\) does not take .* \[B, 32, 28, 2\]"
+    ):
+      placement.create(mismatched, "CNN", TASK, rngs=nnx.Rngs(0))
+
+  def test_a_function_without_rngs(self):
+    with self.assertRaisesRegex(ValueError, r"'bare' must be .*got one of \(t"):
+      placement.create(bare, "CNN", TASK, rngs=nnx.Rngs(0))
+
+
+def bare(task):
+  raise AssertionError(task)
+
+
 class PlainTest(parameterized.TestCase):
   @parameterized.parameters(
     ((28, 28, 1), [14, 7, 3]),

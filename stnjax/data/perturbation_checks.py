@@ -1,0 +1,89 @@
+"""Checks of a perturbation and its axes on two images, before training."""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stnjax import checks
+from stnjax.data.axes import Axis
+from stnjax.data.perturbations import Perturbation, Shape, perturb
+
+_COUNT = 2
+
+
+@functools.lru_cache(maxsize=64)
+def check_perturbation(perturbation: Perturbation, image_shape: Shape) -> None:
+  """Checks what a perturbation draws, and that its axes measure it.
+
+  Draws are traced, not computed. Axes are called with a truth of zeros and with
+  the pose of the identity.
+
+  Args:
+    perturbation: Perturbation to check.
+    image_shape: `(H, W, C)` of the images.
+
+  Raises:
+    ValueError: If `draw` does not return an image of the output_shape and a
+      dict, two axes share a name, or a function of an axis raises or returns
+      another shape than `[N]`. Names the perturbation and the axis.
+  """
+  names = [axis.name for axis in perturbation.axes]
+  if len(set(names)) < len(names):
+    raise ValueError(
+      f"perturbation {perturbation.name!r}: names of axes must differ, got"
+      f" {', '.join(names)}"
+    )
+  truth = _truth(perturbation, image_shape)
+  shape = perturbation.output_shape(image_shape)
+  poses = np.eye(2, 3, dtype=np.float32)[None].repeat(_COUNT, 0)
+  with np.errstate(all="ignore"):  # zeros may lie outside of a function
+    for axis in perturbation.axes:
+      _check(perturbation, axis, "true", axis.true, truth)
+      _check(perturbation, axis, "predicted", axis.predicted, poses, shape)
+
+
+def _truth(
+  perturbation: Perturbation, image_shape: Shape
+) -> Mapping[str, np.ndarray]:
+  """Zeros in the shapes of the truth of two images."""
+
+  def draw(seed: jax.Array, images: jax.Array, clutter: jax.Array) -> Any:
+    keys = jax.random.split(jax.random.key(seed), _COUNT)
+    needed = clutter if perturbation.needs_clutter else None
+    return perturb(keys, images, perturbation, needed)[1]
+
+  images = jax.ShapeDtypeStruct((_COUNT, *image_shape), jnp.float32)
+  clutter = jax.ShapeDtypeStruct(images.shape, jnp.uint8)
+  seed = jax.ShapeDtypeStruct((), jnp.uint32)
+  shapes = jax.eval_shape(draw, seed, images, clutter)
+  return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _check(
+  perturbation: Perturbation,
+  axis: Axis,
+  field: str,
+  function: Callable[..., Any],
+  first: Any,
+  *others: Sequence[int],
+) -> None:
+  """Raises unless a function of an axis returns a number for each image."""
+  owner = f"perturbation {perturbation.name!r}, axis {axis.name!r}: {field}"
+  try:
+    values = np.asarray(function(first, *others))
+  except Exception as error:  # whatever the user's function raises
+    given = ""
+    if isinstance(first, Mapping):
+      given = f"; truth has {', '.join(map(str, first)) or 'nothing'}"
+    raise ValueError(
+      f"{owner} raised {type(error).__name__}: {error}{given}"
+    ) from error
+  if values.shape != (_COUNT,) or values.dtype.kind not in "fiub":
+    raise ValueError(
+      f"{owner} must return a number for each image, [N], got"
+      f" {checks.shown(values)} for N = {_COUNT}"
+    )
