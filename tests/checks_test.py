@@ -6,6 +6,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import stnjax
 
@@ -13,7 +14,8 @@ import stnjax
 class ByteOrderTest(parameterized.TestCase):
   """Arrays of either byte order are read alike."""
 
-  @parameterized.parameters("f4", "i2")
+  @parameterized.parameters(("i2",))
+  @pytest.mark.slow
   def test_calls(self, kind):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 9, (5, 6, 2)).astype(f">{kind}")

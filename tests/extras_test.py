@@ -9,6 +9,7 @@ import sys
 import tomllib
 
 from absl.testing import absltest
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -112,6 +113,7 @@ def needs():
 
 
 class ExtrasTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_arrays_are_warped_with_jax_and_numpy_alone(self):
     done = python(BARE + ARRAYS)
     self.assertEqual(done.stdout, "(2, 3)\n(4, 4, 3)\n", done.stderr)

@@ -6,6 +6,7 @@ import warnings
 from absl.testing import absltest, parameterized
 from matplotlib import colors
 import numpy as np
+import pytest
 
 import stnjax
 from stnjax import alignability, evaluation, plots, transforms
@@ -109,6 +110,7 @@ class AlignabilityTest(absltest.TestCase):
     states = [t.get_text() for t in legend.get_legend().get_texts()]
     self.assertEqual(states, ["shift", *audits])  # none is left out
 
+  @pytest.mark.slow
   def test_fourteen_layers_fit(self):
     """Ticks stay apart, legends off the panels, and no row is left blank."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import jax
 
 WORK = ("convolutions", "sampling", "rest")
 
-SAMPLING = "jit(_sample)"
+SAMPLING = "jit(sample)"
 """Part of the name of every operation of `stnjax.grid_sample` and `warp`."""
 
 

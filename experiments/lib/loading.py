@@ -3,6 +3,8 @@
 from collections.abc import Callable
 import threading
 
+import numpy as np
+
 from stnjax import files
 from stnjax.data import Dataset, Examples
 from stnjax.training import building
@@ -45,12 +47,26 @@ def load(settings: Settings, data_dir: str | None = None) -> Loaded:
   train = images(dataset, dataset.train_split, data_dir)
   if not settings.use_validation_split:
     return setup, train, images(dataset, dataset.test_split, data_dir)
-  cut = num_training_images(settings, len(train.labels))
-  parts = (slice(None, cut), slice(cut, None))
+  order = _mixed(train.labels)
+  cut = num_training_images(settings, len(order))
   train, validation = (
-    Examples(train.images[part], train.labels[part]) for part in parts
+    Examples(train.images[part], train.labels[part])
+    for part in (order[:cut], order[cut:])
   )
   return setup, train, validation
+
+
+def _mixed(labels: np.ndarray) -> np.ndarray:
+  """Indices of images in an order whose end has all classes.
+
+  That of the data set, unless it is sorted by class, as folders are.
+  """
+  indices = np.arange(len(labels))
+  if labels.ndim > 1 or (np.diff(labels) < 0).any():
+    return indices
+  _, first, counts = np.unique(labels, return_index=True, return_counts=True)
+  share = (indices - np.repeat(first, counts) + 0.5) / np.repeat(counts, counts)
+  return np.argsort(share, kind="stable")
 
 
 def once(data_dir: str | None = None) -> Load:

@@ -9,7 +9,6 @@ from experiments.reporting.finished import Finished
 from stnjax.training.description import AxisDescription
 
 _DIFFERING = ("network", "seed")
-_IN_TITLE = ("dataset", "perturbation", "family")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +65,12 @@ def group(finished: Iterable[Finished]) -> list[Group]:
     )
     runs_by_settings.setdefault(shared, []).append(run)
   settings = [dict(shared) for shared in runs_by_settings]
+  groups = list(runs_by_settings.values())
+  tasks = [runs[0].task.title for runs in groups]
   return [
     Group(title, shared, _by_network(runs))
     for title, shared, runs in zip(
-      titles(settings), settings, runs_by_settings.values(), strict=True
+      titles(settings, tasks), settings, groups, strict=True
     )
   ]
 
@@ -83,17 +84,23 @@ def _by_network(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
   }
 
 
-def titles(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def titles(
+  settings: Sequence[Mapping[str, Any]], tasks: Sequence[str]
+) -> list[str]:
   """Titles of groups that differ.
 
   Args:
     settings: Settings of each group, by name.
+    tasks: Titles of their tasks.
 
   Returns:
     One title per group: that of its task, and those settings, in their order,
     that distinguish it from groups with the same title.
   """
-  found = [names.title(*(s[name] for name in _IN_TITLE)) for s in settings]
+  found = [
+    names.title(task, shared["perturbation"], shared["family"])
+    for task, shared in zip(tasks, settings, strict=True)
+  ]
   for name in settings[0] if settings else ():
     values: dict[str, set] = {}
     for title, shared in zip(found, settings, strict=True):

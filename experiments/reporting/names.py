@@ -6,21 +6,6 @@ from typing import Any
 from stnjax import placement
 from stnjax.training.description import AxisDescription
 
-_DATASETS = {
-  "mnist": "MNIST",
-  "mnist_subset": "MNIST (subset)",
-  "svhn": "SVHN",
-  "svhn_cropped": "SVHN (cropped)",
-  "cifar10": "CIFAR-10",
-  "street_numbers": "synthetic house numbers",
-}
-_PERTURBED = {
-  "none": "{}",
-  "rotation": "rotated {}",
-  "translation": "translated {}",
-  "scale": "scaled {}",
-}
-
 
 def order(network: str) -> tuple[int, Sequence[int]]:
   """A key to sort networks by: kind of placement, then depths."""
@@ -28,15 +13,12 @@ def order(network: str) -> tuple[int, Sequence[int]]:
   return list(placement.PLACEMENTS).index(parsed.prefix), parsed.depths
 
 
-def title(dataset: str, perturbation: str, family: str) -> str:
+def title(task: str, perturbation: str, family: str) -> str:
   """A name for runs on a task, such as "Rotated MNIST (subset)".
 
-  The family is named where it is not that of the perturbation. Data sets and
-  perturbations without a known title appear by their names.
+  The family is named where it is not that of the perturbation.
   """
-  name = _DATASETS.get(dataset, in_words(dataset))
-  unknown = f"{{}}, {in_words(perturbation)}"
-  text = _PERTURBED.get(perturbation, unknown).format(name)
+  text = task
   if family != perturbation:
     text += f", {in_words(family)} transforms"
   return text[:1].upper() + text[1:]

@@ -80,6 +80,8 @@ class Dataset:
       that returns the mean and standard deviation of each channel.
     backbone: Name of the default backbone, or a function from the
       perturbation's name to it.
+    title: Name of the data set in reports, such as "MNIST (subset)"; by default
+      its name in words.
     licence: Licence of the images; empty if it is not known.
     origin: Where the files come from, in a few words, for lists of data sets.
     needs_files: Function of `data_dir` that returns whether files must be in
@@ -99,6 +101,7 @@ class Dataset:
   test_split: str = "test"
   normalisation: Callable[[str, np.ndarray], Statistics] = channel_statistics
   backbone: str | Callable[[str], str] = "plain"
+  title: str = ""
   licence: str = ""
   origin: str = ""
   needs_files: Callable[[str | None], bool] = _no_files

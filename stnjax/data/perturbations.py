@@ -41,6 +41,8 @@ class Perturbation:
       perturbed image.
     needs_clutter: Whether `draw` takes clutter_images, `[N, h, w, C]` uint8.
     augments: Whether it is applied only while training.
+    title: Name in reports of perturbed images, with {} for the title of the
+      data set, such as "rotated {}"; by default "{}, " and its name in words.
   """
 
   name: str
@@ -49,13 +51,15 @@ class Perturbation:
   output_shape: Callable[[Shape], Shape] = _same_shape
   needs_clutter: bool = False
   augments: bool = False
+  title: str = ""
 
 
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
 """Perturbations by name."""
 
 PERTURBATIONS.register(
-  "none", Perturbation(name="none", draw=lambda key, image: (image, {}))
+  "none",
+  Perturbation(name="none", draw=lambda key, image: (image, {}), title="{}"),
 )
 
 

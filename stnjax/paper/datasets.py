@@ -104,14 +104,15 @@ _HOUSE_NUMBER = {
 _SMALL = {"image_shape": (32, 32, 3), "num_classes": 10}
 
 _SETS = (
-  mnist.MNIST.dataset(**_MNIST),
-  mnist.SUBSET.dataset(**_MNIST),
+  mnist.MNIST.dataset(title="MNIST", **_MNIST),
+  mnist.SUBSET.dataset(title="MNIST (subset)", **_MNIST),
   Prepared(
     name="svhn",
     builder=_svhn,
     manual_dir="folder of the archives",
     **_HOUSE_NUMBER,
   ).dataset(
+    title="SVHN",
     train_split="train+extra",
     backbone="house_numbers",
     licence="non-commercial use only",
@@ -121,7 +122,11 @@ _SETS = (
     builder=_street_numbers,
     generated=True,
     **_HOUSE_NUMBER,
-  ).dataset(backbone="house_numbers", licence=mnist.LICENCE),
+  ).dataset(
+    title="synthetic house numbers",
+    backbone="house_numbers",
+    licence=mnist.LICENCE,
+  ),
   Prepared(
     name="plankton",
     image_shape=(_PLANKTON_SIZE, _PLANKTON_SIZE, 1),
@@ -137,9 +142,13 @@ _SETS = (
     builder=_synthetic_plankton,
     generated=True,
   ).dataset(backbone="plankton"),
-  Prepared(name="cifar10", **_SMALL).dataset(backbone="cifar"),
+  Prepared(name="cifar10", **_SMALL).dataset(
+    title="CIFAR-10", backbone="cifar"
+  ),
   Prepared(name="svhn_cropped", **_SMALL).dataset(
-    backbone="cifar", licence="non-commercial use only"
+    title="SVHN (cropped)",
+    backbone="cifar",
+    licence="non-commercial use only",
   ),
   Prepared(
     name="synthetic_digits",

@@ -62,13 +62,19 @@ def scale_in_clutter(
 
 _PERTURBATIONS = (
   # Bilinear, zeros outside, within 90 degrees: MNIST-R.
-  Perturbation(name="rotation", draw=data.rotate, axes=(data.ROTATION,)),
+  Perturbation(
+    name="rotation",
+    draw=data.rotate,
+    axes=(data.ROTATION,),
+    title="rotated {}",
+  ),
   Perturbation(
     name="translation",
     draw=translate_in_clutter,
     axes=(data.TRANSLATION_X, data.TRANSLATION_Y),
     output_shape=with_margin(_TRANSLATION_MARGIN),
     needs_clutter=True,
+    title="translated {}",
   ),
   Perturbation(
     name="scale",
@@ -76,6 +82,7 @@ _PERTURBATIONS = (
     axes=(data.SCALE_X, data.SCALE_Y),
     output_shape=with_margin(_SCALE_MARGIN),
     needs_clutter=True,
+    title="scaled {}",
   ),
   # Plankton's.
   Perturbation(

@@ -24,7 +24,7 @@ Geometries = tuple[alignability.Geometry | None, ...]
 _ADDED = (0, 64, 192)
 
 # Channels that probing looks at, of several draws of parameters if need be.
-_CHANNELS, _MOST_DRAWS = 64, 16
+_CHANNELS, _MOST_DRAWS = 32, 8
 
 _INPUT = alignability.Geometry(*receptive_fields.receptive_field(()))
 
@@ -113,24 +113,41 @@ def _probe(
   stages: Sequence[Stage], image_shape: Sequence[int], depths: Sequence[int]
 ) -> dict[int, alignability.Geometry]:
   """The geometry of depths; empty where that of one of them cannot be told."""
-  features = _random_features(stages, image_shape, depths)
-  height, width, channels = image_shape
-
-  def images_of(added: int, count: int = 4) -> np.ndarray:
-    shape = (count, height + added, width + added, channels)
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-  for added in _ADDED:
-    images = images_of(added)
-    try:
-      # A look at the largest image saves probes that take minutes.
-      if added and _see_everything(features, images_of(_ADDED[-1], 1)):
-        break
-      probed = alignability.probe(features, images)
-    except (TypeError, ValueError):  # or stages that take no other size
-      continue
-    return {int(depth): geometry for depth, geometry in probed.items()}
+  features = jax.jit(_random_features(stages, image_shape, depths))
+  try:
+    for added in _ADDED:
+      if added == _ADDED[1] and _see_all(features, image_shape):
+        return {}
+      try:
+        probed = alignability.probe(features, _noise(image_shape, added))
+      except ValueError:
+        continue
+      return {int(depth): geometry for depth, geometry in probed.items()}
+  except TypeError:  # of stages that take no other size
+    pass
   return {}
+
+
+def _noise(image_shape: Sequence[int], added: int) -> np.ndarray:
+  """Images of noise, larger than `image_shape` by some pixels."""
+  height, width, channels = image_shape
+  shape = (4, height + added, width + added, channels)
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _see_all(
+  features: Callable[[jax.Array], dict[str, jax.Array]],
+  image_shape: Sequence[int],
+) -> bool:
+  """Whether features at the end of the largest image see its first row."""
+  images = _noise(image_shape, _ADDED[-1])
+  changed = images.copy()
+  changed[:, 0] *= -2
+  before, after = features(images), features(changed)
+  return any(
+    bool((before[depth][:, -1] != after[depth][:, -1]).any())
+    for depth in before
+  )
 
 
 def _random_features(
@@ -148,6 +165,7 @@ def _random_features(
   sizes = shapes.stage_shapes(passed, image_shape)
   fewest = min(sizes[depth][-1] for depth in depths)
   draws = min(max(_CHANNELS // fewest, 1), _MOST_DRAWS)
+  draws = draws if jax.tree.leaves(params) else 1
   rng = np.random.default_rng(0)
   drawn = jax.tree.map(lambda leaf: _draw(rng, leaf, draws), params)
 
@@ -160,9 +178,10 @@ def _random_features(
     return seen
 
   def features(images: jax.Array) -> dict[str, jax.Array]:
-    # The draws are counted, as stages may have no parameters to map over.
-    counted = (jnp.arange(draws), drawn)
-    every = jax.lax.map(lambda draw: once(draw[1], images), counted)
+    # Counted, too, as there may be no parameters.
+    every = jax.lax.map(
+      lambda draw: once(draw[1], images), (jnp.arange(draws), drawn)
+    )
     return {
       depth: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
       for depth, x in every.items()
@@ -205,17 +224,6 @@ def _without_statistics(stages: nnx.List) -> nnx.List:
     if type(node) in _LOCAL:
       node.__class__ = _LOCAL[type(node)]
   return copied
-
-
-def _see_everything(
-  features: Callable[[jax.Array], dict[str, jax.Array]], images: np.ndarray
-) -> bool:
-  """Whether the last features of a layer see the first row of an image."""
-  changed = images.copy()
-  changed[:, 0] += 1
-  compiled = jax.jit(features)
-  before, after = compiled(images), compiled(changed)
-  return any(bool((before[d][:, -1] != after[d][:, -1]).any()) for d in before)
 
 
 def _draw(rng: np.random.Generator, leaf: jax.Array, count: int) -> jax.Array:

@@ -31,6 +31,7 @@ class TaskDescription:
     heads: Answers per image.
     class_names: Names of the classes; empty where they have none.
     axes: Axes of the perturbation by name; empty where its truth is unknown.
+    title: Name of the task in reports, such as "rotated MNIST (subset)".
   """
 
   image_shape: tuple[int, int, int]
@@ -38,10 +39,12 @@ class TaskDescription:
   heads: int = 1
   class_names: tuple[str, ...] = ()
   axes: Mapping[str, AxisDescription] = dataclasses.field(default_factory=dict)
+  title: str = ""
 
   def to_json(self) -> dict[str, Any]:
     """The description as JSON takes it."""
     return {
+      "title": self.title,
       "image_shape": list(self.image_shape),
       "num_classes": self.num_classes,
       "heads": self.heads,
@@ -61,6 +64,9 @@ def describe(
   dataset: data.Dataset, perturbation: data.Perturbation
 ) -> TaskDescription:
   """The task of classifying a data set under a perturbation."""
+  name = dataset.title or dataset.name.replace("_", " ")
+  words = perturbation.name.replace("_", " ")
+  title = (perturbation.title or f"{{}}, {words}").replace("{}", name)
   return TaskDescription(
     data.output_shape(perturbation, dataset.image_shape),
     dataset.num_classes,
@@ -70,6 +76,7 @@ def describe(
       axis.name: AxisDescription(axis.name, axis.unit, axis.period)
       for axis in perturbation.axes
     },
+    title,
   )
 
 
@@ -92,6 +99,7 @@ def from_json(values: Mapping[str, Any]) -> TaskDescription:
       int(values["heads"]),
       tuple(map(str, values["class_names"])),
       axes,
+      str(values["title"]),
     )
   except (
     AttributeError,

@@ -121,8 +121,9 @@ class Settings:
   )
   use_validation_split: bool = _setting(
     False,
-    "Whether to train without the last tenth of the training set and to"
-    " evaluate on it instead of on the test set, for tuning.",
+    "Whether to train without the last tenth of the training set (of each"
+    " class, if it is sorted by class) and to evaluate on it instead of on the"
+    " test set, for tuning.",
   )
   eval_passes: int = _setting(
     10,

@@ -17,6 +17,7 @@ from tests.alignability.examples import (
 )
 
 
+@pytest.mark.slow
 def test_all_defaults_keep_features_in_the_image():
   found = alignability.audit(conv(kernels()), blobs(), steps=STEPS)
   assert found.geometry["features"] == VALID5

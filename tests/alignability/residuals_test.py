@@ -105,6 +105,7 @@ SMALL = {"margin": 0, "steps": 0}  # audits of 2 images of 15 x 17 pixels
     pytest.param("shear", 0.3, marks=pytest.mark.slow),
   ],
 )
+@pytest.mark.slow
 def test_against_loops(name, magnitude, stride, pad, x64):
   images = RNG.normal(size=(2, 15, 17, 1))
   kernel = RNG.normal(size=(3, 3, 1, 2)).astype(np.float32)
@@ -184,6 +185,7 @@ def test_features_that_are_all_zero_have_no_residual():
   assert np.isnan(found.profile()["shear"][1])
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_differences(x64):
   arguments = {
     "matrix": matrix("rotation", 33.0),
@@ -231,6 +233,7 @@ def test_the_gradient_is_zero_where_the_residual_is_zero():
 @pytest.mark.parametrize(
   "method", ["linear", pytest.param("cubic", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_residual_is_what_audit_calls_aligned(method):
   images, features = blobs(), relu_of(conv(kernels(5)))
   found = audit(features, images, family("shear", 0.3), method=method)
@@ -257,12 +260,14 @@ def residual_of(images, transform, method="linear"):
   ).mean()
 
 
+@pytest.mark.slow
 def test_cubic_leaves_less_of_the_image():
   transform = matrix("rotation", 30.0)
   linear, cubic = (residual_of(blobs(), transform, m) for m in METHODS)
   assert cubic < linear / 2
 
 
+@pytest.mark.slow
 def test_a_projective_transform_is_undone():
   """Of pixels, up to interpolation."""
   tilt = jnp.eye(3).at[2, 0].set(0.02)

@@ -32,7 +32,12 @@ def turned(bank):
 
 
 @pytest.mark.parametrize(
-  "stride", [1, pytest.param(2, marks=pytest.mark.slow), 4]
+  "stride",
+  [
+    1,
+    pytest.param(2, marks=pytest.mark.slow),
+    pytest.param(4, marks=pytest.mark.slow),
+  ],
 )
 def test_whole_strides_align_exactly(stride):
   features = relu_of(conv(kernels(), stride))
@@ -51,6 +56,7 @@ def test_parts_of_strides_do_not_align_exactly():
   assert best.min() > 0.05
 
 
+@pytest.mark.slow
 def test_generic_filters_do_not_align_under_quarter_turns():
   features = relu_of(conv(kernels()))
   found = audit(features, families=family("rotation", 20.0, 90.0))
@@ -69,6 +75,7 @@ def test_generic_filters_do_not_align_under_quarter_turns():
     assert (residuals.mixed <= residuals.best).all()
 
 
+@pytest.mark.slow
 def test_a_bank_closed_under_turns_aligns_once_channels_are_permuted():
   features = relu_of(conv(turned(kernels(5, 1))))
   images = blobs()
@@ -88,6 +95,7 @@ def test_a_bank_closed_under_turns_aligns_once_channels_are_permuted():
     assert (distance < 1e-5) == (shift == 1), shift
 
 
+@pytest.mark.slow
 def test_mirrors_exchange_channels_too():
   mirror = ImageTransforms(
     lambda x: jnp.array([[-1.0, 0, 0], [0, 1, 0]]) * x, (1.0,), ""
@@ -114,6 +122,7 @@ def test_isotropic_filters_align_under_rotation():
 
 
 @pytest.mark.parametrize("name", ["scale", "shear"])
+@pytest.mark.slow
 def test_no_warp_aligns_isotropic_filters_under_scaling_and_shear(name):
   def difference(narrow, wide):
     narrow, wide = gaussian(5, narrow), gaussian(5, wide)
@@ -155,6 +164,7 @@ def test_pointwise_features_are_invariant_and_align_as_the_image_does():
     np.testing.assert_allclose(residuals.unaligned, floor.unaligned, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_towards_invariance_aligns():
   """The residual is a loss: descending it makes filters invariant."""
   images = blobs()

@@ -69,7 +69,12 @@ class PrepareTest(absltest.TestCase):
     self.assertLen(data.load("tfds:tiny_flowers", "train", root).images, 12)
 
   def test_without_tensorflow(self):
-    with mock.patch.object(importlib.util, "find_spec", return_value=None):
+    find = importlib.util.find_spec
+    with mock.patch.object(
+      importlib.util,
+      "find_spec",
+      lambda name, *rest: None if name == "tensorflow" else find(name, *rest),
+    ):
       for name in ("mnist", "tfds:mnist"):
         code, _, err = run("prepare", f"--dataset={name}")
         self.assertEqual(code, 1)

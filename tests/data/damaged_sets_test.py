@@ -11,6 +11,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import numpy as np
 from PIL import Image
+import pytest
 import tensorflow_datasets as tfds
 
 from stnjax import data
@@ -54,6 +55,7 @@ class DamagedTest(parameterized.TestCase):
       self.assertIn(str(fragment), message)
 
   @FORMATS
+  @pytest.mark.slow
   def test_flipped_bytes_are_refused_or_harmless(self, file_format):
     root, folder, _ = self.copy(file_format)
     good = data.load("mnist", "train", str(root))

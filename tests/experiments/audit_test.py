@@ -61,6 +61,7 @@ def test_a_run_without_checkpoint_has_no_trained_network(tmp_path):
     trained.network_of(Run(str(tmp_path), TOY), building.find(TOY), images)
 
 
+@pytest.mark.slow
 def test_both_states_and_all_layers_are_audited(audits):
   assert tuple(audits) == auditing.STATES
   for one in audits.values():
@@ -77,6 +78,7 @@ def test_both_states_and_all_layers_are_audited(audits):
   assert (after != before).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["STN-C0", "STN-C1", "STN-SL1", "DEF1"])
 def test_features_are_those_that_the_network_passes_on(name):
   """Where the transformer is the identity, with its batch norm."""
@@ -91,6 +93,7 @@ def test_features_are_those_that_the_network_passes_on(name):
   np.testing.assert_allclose(logits, network(images).logits, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_fields_of_the_network_are_what_a_probe_finds():
   network = building.build_network(TOY, building.find(TOY))
   images = np.random.default_rng(0).normal(size=(2, 60, 60, 1))
@@ -98,6 +101,7 @@ def test_fields_of_the_network_are_what_a_probe_finds():
   assert probed == network.geometry()
 
 
+@pytest.mark.slow
 def test_audits_are_kept_and_reported(audits, workdir):
   run = Run(workdir, TOY)
   assert finished.read_audits(run.path) == {}
@@ -142,6 +146,7 @@ def test_the_script(workdir, capsys):
     (["--method=nearest"], "nearest"),
   ],
 )
+@pytest.mark.slow
 def test_mistakes(flags, message, workdir):
   result = scripts.run("audit", *flags, f"--workdir={workdir}")
   assert result.returncode != 0

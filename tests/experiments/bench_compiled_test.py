@@ -27,7 +27,7 @@ HloModule jit_step, is_scheduled=true
 
 %tiles (t: (s32[], f32[4])) -> (s32[], f32[4]) {
   %d = f32[4]{0} fusion(%a, %b), kind=kOutput, calls=%fused_1, metadata={\
-op_name="jit(f)/while/body/jvp(jit(_sample))/dot"}, backend_config={\
+op_name="jit(f)/while/body/jvp(jit(sample))/dot"}, backend_config={\
 "estimated_cycles":"100"}
   %m = f32[4]{0} fusion(%d), kind=kLoop, calls=%fused_3, metadata={\
 op_name="jit(f)/while/body/add"}, backend_config={"estimated_cycles":"10"}

@@ -40,6 +40,7 @@ class PeersTest(parameterized.TestCase):
     ("dm_pix", "linear"),
     ("kornia", "linear"),
   )
+  @pytest.mark.slow
   def test_another_picture_is_noticed(self, peer, method):
     if not peers.find(peer).available():
       pytest.skip(f"{peer} is not installed")
@@ -121,6 +122,7 @@ class ScriptTest(absltest.TestCase):
     self.assertEqual(text, sampling.report(results["rows"]) + "\n")
     return results
 
+  @pytest.mark.slow
   def test_small_run_and_no_overwriting(self):
     output = self.create_tempdir().full_path
     flags = f"--output={output}", "--nomemory", "--peers=copy"

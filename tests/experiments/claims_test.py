@@ -178,8 +178,14 @@ def test_titles_name_the_task_and_what_tells_groups_apart():
     Settings(dataset="leaves", perturbation="wind", family="thin_plate"),
     Settings(dataset="leaves", perturbation="none", family="affine"),
   ]
-  runs = [finished.Finished(s, description.TaskDescription((9, 9, 1), 2), {})
-          for s in made]  # fmt: skip
+  digits, leaves = "rotated MNIST (subset)", "leaves"
+  tasks = [*[digits] * 4, f"{leaves}, wind", leaves]
+  runs = [
+    finished.Finished(
+      settings, description.TaskDescription((9, 9, 1), 2, title=task), {}
+    )
+    for settings, task in zip(made, tasks, strict=True)
+  ]
   base = "Rotated MNIST (subset)"
   assert [group.title for group in groups.group(runs)] == [
     f"{base}, without batch norm",

@@ -502,7 +502,9 @@ def test_reports_need_no_registered_objects(tmp_path, monkeypatch):
     "hue": description.AxisDescription("hue", "turns", 1.0),
   }
   names = ("oak", "elm", "ash")
-  task = description.TaskDescription((20, 30, 3), 3, 1, names, axes)
+  task = description.TaskDescription(
+    (20, 30, 3), 3, 1, names, axes, "my leaves, wind"
+  )
   for network in ("CNN", "STN-C0", "STN-SL1"):
     settings = dataclasses.replace(
       TOY, network=network, dataset="my_leaves", perturbation="wind",

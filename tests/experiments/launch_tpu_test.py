@@ -128,6 +128,7 @@ def ran(world, host=0):
   return json.loads((world / f"host{host}" / "ran").read_text())
 
 
+@pytest.mark.slow
 def test_all_of_it_with_flags_of_any_value(world, capfd):
   awkward = [
     "--only=C[01]$|'x' \"y\" & z",
@@ -148,6 +149,7 @@ def test_all_of_it_with_flags_of_any_value(world, capfd):
 
 
 @pytest.mark.usefixtures("small_commit")
+@pytest.mark.slow
 def test_a_slice_runs_on_all_hosts(world, monkeypatch):
   monkeypatch.setenv("HOSTS", "4")
   tpu_launch.launch(plan(["train", "--width=1"], "v4-32"), delete=True)
@@ -160,6 +162,7 @@ def test_a_slice_runs_on_all_hosts(world, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_commit")
+@pytest.mark.slow
 def test_a_script_that_fails_gives_the_tpu_back_and_says_so(world, monkeypatch):
   monkeypatch.setenv("STATUS", "3")
   with pytest.raises(ValueError, match="could not show.*same command"):
@@ -176,6 +179,7 @@ def test_a_tpu_that_is_taken_away_while_it_is_waited_for(world, monkeypatch):
   assert not (world / "state").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_commit")
 def test_a_tpu_that_is_kept_is_used_again(world):
   for _ in range(2):
@@ -184,6 +188,7 @@ def test_a_tpu_that_is_kept_is_used_again(world):
   assert [call[3] for call in calls(world)].count("create") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_commit")
 def test_a_spot_tpu_that_was_taken_away_is_asked_for_anew(world, monkeypatch):
   monkeypatch.setenv("NEXT", "SUSPENDED")
@@ -198,6 +203,7 @@ def test_a_spot_tpu_that_was_taken_away_is_asked_for_anew(world, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_commit")
+@pytest.mark.slow
 def test_a_script_that_still_runs_is_stopped_first(world, monkeypatch):
   monkeypatch.setenv("SLOW", "1")
   *start, _ = plan(["train"], delete=False)
@@ -254,6 +260,9 @@ def checks_here(monkeypatch):
   monkeypatch.setattr(tpu_launch.subprocess, "run", run)
 
 
+OWN = "--imports=docs/examples/my_objects.py --backbone=three_stages"
+
+
 def check(words, kind="v5e-8", name="stn", nodes=1):
   tpu_launch.check(name, tpu_vm.parse(kind), shlex.split(words), nodes, True)
 
@@ -293,12 +302,9 @@ def test_wrong_flags(flags, message):
 FLAGS = [
   ("train", "runs would be lost.*gs://"),
   ("sweep --sedes=0", "Unknown command line flag 'sedes'"),
-  ("sweep --seeds=a", "--seeds must be whole numbers"),
-  ("sweep --workdir runs", "runs would be lost.*--workdir=runs"),
-  ("train --width", "Missing value for flag --width"),
-  ("train -- --workdir=runs", "unexpected argument '--workdir=runs'"),
   ("train --flagfile=x", "--flagfile=x does not go with launch_tpu"),
   ("sweep --help", "--help does not go with launch_tpu"),
+  ("sweep --dataset=fashion", "dataset='fashion' is unknown; accepted"),
   ("paper --list", "--list does not go with launch_tpu"),
   ("sweep --process_id=0", "--process_id=0 does not go with launch_tpu"),
   ("train --coordinator h:1", "--coordinator does not go with launch_tpu"),
@@ -306,6 +312,10 @@ FLAGS = [
   ("train --data_dir=/here", "--dataset=mnist_subset is not on the TPU's"),
 ]
 MORE_FLAGS = [
+  ("train -- --workdir=runs", "unexpected argument '--workdir=runs'"),
+  ("train --width", "Missing value for flag --width"),
+  ("sweep --workdir runs", "runs would be lost.*--workdir=runs"),
+  ("sweep --seeds=a", "--seeds must be whole numbers"),
   ("sweep --workdir=runs", "runs would be lost.*--workdir=runs"),
   ("sweep --noworkdir", "Unknown command line flag 'noworkdir'"),
   ("train --network=foo", "network='foo' is unknown"),
@@ -338,6 +348,7 @@ def test_flags_of_the_script_are_checked_first(words, message, checks_here):
     f"train {CLOUD} --dataset=mnist --data_dir=gs://b/sets",
     f"train {CLOUD} --dataset=street_digits",
     "sweep --workdir gs://bucket/runs",
+    f"train {CLOUD} --dataset=bars --perturbation=lean {OWN}",
   ],
 )
 def test_scripts_whose_files_the_tpu_reaches(words, checks_here):
@@ -348,6 +359,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"python -m experiments\.launch_tpu (.+)", README)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_scripts_of_readme(line, checks_here):
   flags, _, words = line.partition(" -- ")
@@ -370,6 +382,7 @@ def test_readme_has_commands():
   assert COMMANDS
 
 
+@pytest.mark.slow
 def test_it_prints_the_commands_of_each_node():
   options = "--zone=us-west4-a", "--nodes=2", "--spot", "--project=p"
   result = script(*options, "--", "sweep", CLOUD)

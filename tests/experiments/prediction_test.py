@@ -85,6 +85,7 @@ def test_pairs_of_which_the_audit_says_the_same_are_not_ranked():
   assert (found.right, found.pairs) == (2, 2)
 
 
+@pytest.mark.slow
 def test_the_script_reads_the_results_that_reports_left(tmp_path):
   (tmp_path / "rotation").mkdir()
   text = json.dumps([run.to_json() for run in ROTATION])

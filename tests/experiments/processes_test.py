@@ -87,7 +87,10 @@ def assert_close(found, expected):
     arrays["pose"], expected[2]["pose"], rtol=1e-4, atol=1e-4
   )
   for name in set(arrays) - {"pose", "predicted", "before", "after"}:
-    np.testing.assert_array_equal(arrays[name], expected[2][name])
+    computed = name.startswith("predicted_")  # from poses
+    np.testing.assert_allclose(
+      arrays[name], expected[2][name], rtol=0, atol=0.01 * computed
+    )
 
 
 @pytest.fixture(

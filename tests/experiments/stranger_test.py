@@ -57,6 +57,7 @@ class StrangerTest(absltest.TestCase):
       *flags,
     )
 
+  @pytest.mark.slow
   def test_own_objects_from_sweep_to_report(self):
     self.sweep("--dataset=bars", "--networks=STN-SL2")
     report = (self.root / "runs/report/report.md").read_text()

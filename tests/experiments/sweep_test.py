@@ -155,8 +155,13 @@ def test_side_by_side_is_as_one_after_the_other(tmp_path, capsys):
   assert f"report: {tmp_path}" in out
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_groups_with_their_states_saved(tmp_path):
   groups = [[device] for device in jax.devices()[:2]]
+  every = [
+    jobs.Job(dataclasses.replace(TOY, network="CNN", seed=seed), (seed,))
+    for seed in range(3)
+  ]
   asked = []
 
   def stop(*_):
@@ -169,9 +174,9 @@ def test_a_signal_stops_all_groups_with_their_states_saved(tmp_path):
     mock.patch.object(progress.Progress, "epoch", stop),
     pytest.raises(Interrupted, match="SIGTERM after step"),
   ):
-    running.run_all(JOBS, str(tmp_path), groups)
+    running.run_all(every, str(tmp_path), groups)
   assert signal.getsignal(signal.SIGTERM) == before
-  steps = [Run(str(tmp_path), job.settings).saved_step() for job in JOBS]
+  steps = [Run(str(tmp_path), job.settings).saved_step() for job in every]
   assert all(steps[:2]) and not steps[2]
 
 

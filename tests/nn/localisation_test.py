@@ -1,4 +1,4 @@
-"""Localisation nets against torch, and their sizes."""
+"""Localisation nets against torch."""
 
 from absl.testing import absltest, parameterized
 from flax import nnx
@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stnjax.nn import localisation
-from stnjax.paper.classifiers import Localisation
+from stnjax.nn import LocalisationNet
 
 
-def make(shape, layers, seed=0, **options):
-  """A net whose head is no longer the identity."""
-  net = localisation.LocalisationNet(
-    shape, layers, rngs=nnx.Rngs(seed), **options
+def make(shape, convs=(), dense=(), seed=0, **options):
+  """A net whose head is no longer zero."""
+  net = LocalisationNet(
+    shape, 6, convs=convs, dense=dense, rngs=nnx.Rngs(seed), **options
   )
   rng = np.random.default_rng(seed)
   for parameter in (net.head.kernel, net.head.bias):
@@ -26,7 +25,7 @@ def features(*shape):
   return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def forward(net, x, paddings, slope):
+def forward(net, x, paddings, slope=0.0):
   """The same net by torch, told which convolutions are padded."""
   torch = pytest.importorskip("torch")
   functional = torch.nn.functional
@@ -46,24 +45,26 @@ def forward(net, x, paddings, slope):
     x = x @ tensor(layer.kernel[...]) + tensor(layer.bias[...])
     x = functional.leaky_relu(x, slope)
   x = x @ tensor(net.head.kernel[...]) + tensor(net.head.bias[...])
-  return np.eye(2, 3) + x.numpy().reshape(-1, 2, 3)
+  return x.numpy()
 
 
 class ForwardTest(parameterized.TestCase):
   @parameterized.named_parameters(
-    ("dense", (6, 5, 2), Localisation((), (7, 4)), (), 0.0),
-    ("nothing_hidden", (4, 4, 1), Localisation(), (), 0.0),
+    ("dense", (6, 5, 2), (), (7, 4), (), 0.0),
+    ("nothing_hidden", (4, 4, 1), (), (), (), 0.0),
     (
       "conv",
       (20, 17, 2),
-      Localisation(((3, 5), (4, 5)), (6,)),
+      ((3, 5), (4, 5)),
+      (6,),
       ("valid", "valid"),
       0.0,
     ),
     (
       "leaky",
       (12, 12, 1),
-      Localisation(((3, 3), (4, 3)), (6, 5)),
+      ((3, 3), (4, 3)),
+      (6, 5),
       ("valid", "valid"),
       1 / 3,
     ),
@@ -71,17 +72,18 @@ class ForwardTest(parameterized.TestCase):
     (
       "small",
       (8, 8, 3),
-      Localisation(((2, 5), (4, 3), (3, 3)), (5,)),
+      ((2, 5), (4, 3), (3, 3)),
+      (5,),
       ("valid", "same", "same"),
       0.0,
     ),
     # The shorter side decides. Five pixels leave 5 x 5 but one, which is not
     # enough to pool: it is padded instead.
-    ("exact", (9, 5, 2), Localisation(((3, 5),), (4,)), ("same",), 0.0),
-    ("just_enough", (9, 6, 2), Localisation(((3, 5),), (4,)), ("valid",), 0.0),
+    ("exact", (9, 5, 2), ((3, 5),), (4,), ("same",), 0.0),
+    ("just_enough", (9, 6, 2), ((3, 5),), (4,), ("valid",), 0.0),
   )
-  def test_against_torch(self, shape, layers, paddings, slope):
-    net = make(shape, layers, slope=slope)
+  def test_against_torch(self, shape, convs, dense, paddings, slope):
+    net = make(shape, convs, dense, slope=slope)
     x = features(3, *shape)
     np.testing.assert_allclose(
       net(x), forward(net, x, paddings, slope), rtol=1e-4, atol=1e-4
@@ -89,8 +91,7 @@ class ForwardTest(parameterized.TestCase):
 
   @parameterized.parameters((12, 12), (13, 11))
   def test_halved_it_sees_the_mean_of_every_four_pixels(self, height, width):
-    layers = Localisation(((3, 3),), (5,), halved=True)
-    net = make((height, width, 2), layers)
+    net = make((height, width, 2), ((3, 3),), (5,), halve_input=True)
     x = features(2, height, width, 2)
     rows, columns = height // 2, width // 2
     mean = np.empty((2, rows, columns, 2), np.float32)
@@ -99,73 +100,41 @@ class ForwardTest(parameterized.TestCase):
         four = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
         mean[:, row, column] = four.mean(axis=(1, 2))
     np.testing.assert_allclose(
-      net(x), forward(net, mean, ("valid",), 0.0), rtol=1e-4, atol=1e-4
+      net(x), forward(net, mean, ("valid",)), rtol=1e-4, atol=1e-4
     )
 
-  @parameterized.parameters("affine", "translation", "projective")
-  def test_untrained_it_returns_exactly_the_identity(self, family):
-    layers = Localisation(((3, 3),), (5,))
-    net = localisation.LocalisationNet(
-      (8, 8, 1), layers, family=family, rngs=nnx.Rngs(0)
-    )
-    theta = net(features(2, 8, 8, 1))
-    rows = 3 if family == "projective" else 2
-    np.testing.assert_array_equal(theta, np.tile(np.eye(rows, 3), (2, 1, 1)))
+  def test_pools_of_the_first_convolutions_alone(self):
+    net = make((13, 13, 1), ((2, 3), (3, 3)), pools=1)
+    # 13-11-5-3, and no pooling: 9 x 3.
+    self.assertEqual(net.head.kernel.shape, (27, 6))
+    self.assertEqual(net(features(2, 13, 13, 1)).shape, (2, 6))
 
-  def test_unknown_family(self):
-    with self.assertRaisesRegex(ValueError, "euclid"):
-      make((4, 4, 1), Localisation(), family="euclid")
+  def test_untrained_it_returns_zeros(self):
+    net = LocalisationNet((28, 28, 1), 8, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(net(features(2, 28, 28, 1)), np.zeros((2, 8)))
+
+  @parameterized.parameters(
+    (dict(in_shape=(8, 8)), r"in_shape must be \(H, W, C\), got \(8, 8\)"),
+    (dict(num_params=0), "num_params must be at least 1, got 0"),
+  )
+  def test_arguments_are_checked(self, changed, message):
+    given = {"in_shape": (8, 8, 1), "num_params": 6, **changed}
+    with self.assertRaisesRegex(ValueError, message):
+      LocalisationNet(**given, rngs=nnx.Rngs(0))
 
   @parameterized.parameters((1, 1), (2, 1), (5, 5), (6, 6), (3, 20))
   def test_features_of_any_size_leave_something(self, height, width):
-    layers = Localisation(((2, 5),) * 4, (3,))
+    shape = (height, width, 2)
 
-    def theta():
-      return make((height, width, 2), layers)(jnp.zeros((1, height, width, 2)))
+    def forward():
+      return make(shape, ((2, 5),) * 4, (3,))(jnp.zeros((1, *shape)))
 
-    self.assertEqual(nnx.eval_shape(theta).shape, (1, 2, 3))
-
-
-class SizeTest(parameterized.TestCase):
-  def test_matched_widths(self):
-    self.assertEqual(localisation.matched_widths((32, 32), 784, 784), (32, 32))
-    self.assertEqual(localisation.matched_widths((), 10, 784), ())
-    self.assertEqual(localisation.matched_widths((1,), 10**6, 784), (1,))
-
-  @parameterized.parameters(100, 500, 1000)
-  def test_matched_widths_cost_as_much(self, count):
-    def cost(features, widths):
-      first, second = widths
-      return (features + 1) * first + (first + 1) * second
-
-    reference = cost(784, (32, 32))
-    widths = localisation.matched_widths((32, 32), count, 784)
-    # A unit more or less in the first layer is the precision.
-    self.assertAlmostEqual(
-      cost(count, widths), reference, delta=(count + 33) / 2 + 1
-    )
-
-  def test_what_sees_the_image_is_as_it_is_described(self):
-    layers = Localisation(((20, 5),), (32, 8), halved=True)
-    shape = (28, 28, 1)
-    self.assertIs(localisation.sized_for(layers, shape, shape), layers)
-
-  def test_behind_convolutions_nothing_is_matched_nor_halved(self):
-    layers = Localisation(((20, 5),), (32, 8), halved=True)
-    found = localisation.sized_for(layers, (10, 10, 64), (28, 28, 1))
-    self.assertEqual(found, Localisation(((20, 5),), (32, 8)))
-
-  def test_dense_layers_on_features_are_matched(self):
-    layers = Localisation((), (32, 32, 32))
-    found = localisation.sized_for(layers, (10, 10, 64), (28, 28, 1))
-    self.assertEqual(found.dense, (16, 32, 32))  # not below half
-    found = localisation.sized_for(layers, (2, 2, 16), (28, 28, 1))
-    self.assertEqual(found.dense, (270, 32, 32))
+    self.assertEqual(nnx.eval_shape(forward).shape, (1, 6))
 
 
 class GradientTest(absltest.TestCase):
   def test_every_parameter_takes_part(self):
-    net = make((14, 14, 1), Localisation(((3, 5), (4, 3)), (5,)), slope=0.1)
+    net = make((14, 14, 1), ((3, 5), (4, 3)), (5,), slope=0.1)
     graphdef, params = nnx.split(net, nnx.Param)
     x = features(4, 14, 14, 1)
 

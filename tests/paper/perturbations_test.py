@@ -62,6 +62,7 @@ class RotationTest(absltest.TestCase):
     quartiles = np.quantile(degrees, [0.25, 0.5, 0.75])
     np.testing.assert_allclose(quartiles, [-45, 0, 45], atol=2.5)
 
+  @pytest.mark.slow
   def test_an_image_is_perturbed_by_its_own_key_alone(self):
     whole, _ = perturb(keys(3), blob(3), "rotation")
     one, _ = perturb(keys(3)[1:2], blob(1), "rotation")
@@ -120,6 +121,7 @@ def covered(count, name, seed=0):
 
 
 class TranslationTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_object_stands_where_it_is_told(self):
     images = np.random.default_rng(0).random((40, 28, 28, 1), np.float32)
     found, truth = perturb(keys(40), images, "translation", constant(0))
@@ -142,6 +144,7 @@ class TranslationTest(absltest.TestCase):
       self.assertBetween(counts.counts.max(), 242, 310)
     self.assertLess(abs(np.corrcoef(shifts.T)[0, 1]), 0.05)
 
+  @pytest.mark.slow
   def test_clutter_is_six_squares_of_six_pixels_anywhere(self):
     found = [boxes(image) for image in covered(400, "translation")]
     self.assertEqual({len(squares) for squares in found}, {6})
@@ -169,6 +172,7 @@ class TranslationTest(absltest.TestCase):
         used.add(int(errors.argmin()))
     self.assertLen(used, 3 * 4 * 4)  # every crop of every source
 
+  @pytest.mark.slow
   def test_it_is_added_to_the_object_and_clamped(self):
     images = np.random.default_rng(0).random((20, 28, 28, 1), np.float32)
     given = clutter_images()  # so dim that the clutter alone is not clamped
@@ -182,6 +186,7 @@ class TranslationTest(absltest.TestCase):
 
 
 class ScaleTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_object_is_as_large_as_is_told(self):
     found, truth = perturb(keys(8), blob(8)[:, :28, :28], "scale", constant(0))
     self.assertEqual(found.shape, (8, 112, 112, 1))
@@ -206,6 +211,7 @@ class ScaleTest(absltest.TestCase):
     self.assertAlmostEqual(octaves.mean(), 0.5, delta=0.04)
     self.assertAlmostEqual(octaves.std(), 0.866, delta=0.025)
 
+  @pytest.mark.slow
   def test_clutter_is_resized_crops_of_the_sources(self):
     """As Pillow resizes them; looked at where nothing else is close."""
     counts, given = covered(120, "scale"), clutter_images()
@@ -261,6 +267,7 @@ class ClutterTest(parameterized.TestCase):
       data.perturb(keys(1), jnp.zeros((1, 28, 28, 1)), name)
 
   @parameterized.parameters("translation", "scale")
+  @pytest.mark.slow
   def test_it_depends_on_the_image_s_own_key_alone(self, name):
     given = clutter_images()
     whole = clutter(3, name, given)
@@ -274,6 +281,7 @@ class ClutterTest(parameterized.TestCase):
   @parameterized.parameters(
     ("none", 0.03), ("rotation", 0.07), ("translation", 0.1), ("scale", 0.04)
   )
+  @pytest.mark.slow
   def test_statistics_are_near_those_of_the_paper(self, name, tolerance):
     """On full MNIST, translation has 0.0395 and 0.1800, the paper 8 % less."""
     digits = data.load("mnist_subset", "train")

@@ -12,7 +12,7 @@ import pytest
 import stnjax
 from stnjax import alignability, placement
 from stnjax.nn import receptive_fields
-import stnjax.paper  # registers its backbones
+from stnjax.paper import backbones
 from stnjax.placement import BACKBONES, Backbone, Task
 
 TASK = Task((32, 28, 2), 3)
@@ -26,7 +26,7 @@ SMALLEST = {
   "house_numbers": (16, 16, 3),
   "plankton": (31, 31, 1),
   "cifar": (8, 8, 3),
-  "plain": (13, 11, 2),
+  "plain": (16, 14, 2),
 }
 THIN = dict(width=0.02, localisation_width=0.1)
 
@@ -58,15 +58,25 @@ def strided(task, *, rngs, width=1.0, filters=4):
   return Backbone(stages, head)
 
 
+PLACED = ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0")
+
+
 class EveryPlacementTest(parameterized.TestCase):
   """One contract for all of them, in shapes, and for a few in numbers."""
 
   @parameterized.parameters(
-    *itertools.product(
-      BACKBONES, ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0")
-    )
+    *(("plain", name) for name in PLACED),
+    *((backbone, "STN-SL0,2x2") for backbone in SMALLEST),
   )
+  def test_every_placement_and_every_backbone(self, backbone, name):
+    self.check(backbone, name)
+
+  @parameterized.parameters(*itertools.product(SMALLEST, PLACED))
+  @pytest.mark.slow
   def test_every_placement_in_every_backbone(self, backbone, name):
+    self.check(backbone, name)
+
+  def check(self, backbone, name):
     shape = SMALLEST[backbone]
     task = Task(shape, 4, heads=2)
 
@@ -90,7 +100,12 @@ class EveryPlacementTest(parameterized.TestCase):
     for value in features.values():
       self.assertEqual(value.ndim, 4)
 
+  def test_none_is_left_out(self):
+    self.assertEqual(set(SMALLEST), {*backbones.CLASSIFIERS, "plain"})
+    self.assertContainsSubset(SMALLEST, BACKBONES)
+
   @parameterized.parameters("STN-SL3", "STN-DL2", "STN-C3")
+  @pytest.mark.slow
   def test_of_own_modules(self, name):
     self.compare(name)
 
@@ -298,6 +313,7 @@ class GeometryTest(parameterized.TestCase):
     for geometry, expected in zip(probed, self.EXPECTED, strict=True):
       self.assert_geometry(geometry, expected)
 
+  @pytest.mark.slow
   def test_small_images_are_made_larger(self):
     probed = placement.probe_backbone(strided, Task((13, 9, 2), 3), depths=(4,))
     self.assertEqual(probed[1:4], (None, None, None))

@@ -48,7 +48,7 @@ class ConvBlockTest(parameterized.TestCase):
       4, 4, 3, pool=2, batch_norm=True, slope=0.1, rngs=nnx.Rngs(0)
     )
     graphdef, state = nnx.split(block)
-    x = np.random.default_rng(0).normal(size=(16, 24, 24, 4))
+    x = np.random.default_rng(0).normal(size=(8, 12, 12, 4))
 
     def loss(x):
       block = nnx.merge(graphdef, state, copy=True)

@@ -82,3 +82,10 @@ def answer(network, x, depth=0):
   for stage in network.stages[depth:]:
     x = stage(x)
   return network.head(x)
+
+
+def through(stages, x):
+  """Features behind some stages."""
+  for stage in stages:
+    x = stage(x)
+  return x

@@ -84,10 +84,8 @@ class AgainstGatherTest(parameterized.TestCase):
     ((5, 6), "zeros", False),
     ((5, 6), "reflection", True),
     ((1, 4), "border", True),
-    ((3, 1), "reflection", False),
-    ((1, 1), "reflection", True),
-    ((1, 1), "zeros", True),
     ((3, 1), "wrap", False),
+    ((1, 1), "reflection", True),
   )
   @compiled
   def test_compiled(self, shape, padding, align_corners):
@@ -99,23 +97,24 @@ class AgainstGatherTest(parameterized.TestCase):
   def test_all_modes_compiled(self, shape, padding, align_corners):
     check_against_gather(shape, 3, padding, align_corners, np.float64)
 
-  @parameterized.product(channels=(1, 4, 21), dtype=(np.float32, np.float64))
+  @parameterized.product(channels=(1, 21), dtype=(np.float32, np.float64))
   @compiled
   def test_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 
-  @parameterized.product(channels=(2, 3, 7, 8), dtype=(np.float32, np.float64))
+  @parameterized.product(
+    channels=(2, 3, 4, 7, 8), dtype=(np.float32, np.float64)
+  )
   @pytest.mark.slow
   @compiled
   def test_more_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 
-  @parameterized.parameters(("zeros", False), ("reflection", True))
-  def test_without_compiler(self, padding, align_corners):
+  def test_without_compiler(self):
     with without_compiler():
-      check_against_gather((5, 6), 2, padding, align_corners, np.float64)
+      check_against_gather((5, 6), 2, "reflection", True, np.float64)
 
-  @parameterized.parameters(0, 1, 12)
+  @parameterized.parameters(0, 12)
   def test_many_images_on_all_threads(self, batch):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(batch, 70, 50, 3)).astype(np.float32)
@@ -134,9 +133,7 @@ class AgainstGatherTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ((5, 4), "zeros", False, 3),
-    ((5, 4), "reflection", True, 3),
     ((1, 3), "wrap", False, 3),
-    ((1, 3), "border", False, 3),
     ((2, 2), "zeros", False, 0),
   )
   def test_gradient_on_gpus(self, shape, padding, align_corners, channels):
@@ -279,11 +276,12 @@ class TransformationTest(parameterized.TestCase):
 
     self.check(gradients, self.image[0], self.points)
 
-  @parameterized.parameters((True, ("batch", "rest")), (False, ("batch",)))
-  def test_shard_map_of_a_batch(self, built, axes):
-    self.check_shard_map(built, axes)
+  def test_shard_map_of_a_batch(self):
+    self.check_shard_map(True, ("batch", "rest"))
 
-  @parameterized.parameters((False, ("batch", "rest")), (True, ("batch",)))
+  @parameterized.parameters(
+    (False, ("batch",)), (False, ("batch", "rest")), (True, ("batch",))
+  )
   @pytest.mark.slow
   def test_shard_map_of_a_batch_otherwise(self, built, axes):
     self.check_shard_map(built, axes)

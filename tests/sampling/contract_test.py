@@ -151,19 +151,19 @@ def values_and_gradients(options, image, grid, cotangent):
 
 GRADIENTS = [  # of programs that compile fast; torch has no others
   *itertools.product(("nearest", "linear"), MODES, (2,)),
-  *itertools.product(("nearest",), MODES, (3,)),
-  *itertools.product(("linear",), (("reflection", True),), (3,)),
+  *itertools.product(("nearest", "linear"), (("reflection", True),), (3,)),
   ("cubic", ("border", True), 2),
 ]
 SLOW_GRADIENTS = [
-  *itertools.product(("nearest", "linear"), OTHER_MODES, (2, 3)),
-  *itertools.product(("linear",), MODES, (3,)),
+  # Wrapped by an odd size, a tie of "nearest" has another even pixel.
+  *itertools.product(("nearest",), OTHER_MODES[:2], (2, 3)),
+  *itertools.product(("linear",), OTHER_MODES, (2, 3)),
+  *itertools.product(("nearest", "linear"), MODES, (3,)),
   *itertools.product(("cubic",), (*MODES, *OTHER_MODES), (2,)),
 ]
 VALUES = [
   *itertools.product(("cubic", "spline"), MODES, (2,)),
   ("linear", ("wrap", False), 3),
-  ("cubic", ("wrap", False), 3),
   ("spline", ("border", True), 3),
 ]
 SLOW_VALUES = [
@@ -204,7 +204,7 @@ def test_values(method, mode, num_axes):
     check_scipy(values, image, grid, options)
 
 
-@pytest.mark.parametrize("mode", [m for m in MODES if m[0] != "wrap"])
+@pytest.mark.parametrize("mode", [("zeros", False), ("reflection", True)])
 def test_cubic_gradients_of_matrix_products(mode):
   options, image, grid, cotangent = case("cubic", mode, 2)
   options["implementation"] = "matmul"

@@ -32,12 +32,9 @@ def value_and_gradients_fn(**mode):
 
 
 class GradientTest(parameterized.TestCase):
-  @parameterized.parameters(
-    dict(method="linear", padding="zeros"),
-    dict(method="spline", padding="border", implementation="matmul"),
-  )
   @pytest.mark.usefixtures("x64")
-  def test_numerical_gradients_off_the_lattice(self, **mode):
+  def test_numerical_gradients_off_the_lattice(self):
+    mode = dict(method="spline", padding="border", implementation="matmul")
     self.check_numerically(mode)
 
   @parameterized.product(
@@ -83,9 +80,7 @@ class GradientTest(parameterized.TestCase):
     check_grads(sample_fn(method=method), (image, grid), 1, ("rev",), eps=1e-6)
 
   @parameterized.parameters(
-    ("nearest", "constant"),
     ("linear", "constant"),
-    ("cubic", "constant", "matmul"),
     ("spline", "reflection", "matmul"),
     ("linearised", "constant"),
   )
@@ -95,7 +90,8 @@ class GradientTest(parameterized.TestCase):
     self.check_finite(method, padding, implementation)
 
   @parameterized.product(
-    method=("cubic", "spline", "linearised"), padding=("constant", "reflection")
+    method=("nearest", "linear", "cubic", "spline"),
+    padding=("constant", "reflection"),
   )
   @pytest.mark.slow
   def test_no_coordinate_of_any_method_makes_one(self, method, padding):

@@ -57,14 +57,11 @@ class AffineTest(parameterized.TestCase):
     self.assertTrue(np.isnan(grid[:, 1]).all())
     self.assertTrue(np.isfinite(grid[:, 0]).all())
     image = jnp.ones((2, 2, 1))
-    for antialias in (False, True):
-      value, grad = jax.jit(
-        jax.value_and_grad(
-          lambda t, a=antialias: stnjax.warp(image, t, antialias=a).sum()
-        )
-      )(theta)
-      self.assertTrue(np.isfinite(value))
-      self.assertTrue(np.isfinite(grad).all())
+    value, grad = jax.jit(
+      jax.value_and_grad(lambda t: stnjax.warp(image, t, antialias=True).sum())
+    )(theta)
+    self.assertTrue(np.isfinite(value))
+    self.assertTrue(np.isfinite(grad).all())
 
   def test_a_multiple_of_a_homography_is_the_same(self):
     self.check_multiples(2, "float32")

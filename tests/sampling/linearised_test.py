@@ -4,6 +4,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import stnjax
 from tests.sampling.cases import random_grid
@@ -12,6 +13,7 @@ KEY = jax.random.key(0)
 
 
 class LinearisedTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_values_and_image_gradient_are_those_of_linear(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2)).astype(np.float32)
@@ -52,11 +54,15 @@ class LinearisedTest(parameterized.TestCase):
       grad, np.broadcast_to(expected, grad.shape), rtol=1e-3
     )
 
-  @parameterized.parameters(
-    ((8,), ()),
-    ((3,), (2, 1)),
-  )
-  def test_slopes_where_batches_broadcast(self, image_batch, grid_batch):
+  def test_slopes_where_batches_broadcast(self):
+    self.check_slopes((3,), (2, 1))
+
+  @parameterized.parameters(((8,), ()), ((1,), ()), ((2, 3), (3,)), ((), (2,)))
+  @pytest.mark.slow
+  def test_slopes_of_other_batches(self, image_batch, grid_batch):
+    self.check_slopes(image_batch, grid_batch)
+
+  def check_slopes(self, image_batch, grid_batch):
     """Ramps i * x, whose slope is i, with as many grids as may be."""
     factors = np.arange(1.0, 1 + np.prod(image_batch, dtype=int))
     factors = factors.reshape(*image_batch, 1, 1, 1)

@@ -56,7 +56,6 @@ def assert_close(found, expected, atol=1e-11):
 class EqualityTest(parameterized.TestCase):
   @parameterized.parameters(
     ("linear", "zeros"),
-    ("linear", "reflection"),
     ("nearest", "reflection"),
   )
   def test_methods_and_paddings(self, method, padding):
@@ -113,6 +112,7 @@ class EqualityTest(parameterized.TestCase):
     image, grid = random((4, 5), (3, 3), (2, 1))
     assert_close(*both(image, grid[0], with_gradients))
 
+  @pytest.mark.slow
   def test_fill_mask_linearised_and_antialias(self):
     image, grid = random((6, 5), (12, 20))
     fill = {"padding": "constant", "fill_value": np.array([1.0, -2.0, 0.5])}
@@ -188,7 +188,6 @@ class LoweringTest(parameterized.TestCase):
   @parameterized.parameters(
     ("nearest", "zeros"),
     ("linear", "reflection"),
-    ("cubic", "border"),
     ("spline", "zeros"),
   )
   def test_tpu_programs_neither_gather_nor_scatter(self, method, padding):
@@ -212,9 +211,7 @@ class LoweringTest(parameterized.TestCase):
     volume = self.lowered(read, "tpu", (3, 4, 5, 1), (2, 2, 2, 3))
     self.assertIn("gather", volume)
 
-  @parameterized.parameters(
-    ((28, 28, 1),), ((64, 64, 3),), ((32, 32, 64),), ((224, 224, 3),)
-  )
+  @parameterized.parameters(((28, 28, 1),), ((224, 224, 3),))
   def test_no_temporary_grows_with_samples_times_pixels(self, shape):
     """Of one image, in the programs of its values and both gradients."""
     height, width, channels = shape

@@ -83,9 +83,8 @@ def read_exactly(image, x, y, mode):
 
 
 class EverySizeTest(parameterized.TestCase):
-  @parameterized.parameters(1, 41, 47, 97)
-  def test_all_paddings(self, size):
-    self.check_size(size)
+  def test_all_paddings(self):
+    self.check_size(41)
 
   @parameterized.parameters(*range(1, 131))
   @pytest.mark.slow

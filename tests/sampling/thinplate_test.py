@@ -164,10 +164,9 @@ class ThinPlateTest(parameterized.TestCase):
         grid[place], compiled.tps_grid(offsets[place], (4, 5)), atol=1e-5
       )
 
-  @parameterized.parameters((3, 3), (2, 3, 2))
   @pytest.mark.usefixtures("x64")
-  def test_gradient_to_the_control_points(self, *control_shape):
-    num_axes = len(control_shape)
+  def test_gradient_to_the_control_points(self):
+    control_shape, num_axes = (2, 3, 2), 3
     rng = np.random.default_rng(0)
     image = rng.normal(size=(*(5, 6, 4)[:num_axes], 1))
     offsets = 0.1 * rng.normal(size=(*control_shape, num_axes))

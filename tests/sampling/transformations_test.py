@@ -54,11 +54,12 @@ class TransformationsTest(chex.TestCase):
       # Nothing that only this runtime knows.
       self.assertNotIn("custom_call", exported.mlir_module())
 
-  @parameterized.parameters("nearest", "linear", "splat", "warp")
-  def test_sharded_batch_needs_no_collectives(self, method):
-    self.check_collectives(method)
+  def test_sharded_batch_needs_no_collectives(self):
+    self.check_collectives("linear")
 
-  @parameterized.parameters("cubic", "spline", "linearised", "velocity")
+  @parameterized.parameters(
+    "nearest", "cubic", "spline", "linearised", "splat", "warp", "velocity"
+  )
   @pytest.mark.slow
   def test_sharded_batch_of_slow_methods_needs_no_collectives(self, method):
     self.check_collectives(method)
@@ -106,6 +107,7 @@ class TransformationsTest(chex.TestCase):
     np.testing.assert_allclose(mapped(image, grid), expected, atol=1e-5)
 
   @parameterized.parameters((False, "Explicit"), (True, "Manual"))
+  @pytest.mark.slow
   def test_gradients_of_a_batch_over_devices(self, adjoint, axis_type):
     self.check_gradients(adjoint, axis_type)
 

@@ -116,9 +116,7 @@ class WarpTest(parameterized.TestCase):
   @parameterized.parameters(
     ((5, 6), "linear", True),
     ((49, 31), "linear", False),
-    ((49, 31), "nearest", True),
-    ((5, 6), "spline", False),
-    ((49, 31), "cubic", False),
+    ((49, 31), "cubic", True),
   )
   def test_convention_whole_pixel_shift(self, shape, method, align_corners):
     image = np.random.default_rng(0).normal(size=(*shape, 1)).astype(np.float32)
@@ -135,9 +133,9 @@ class WarpTest(parameterized.TestCase):
 
   def test_convention_resize_of_edges_and_of_centres(self):
     ramp = jnp.arange(4.0)[None, :, None]
-    halves = stnjax.warp(ramp, jnp.eye(2, 3), output_shape=(1, 2))
+    halves = compiled.warp(ramp, jnp.eye(2, 3), output_shape=(1, 2))
     np.testing.assert_allclose(halves[0, :, 0], [0.5, 2.5])
-    ends = stnjax.warp(
+    ends = compiled.warp(
       ramp, jnp.eye(2, 3), output_shape=(1, 2), align_corners=True
     )
     np.testing.assert_allclose(ends[0, :, 0], [0, 3])

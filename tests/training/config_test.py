@@ -22,6 +22,7 @@ TASK = TaskDescription(
   2,
   class_names=("bar", "disc"),
   axes={"rotation": AxisDescription("rotation", "deg", 360.0)},
+  title="rotated shapes",
 )
 
 
@@ -43,6 +44,7 @@ class ConfigTest(parameterized.TestCase):
     self.assertEqual(
       values["task"],
       {
+        "title": "rotated shapes",
         "image_shape": [12, 16, 3],
         "num_classes": 2,
         "heads": 1,

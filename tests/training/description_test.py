@@ -11,6 +11,7 @@ import stnjax.paper  # noqa: F401, registers its perturbations
 from stnjax.training import description
 
 WHOLE = {
+  "title": "translated bars",
   "image_shape": [60, 60, 1],
   "num_classes": 2,
   "heads": 1,
@@ -35,6 +36,7 @@ def shifted():
 class DescriptionTest(parameterized.TestCase):
   def test_it_describes_a_data_set_under_a_perturbation(self):
     found = description.describe(shifted(), data.PERTURBATIONS["translation"])
+    self.assertEqual(found.title, "translated bars")
     self.assertEqual(found.image_shape, (60, 60, 1))
     self.assertEqual((found.num_classes, found.heads), (2, 1))
     self.assertEqual([found.class_name(k) for k in (0, 1)], ["bar", "disc"])

@@ -7,6 +7,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.training import toy_trainers
 from tests.training.nnx_backbone import backbone
@@ -22,9 +23,9 @@ WITHOUT_DROPOUT = functools.partial(backbone, rate=0.0)
 TRAIN = examples(64)
 
 
-def build(dropout=True, **options):
+def build(name="CNN", dropout=True, **options):
   return make(
-    "STN-SL1", backbone=backbone if dropout else WITHOUT_DROPOUT, **options
+    name, backbone=backbone if dropout else WITHOUT_DROPOUT, **options
   )
 
 
@@ -35,13 +36,19 @@ class NnxLayersTest(absltest.TestCase):
     whole = built.train(state, TRAIN, 3)
     parts = built.train(built.train(state, TRAIN, 1), TRAIN, 2)
     self.assertEqual(max_difference(whole, parts), 0)
-    together, states = build(seeds=(7, 0))
+
+  @pytest.mark.slow
+  def test_seeds_together_come_out_as_alone(self):
+    built, state = build("STN-SL1")
+    whole = built.train(state, TRAIN, 3)
+    together, states = build("STN-SL1", seeds=(7, 0))
     states = together.train(states, TRAIN, 3)
     self.assertLess(max_difference(of(states, 1), of(whole, 0)), 2e-4)
     self.assertGreater(
       max_difference(of(states, 0).params, of(states, 1).params), 1e-4
     )
 
+  @pytest.mark.slow
   def test_dropout_is_for_training_alone(self):
     built, state = build()
     network = built.spec.network(of(state, 0))
@@ -87,15 +94,22 @@ class NnxLayersTest(absltest.TestCase):
     )
 
   def test_on_four_devices_statistics_are_averaged(self):
+    self.check_pmap("CNN")
+
+  @pytest.mark.slow
+  def test_on_four_devices_with_a_transformer(self):
+    self.check_pmap("STN-SL1")
+
+  def check_pmap(self, name):
     states = []
     for devices in (1, 4):
-      built, state = build(dropout=False, devices=devices)
+      built, state = build(name, dropout=False, devices=devices)
       states.append(of(built.train(state, TRAIN, 3), 0))
     one, four = states
     self.assertLess(max_difference(one.stats, four.stats), 1e-4)
     self.assertLess(max_difference(one.params, four.params), 2e-4)
     self.assertEqual(int(four.stats["stages"][1]["count"][...]), 3)
-    before = of(build(dropout=False)[1], 0)
+    before = of(build(name, dropout=False)[1], 0)
     self.assertGreater(max_difference(before.stats, four.stats), 1e-1)
 
   def test_evaluation_changes_no_state(self):

@@ -62,14 +62,9 @@ class PhasesTest(parameterized.TestCase):
       tuple(network.theta_gradient for network in networks), gradients
     )
 
-  def test_each_phase_trains_and_evaluates_its_own_network(self):
-    self.check_phases("group")
-
+  @parameterized.parameters("group", "gradient")
   @pytest.mark.slow
-  def test_phases_whose_gradients_are_scaled(self):
-    self.check_phases("gradient")
-
-  def check_phases(self, scheme):
+  def test_each_phase_trains_and_evaluates_its_own_network(self, scheme):
     train, test = examples(32), examples(6, 1)
     built, states = build(scheme=scheme)
     spec = built.spec

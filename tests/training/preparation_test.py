@@ -26,7 +26,8 @@ class PreparationTest(parameterized.TestCase):
     evaluated, truth = prepare(name)(keys(4), images)
     np.testing.assert_allclose(evaluated, plain, atol=1e-5)
     self.assertEqual(truth, {})
-    trained, truth = prepare(name)(keys(4), images, train=True)
+    preparation = jax.jit(prepare(name), static_argnames="train")
+    trained, truth = preparation(keys(4), images, train=True)
     self.assertEqual(truth, {})
     for image, other in zip(trained, plain, strict=True):
       self.assertGreater(np.abs(image - other).max(), 0.3)
@@ -65,8 +66,8 @@ class PreparationTest(parameterized.TestCase):
 
   def test_downsampling_follows_the_perturbation(self):
     images = examples(3).images
-    whole, truth = prepare("rotation")(keys(3), images)
-    small, same = prepare("rotation", downsample=2)(keys(3), images)
+    whole, truth = jax.jit(prepare("rotation"))(keys(3), images)
+    small, same = jax.jit(prepare("rotation", downsample=2))(keys(3), images)
     expected = np.asarray(whole).reshape(3, 14, 2, 14, 2, 1).mean((2, 4))
     np.testing.assert_allclose(small, expected, atol=1e-5)
     np.testing.assert_array_equal(truth["rotation"], same["rotation"])

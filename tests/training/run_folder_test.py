@@ -27,15 +27,22 @@ TASK = toy_sets.task_of(SETTINGS)
 
 @functools.cache
 def fresh_state(batch_norm=True, backbone=toy_trainers.BACKBONES["bare"]):
-  network = placement.create(
-    backbone,
-    "STN-SL1",
-    placement.Task((28, 28, 1), 4),
-    batch_norm=batch_norm,
-    rngs=nnx.Rngs(0),
+  """A state of the right shapes, of nothing but zeros."""
+
+  def make():
+    network = placement.create(
+      backbone,
+      "STN-SL1",
+      placement.Task((28, 28, 1), 4),
+      batch_norm=batch_norm,
+      rngs=nnx.Rngs(0),
+    )
+    optimiser = optimisers.make_optimiser("adam", 1e-3, 10, network.placement)
+    return steps.init_state(network, optimiser)
+
+  return jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make)
   )
-  optimiser = optimisers.make_optimiser("adam", 1e-3, 10, network.placement)
-  return steps.init_state(network, optimiser)
 
 
 def at_step(step, **options):

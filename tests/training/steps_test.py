@@ -48,7 +48,7 @@ class TrainStepTest(absltest.TestCase):
     rebuilt = nnx.merge(parts.graphdef, *parts[1:])
     images = toy_trainers.normalised(examples(2).images)
     np.testing.assert_array_equal(
-      rebuilt(images).logits, network(images).logits
+      nnx.jit(rebuilt)(images).logits, nnx.jit(network)(images).logits
     )
 
 
@@ -63,7 +63,7 @@ class HeadsTest(absltest.TestCase):
   def expected(self, built, states, train):
     """Each image's loss and labels, by NumPy."""
     network = built.spec.network(of(states, 0))
-    logits = network(toy_trainers.normalised(train.images)).logits
+    logits = nnx.jit(network)(toy_trainers.normalised(train.images)).logits
     logits = np.asarray(logits, np.float64)
     self.assertEqual(logits.shape, (16, 3, 4))
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)

@@ -44,6 +44,24 @@ def examples(n, seed=0):
   return data.Examples(images, labels)
 
 
+@functools.cache
+def network_of(name, backbone, perturbation, batch_norm, heads, family):
+  """A network with its initial parameters."""
+  drawn = data.PERTURBATIONS[perturbation]
+  task = placement.Task(data.output_shape(drawn, (28, 28, 1)), 4, heads)
+  network = placement.create(
+    BACKBONES.get(backbone, backbone),
+    name,
+    task,
+    batch_norm=batch_norm,
+    family=family,
+    rngs=nnx.Rngs(0),
+  )
+  if backbone != "bare":
+    leave_identity(network)
+  return network
+
+
 def make_afresh(
   name="STN-SL1",
   *,
@@ -59,17 +77,7 @@ def make_afresh(
 ):
   """A trainer, and the states of its seeds, which start alike."""
   drawn = data.PERTURBATIONS[perturbation]
-  task = placement.Task(data.output_shape(drawn, (28, 28, 1)), 4, heads)
-  network = placement.create(
-    BACKBONES.get(backbone, backbone),
-    name,
-    task,
-    batch_norm=batch_norm,
-    family=family,
-    rngs=nnx.Rngs(0),
-  )
-  if backbone != "bare":
-    leave_identity(network)
+  network = network_of(name, backbone, perturbation, batch_norm, heads, family)
   optimiser = optimiser or optimisers.make_optimiser(
     "adam", 1e-3, 100, network.placement
   )
@@ -87,7 +95,16 @@ def make_afresh(
   return built, trainer.stacked(*[state] * len(seeds))
 
 
-make = functools.cache(make_afresh)
+@functools.cache
+def _made(name, options):
+  return make_afresh(name, **dict(options))
+
+
+def make(name="STN-SL1", **options):
+  """`make_afresh`, compiled once for all tests; options in any spelling."""
+  usual = {"devices": 1, "seeds": (0,)}
+  given = {k: v for k, v in options.items() if usual.get(k) != v}
+  return _made(name, tuple(sorted(given.items())))
 
 
 def leave_identity(network):

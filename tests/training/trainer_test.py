@@ -4,6 +4,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import chex
+from flax import nnx
 import jax
 import numpy as np
 import optax
@@ -87,7 +88,7 @@ class DeviceTest(parameterized.TestCase):
 class TrainTest(parameterized.TestCase):
   def test_dispatches_change_nothing(self):
     train = examples(64)
-    built, state = make()
+    built, state = make("CNN")
     whole = built.train(state, train, 4)
     for count in (1, 2, 1):
       state = built.train(state, train, count)
@@ -95,7 +96,7 @@ class TrainTest(parameterized.TestCase):
 
   def test_totals_start_anew_with_the_epoch(self):
     train = examples(36)  # two whole batches of 16
-    built, state = make()
+    built, state = make("CNN")
     state = built.train(state, train, 2)
     self.assertEqual(int(state.totals.count[0]), 32)
     state = built.train(state, train, 1)
@@ -142,7 +143,14 @@ class TrainTest(parameterized.TestCase):
     self.assertEqual(int(state.step[0]), 6)
 
   def test_it_learns(self):
-    built, state = make("STN-SL1", perturbation="none", batch_size=32)
+    self.check_learning("CNN")
+
+  @pytest.mark.slow
+  def test_it_learns_with_a_transformer(self):
+    self.check_learning("STN-SL1")
+
+  def check_learning(self, name):
+    built, state = make(name, perturbation="none", batch_size=32)
     train, test = examples(256), examples(100, 5)
     for _ in range(8):
       state = built.train(state, train, 8)
@@ -163,8 +171,14 @@ class TrainTest(parameterized.TestCase):
     self.assertLess(losses[-1], losses[0])
     self.assertGreater(moved[0], 1e-4)
 
-  @parameterized.parameters("thin_plate", "velocity")
-  def test_families_of_grids_train_and_have_a_pose(self, family):
+  def test_a_family_of_grids_trains_and_has_a_pose(self):
+    self.check_grids("thin_plate")
+
+  @pytest.mark.slow
+  def test_another_family_of_grids(self):
+    self.check_grids("velocity")
+
+  def check_grids(self, family):
     built, state = make("STN-C0", family=family)
     before = of(state, 0).params
     state = built.train(state, examples(32), 2)
@@ -179,8 +193,14 @@ class TrainTest(parameterized.TestCase):
 
 
 class EvaluateTest(parameterized.TestCase):
-  @parameterized.parameters(1, 19)
-  def test_every_image_counts_once_whatever_the_batch(self, n):
+  def test_every_image_counts_once(self):
+    self.check_evaluation(19)
+
+  @pytest.mark.slow
+  def test_an_image_alone_counts_once(self):
+    self.check_evaluation(1)
+
+  def check_evaluation(self, n):
     test = examples(n)
     built, state = make("STN-SL1")
     (result,) = built.evaluate(state, test, 3)
@@ -190,7 +210,7 @@ class EvaluateTest(parameterized.TestCase):
     pass_key = jax.random.fold_in(random_key(0, "evaluate"), 3)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(pass_key, np.arange(n))
     images, truth = built.spec.preparation(keys, test.images)
-    logits = built.spec.network(of(state, 0))(images).logits
+    logits = nnx.jit(built.spec.network(of(state, 0)))(images).logits
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, test.labels
     )
@@ -230,9 +250,9 @@ class EvaluateTest(parameterized.TestCase):
       (found,) = built.evaluate(states, test, 0)
       self.assertEqual(set(flags), {False})
       flags.clear()
-      built.train(states, test, 1)
+      built.lower(states, test)
       self.assertEqual(set(flags), {True})
-    network = built.spec.network(of(states, 0))
+    network = nnx.jit(built.spec.network(of(states, 0)))
     expected = optax.softmax_cross_entropy_with_integer_labels(
       network(toy_trainers.normalised(test.images)).logits, test.labels
     )

@@ -64,6 +64,7 @@ class FamilyTest(parameterized.TestCase):
     self.check_gradients(family, 2)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients_of_volumes(self):
     self.check_gradients("similarity", 3)
 

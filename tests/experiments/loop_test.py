@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import train
-from experiments.lib import jobs, loop, running
+from experiments.lib import jobs, loop, running, training_job
 from stnjax.files import RunError
 from stnjax.training import trainer
 from stnjax.training.run_folder import Run
@@ -32,8 +31,8 @@ def clock(monkeypatch):
   """A step each dispatch, which takes a second."""
   ticks = itertools.count()
   fake = types.SimpleNamespace(monotonic=lambda: float(next(ticks)))
-  monkeypatch.setattr(train, "time", fake)
-  monkeypatch.setattr(train, "_SECONDS_PER_DISPATCH", 0)
+  monkeypatch.setattr(training_job, "time", fake)
+  monkeypatch.setattr(training_job, "_SECONDS_PER_DISPATCH", 0)
 
 
 def stop_after(monkeypatch, *steps):
@@ -49,6 +48,7 @@ def stop_after(monkeypatch, *steps):
 
 
 @pytest.mark.usefixtures("clock")
+@pytest.mark.slow
 def test_seconds_are_those_of_all_parts_of_an_epoch(tmp_path, monkeypatch):
   stop_after(monkeypatch, 2, 3, 7)
   for _ in range(3):
@@ -60,6 +60,7 @@ def test_seconds_are_those_of_all_parts_of_an_epoch(tmp_path, monkeypatch):
   assert (found["seconds"], found["seconds_per_epoch"]) == (12.0, 4.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clock")
 def test_seconds_of_steps_that_were_lost_do_not_count(tmp_path, monkeypatch):
   """Killed two steps after the only checkpoint, they are taken again."""
@@ -70,8 +71,8 @@ def test_seconds_of_steps_that_were_lost_do_not_count(tmp_path, monkeypatch):
   with toy_sets.loaded(), monkeypatch.context() as patch:
     ticks = itertools.count(0, 10)  # ten times as slow
     fake = types.SimpleNamespace(monotonic=lambda: float(next(ticks)))
-    patch.setattr(train, "time", fake)
-    patch.setattr(train, "_SECONDS_PER_DISPATCH", 0)
+    patch.setattr(training_job, "time", fake)
+    patch.setattr(training_job, "_SECONDS_PER_DISPATCH", 0)
 
     def kill(seeds, lines):
       raise KeyboardInterrupt
@@ -85,6 +86,7 @@ def test_seconds_of_steps_that_were_lost_do_not_count(tmp_path, monkeypatch):
   assert seconds == [2 + 20, 40, 40]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clock")
 def test_seeds_have_equal_shares_and_keep_their_own_parts(
   tmp_path, monkeypatch
@@ -118,7 +120,9 @@ def poison_after(monkeypatch, part):
   monkeypatch.setattr(trainer.Trainer, "train", train_and_poison)
 
 
-@pytest.mark.parametrize("part", ["params", "optimiser"])
+@pytest.mark.parametrize(
+  "part", ["params", pytest.param("optimiser", marks=pytest.mark.slow)]
+)
 def test_a_state_that_is_not_finite_is_no_end(part, tmp_path, monkeypatch):
   poison_after(monkeypatch, part)
   with pytest.raises(RunError, match="parameters are not finite after"):
@@ -128,6 +132,7 @@ def test_a_state_that_is_not_finite_is_no_end(part, tmp_path, monkeypatch):
   assert run.saved_step() < 12
 
 
+@pytest.mark.slow
 def test_poses_that_are_not_finite_are_no_end(tmp_path, monkeypatch):
   evaluate = trainer.Trainer.evaluate
 
@@ -149,17 +154,18 @@ def test_poses_that_are_not_finite_are_no_end(tmp_path, monkeypatch):
     assert json.loads(line, parse_constant=pytest.fail)["eval_loss"] is None
 
 
+@pytest.mark.slow
 def test_a_run_of_another_process_is_one_line_and_the_others_go_on(
   tmp_path, capsys
 ):
-  jobs = [
+  waiting = [
     jobs.Job(dataclasses.replace(TOY, epochs=1, learning_rate=rate), (0, 1))
     for rate in (0.01, 0.02)
   ]
-  taken = Run(str(tmp_path), jobs[0].settings).path
+  taken = Run(str(tmp_path), waiting[0].settings).path
   with files_test.held(taken) as other:
     told = f"another process is training {taken} .process {other.pid} on"
-    errors = running.run_all(jobs, str(tmp_path), [jax.devices()[:1]])
+    errors = running.run_all(waiting, str(tmp_path), [jax.devices()[:1]])
     result = scripts.run(
       "train", "--network=CNN", "--epochs=1", "--width=0.0625",
       "--batch_size=24", "--learning_rate=0.01", "--eval_passes=1",
@@ -170,7 +176,7 @@ def test_a_run_of_another_process_is_one_line_and_the_others_go_on(
   assert len(errors) == 1
   done = [
     Run(str(tmp_path), settings).done
-    for job in jobs
+    for job in waiting
     for settings in job.members()
   ]
   assert done == [False, True, True, True]
@@ -179,9 +185,10 @@ def test_a_run_of_another_process_is_one_line_and_the_others_go_on(
   (line,) = result.stderr.splitlines()
   assert line.startswith("error: another process is training")
   # The other one is dead: its lock is no obstacle.
-  assert running.run_all(jobs, str(tmp_path), [jax.devices()[:1]]) == []
+  assert running.run_all(waiting, str(tmp_path), [jax.devices()[:1]]) == []
 
 
+@pytest.mark.slow
 def test_without_locks_a_second_process_is_noticed_all_the_same(
   tmp_path, monkeypatch
 ):
@@ -202,6 +209,7 @@ def test_without_locks_a_second_process_is_noticed_all_the_same(
   assert Run(str(tmp_path), settings).results()["error"] > 0
 
 
+@pytest.mark.slow
 def test_metrics_without_a_checkpoint_are_not_dropped_silently(
   tmp_path, capsys
 ):
@@ -216,6 +224,7 @@ def test_metrics_without_a_checkpoint_are_not_dropped_silently(
   assert capsys.readouterr().out.count(told) == 1
 
 
+@pytest.mark.slow
 def test_metrics_that_lack_epochs_are_not_gone_on_from(tmp_path, monkeypatch):
   stop_after(monkeypatch, 8)
   with pytest.raises(KeyboardInterrupt):
