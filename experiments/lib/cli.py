@@ -110,7 +110,12 @@ def check_network(settings: Settings) -> None:
     ValueError: for a name that is not registered, or a network that cannot be
       built.
   """
-  if _described_by_files(settings.dataset):
+  # Probing a backbone computes, which must not come before processes join.
+  joins = any(
+    name in flags.FLAGS and flags.FLAGS[name].value
+    for name in ("distributed", "coordinator")
+  )
+  if joins or _described_by_files(settings.dataset):
     building.check_names(settings)
   else:
     building.abstract_network(settings, building.find(settings))

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 
-from stnjax import files
+from stnjax import data, files
 from stnjax.data import Dataset, Examples
 from stnjax.training import building
 from stnjax.training.settings import Settings
@@ -42,7 +42,7 @@ def load(settings: Settings, data_dir: str | None = None) -> Loaded:
     ValueError: for objects that cannot be found, or damaged data.
     FileNotFoundError: for a data set that is not there.
   """
-  setup = building.find(settings, data_dir)
+  setup = _checked(settings, data_dir)
   dataset = setup.dataset
   train = images(dataset, dataset.train_split, data_dir)
   if not settings.use_validation_split:
@@ -102,12 +102,22 @@ def check(settings: Settings, data_dir: str | None = None) -> building.Setup:
     FileNotFoundError: for a data set that is not there.
     ValueError: for a batch larger than the training set, or too many steps.
   """
-  setup = building.find(settings, data_dir)
+  setup = _checked(settings, data_dir)
   dataset: Dataset = setup.dataset
   for split in (dataset.train_split, dataset.test_split):
     number = count(dataset, split, data_dir)
     if split == dataset.train_split and number is not None:
       building.num_steps(settings, num_training_images(settings, number))
+  return setup
+
+
+def _checked(settings: Settings, data_dir: str | None) -> building.Setup:
+  """The objects that settings name, which fit together.
+
+  Computes, so that processes that work together must have joined before.
+  """
+  setup = building.find(settings, data_dir)
+  data.check_perturbation(setup.perturbation, setup.dataset.image_shape)
   return setup
 
 

@@ -81,7 +81,6 @@ def find(settings: Settings, data_dir: str | None = None) -> Setup:
       f" {dataset.name} have {dataset.heads} labels; accepted: none, or an"
       " augmentation"
     )
-  data.check_perturbation(perturbation, tuple(dataset.image_shape))
   shape = (rows // factor, columns // factor, channels)
   return Setup(
     dataset,
