@@ -102,7 +102,9 @@ def read(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
         failed = (folder / "FAILED").exists()
         left_out.append(LeftOut(folder.name + (" (failed)" if failed else "")))
     except (files.Damaged, OSError) as error:
-      left_out.append(LeftOut(f"{folder.name} (damaged)", str(error)))
+      unknown = isinstance(error, config.NotRegistered)
+      state = "not registered" if unknown else "damaged"
+      left_out.append(LeftOut(f"{folder.name} ({state})", str(error)))
   return finished, left_out
 
 

@@ -46,7 +46,7 @@ class _Header(NamedTuple):
   grey: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)  # of thousands of pictures
 class _Folder:
   """The pictures of a folder by split, and what they have in common."""
 

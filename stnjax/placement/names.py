@@ -13,6 +13,10 @@ _NUMBER = "(?:0|[1-9][0-9]*)"  # one spelling each, as names are folders
 _ENTRY = f"{_NUMBER}(?:x[1-9][0-9]*)?"
 
 
+class UnknownNetwork(ValueError):
+  """A name that belongs to no registered placement."""
+
+
 def parse(name: str) -> Placement:
   """Reads the name of a network.
 
@@ -36,7 +40,9 @@ def parse(name: str) -> Placement:
     match = re.fullmatch(f"{re.escape(prefix)}({pattern})", name)
     if match:
       return kind(_depths(name, match[1]))
-  raise ValueError(f"network={_short(name)} is unknown; accepted: {_grammar()}")
+  raise UnknownNetwork(
+    f"network={_short(name)} is unknown; accepted: {_grammar()}"
+  )
 
 
 def _depths(name: str, text: str) -> tuple[int, ...]:

@@ -10,11 +10,16 @@ import numpy as np
 
 from stnjax import files, placement
 from stnjax.files import Damaged
+from stnjax.placement.names import UnknownNetwork
 from stnjax.training import description, settings
 from stnjax.training.description import TaskDescription
 from stnjax.training.settings import Settings
 
 NAME = "config.json"
+
+
+class NotRegistered(Damaged):
+  """A run of a placement that no imported module registers."""
 
 
 class Config(NamedTuple):
@@ -59,26 +64,39 @@ def read(folder: epath.PathLike) -> Config:
   """Reads config.json of a run folder.
 
   Raises:
+    NotRegistered: for a placement that no imported module registers.
     Damaged: where it is missing, unreadable, or that of a run with another
       name; the message says what to do.
   """
   path = epath.Path(folder) / NAME
-  with files.advising(anew(folder)):
-    values = files.read_json(path)
-    if not isinstance(values, dict):
-      raise Damaged(f"cannot read {path}: it holds no settings")
-    try:
-      images = str(values.pop("data", ""))
-      task = description.from_json(values.pop("task", {}))
-      config = Config(settings.from_json(values), task, images)
-    except files.UNREADABLE as error:
-      raise Damaged(f"cannot read {path}: {error}") from error
+  try:
+    config = _read(path)
+  except UnknownNetwork as error:
+    raise NotRegistered(
+      f"{path}: {error}; import the module that registers the placement"
+      " (--imports=...)"
+    ) from error
   if config.settings.name != path.parent.name:
     raise Damaged(
       f"{path} is that of a run named {config.settings.name}, and a folder has"
       " the name of its run; rename the folder, or delete it"
     )
   return config
+
+
+def _read(path: epath.Path) -> Config:
+  with files.advising(anew(path.parent)):
+    values = files.read_json(path)
+    if not isinstance(values, dict):
+      raise Damaged(f"cannot read {path}: it holds no settings")
+    try:
+      images = str(values.pop("data", ""))
+      task = description.from_json(values.pop("task", {}))
+      return Config(settings.from_json(values), task, images)
+    except UnknownNetwork:
+      raise
+    except files.UNREADABLE as error:
+      raise Damaged(f"cannot read {path}: {error}") from error
 
 
 def changes(before: Config, now: Settings) -> str:

@@ -29,7 +29,8 @@ class ExamplesTest(parameterized.TestCase):
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     self.assertEqual(names, {
       "equinox_network", "linen_network", "nnx_network", "plain_jax_network",
-      "own_backbone", "my_objects",  # tests/experiments/stranger_test.py
+      "own_backbone",
+      "my_objects", "more_objects",  # tests/experiments/stranger_test.py
     })  # fmt: skip
 
   def check(self, name):

@@ -65,6 +65,28 @@ class StrangerTest(absltest.TestCase):
     self.assertIn("px/px", report)
 
   @pytest.mark.slow
+  def test_own_placement_family_and_reader(self):
+    module = scripts.ROOT / "docs/examples/more_objects.py"
+    self.run_script(
+      "sweep",
+      f"--imports={module}",
+      "--dataset=shapes",
+      "--networks=STN-SG1 STN-SL1",
+      "--family=stretch",
+      "--epochs=1",
+      "--eval_passes=1",
+    )
+    report = self.root / "runs/report/report.md"
+    for name in ("STN-SG1", "STN-SL1", "Rotated shapes", "cross"):
+      self.assertIn(name, report.read_text())
+    # A class of placement is code: without it, its runs are left out.
+    done = scripts.run("report", f"--workdir={self.root / 'runs'}")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertRegex(done.stderr, r"STN-SG1.*\(not registered\).*--imports")
+    self.assertNotIn("delete", done.stderr)
+    self.assertIn("STN-SL1", report.read_text())
+
+  @pytest.mark.slow
   def test_pictures_are_swept_and_audited(self):
     make_pictures(self.root / "pictures")
     data = (f"--data_dir={self.root / 'pictures'}", "--image_size=32")
