@@ -76,11 +76,11 @@ class Trainer:
     """Prepares the loops; they compile when first called.
 
     Args:
-      spec: the runs' fixed part.
-      seeds: one for each run.
+      spec: How to train each run, but for its seed.
+      seeds: Seeds, one for each run.
       clutter_images: `[N, H, W, C]`, uint8, from which clutter is cut, for a
         perturbation that needs it.
-      devices: to use; those of all processes by default.
+      devices: Devices to use; those of all processes by default.
 
     Raises:
       ValueError: where the batch does not divide by the number of devices.
@@ -137,8 +137,8 @@ class Trainer:
     """Lowers the loop of `train` for the devices, which need not be there.
 
     Args:
-      states: see `train`; shapes are enough.
-      data: likewise.
+      states: States as `train` takes them, or their shapes.
+      data: Training set, or its shapes.
     """
     train, *_ = self._phase(0)
     return train.lower(states, data, self._clutter, np.int32(1))
