@@ -30,7 +30,7 @@ class ReadmeTest(absltest.TestCase):
         else:
           exec(ast.unparse(node), names)
           if isinstance(node, ast.Assign):
-            value = names[node.targets[0].id]
+            value = eval(ast.unparse(node.targets[0]), names)
         comment = lines[node.end_lineno - 1].partition("  # ")[2]
         if comment.startswith("Array("):
           number = float(re.match(r"Array\((.+?),", comment)[1])
