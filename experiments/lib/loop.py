@@ -1,4 +1,4 @@
-"""Training the runs of some seeds, or what is left of them."""
+"""Training the unfinished runs of some seeds."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -28,7 +28,7 @@ def train(
   signals: Signals | None = None,
   load: loading.Load | None = None,
 ) -> dict[int, dict[str, Any]]:
-  """Trains and evaluates the runs of some seeds, or what is left of them.
+  """Trains and evaluates the unfinished runs of some seeds.
 
   All seeds that stand at the same step are trained in one program.
 

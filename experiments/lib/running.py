@@ -81,7 +81,7 @@ def run_all(
 def _run(
   job: Job, workdir: str, label: str, progress: Progress, **options: Any
 ) -> None:
-  """Trains one job, or what is left of it."""
+  """Trains the unfinished runs of one job."""
   epochs = job.settings.epochs
   done = 0
   for settings in job.members():

@@ -27,7 +27,7 @@ from stnjax.data.dataset import Dataset, Examples
 from stnjax.data.notes import Notes, announce, listed
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_LAYOUT = "<data_dir>/train/<class>/*.png, *.jpg or *.jpeg, and test/ likewise"
+_LAYOUT = "<data_dir>/train/<class>/*.png, *.jpg or *.jpeg; test/ alike"
 _THREADS = 8  # Pillow decodes outside the lock of Python
 _CHUNK = 10_000  # pictures
 

@@ -152,9 +152,7 @@ class Run:
           " that are there now, perhaps of another version; choose another"
           " workdir, or delete the folder to train it again"
         )
-    self._write(
-      config.NAME, config.Config(self.settings, task, images).to_json()
-    )
+    self._write(config.NAME, self._config.to_json())
 
   def append(self, line: dict[str, Any]) -> None:
     """Adds one epoch to metrics.jsonl; `seconds` start anew.
