@@ -1,6 +1,9 @@
 """Four CPU devices for the tests of pmap, and float64 where a test asks."""
 
+import gc
+import itertools
 import os
+import pathlib
 import tempfile
 
 from absl import flags
@@ -36,3 +39,17 @@ def x64():
   """Runs a test in double precision."""
   with jax.enable_x64(True):
     yield
+
+
+_MOST_MAPPINGS = 30_000  # Linux allows a process 65,530, then LLVM crashes
+_tests = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+  """Frees compiled programs: each holds several mappings of memory."""
+  if next(_tests) % 20:  # counting takes milliseconds
+    return
+  mappings = pathlib.Path("/proc/self/maps")
+  if mappings.exists() and mappings.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
