@@ -26,6 +26,9 @@ s = h^-1, for the best s that a search finds, and for both followed by the best
 linear mixing of channels. The residuals of the image itself are the error of
 interpolation alone.
 
+An audit says where to warp. Where to look is another question, which
+`localisability` answers: how well the transform is read from each layer.
+
 >>> import jax
 >>> from stnjax import alignability
 >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
@@ -55,6 +58,12 @@ from stnjax.alignability.families import (
 )
 from stnjax.alignability.features import INPUT, Features
 from stnjax.alignability.geometry import Geometry, probe
+from stnjax.alignability.localisability import (
+  Localisability,
+  localisability,
+  read_poses,
+)
+from stnjax.alignability.readers import READERS, Readout
 from stnjax.alignability.residuals import METHODS, Residuals, residual
 from stnjax.alignability.stored import from_json, to_json
 
@@ -63,17 +72,22 @@ __all__ = [
   "INPUT",
   "KINDS",
   "METHODS",
+  "READERS",
   "Audit",
   "Features",
   "Geometry",
   "ImageTransforms",
+  "Localisability",
+  "Readout",
   "Residuals",
   "audit",
   "default_margin",
   "default_transforms",
   "extended",
   "from_json",
+  "localisability",
   "probe",
+  "read_poses",
   "residual",
   "to_json",
   "transformed",

@@ -1,0 +1,269 @@
+"""Readers of poses from features, cross-validated: ridge and a dense net."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from stnjax import checks
+
+READERS = ("ridge", "dense")
+"""Readers of poses: ridge regression, and a dense net with two hidden layers of
+32 units, as wide as localisation nets usually are."""
+
+_PENALTIES = 10.0 ** np.arange(-6, 2)  # relative to the mean eigenvalue
+_HIDDEN = 32
+_BATCH = 64
+_STEPS = 2000  # of Adam
+_HELD_OUT = 0.2  # share of the training images that stops the dense net
+
+
+class Readout(NamedTuple):
+  """How well a pose is read from features of images that a reader never saw.
+
+  Attributes:
+    r2: Coefficient of determination, 1 - squared error / squared deviation from
+      the mean: 1 is perfect, 0 as good as the mean; it may be negative.
+    error: Root mean square error, in the unit of the pose.
+    none: Root mean square error of the mean pose, in the unit of the pose.
+  """
+
+  r2: float
+  error: float
+  none: float
+
+
+def folds_of(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+  """The fold of each example, `[N]`; examples of one group share theirs.
+
+  Args:
+    groups: Group of each example, `[N]`.
+    folds: Number of folds, at most the number of groups.
+    seed: Seed of the random order of the groups.
+  """
+  names, index = np.unique(groups, return_inverse=True)
+  if not 2 <= folds <= len(names):
+    raise ValueError(
+      f"folds must be 2 to {len(names)}, the number of images, got {folds}"
+    )
+  order = np.random.default_rng(seed).permutation(len(names))
+  return (order % folds)[index]
+
+
+def read(
+  features: np.ndarray,
+  poses: np.ndarray,
+  folds: np.ndarray,
+  *,
+  reader: str = "ridge",
+  period: float | None = None,
+  seed: int = 0,
+) -> Readout:
+  """Reads a pose from features by cross-validation.
+
+  Args:
+    features: `[N, ...]`; flattened.
+    poses: `[N]`, in any unit.
+    folds: `[N]`, the fold of each example, see `folds_of`.
+    reader: One of `READERS`.
+    period: Difference of poses that are the same, which are read as the cosine
+      and sine of their phase; None for poses that do not repeat.
+    seed: Seed of the dense net.
+
+  Returns:
+    The readout, over the examples of all folds together.
+
+  Raises:
+    ValueError: For an unknown reader, or values that are not finite.
+  """
+  checks.option("reader", reader, READERS)
+  flat = np.asarray(features, np.float32).reshape(len(poses), -1)
+  poses = np.asarray(poses, np.float64)
+  if not np.isfinite(flat).all() or not np.isfinite(poses).all():
+    raise ValueError("features and poses must be finite")
+  targets = poses[:, None] if period is None else _circle(poses, period)
+  fit = _ridge(flat) if reader == "ridge" else _dense(flat, seed)
+  predicted = np.empty_like(targets)
+  means = np.empty_like(targets)
+  for fold in np.unique(folds):
+    test = folds == fold
+    predicted[test] = fit(targets, ~test, test)
+    means[test] = targets[~test].mean(axis=0)
+  if period is None:
+    errors, spread = predicted - targets, means - targets
+  else:
+    errors = _difference(predicted, targets, period)
+    spread = _difference(means, targets, period)
+  error, none = (float(np.sqrt(np.mean(x**2))) for x in (errors, spread))
+  return Readout(1 - (error / none) ** 2 if none else np.nan, error, none)
+
+
+def _circle(poses: np.ndarray, period: float) -> np.ndarray:
+  phase = 2 * np.pi * poses / period
+  return np.stack([np.cos(phase), np.sin(phase)], axis=1)
+
+
+def _difference(
+  left: np.ndarray, right: np.ndarray, period: float
+) -> np.ndarray:
+  """Differences of directions `[N, 2]`, within half a period."""
+  first, second = (points @ np.array([1, 1j]) for points in (left, right))
+  return np.angle(first * np.conj(second)) * period / (2 * np.pi)
+
+
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""From targets `[N, P]` and masks of training and test examples `[N]` to the
+predictions of the test examples."""
+
+
+def _ridge(flat: np.ndarray) -> Fit:
+  """Ridge regression in its dual form, its penalty by leave-one-out errors."""
+  # float64: rounded products would have more dimensions than the features.
+  flat = flat.astype(np.float64)
+  flat -= flat.mean(axis=0)
+  products = flat @ flat.T
+
+  def fit(
+    targets: np.ndarray, train: np.ndarray, test: np.ndarray
+  ) -> np.ndarray:
+    inner, outer = products[np.ix_(train, train)], products[np.ix_(test, train)]
+    rows = inner.mean(axis=0)
+    middle = rows.mean()
+    centred = inner - rows - rows[:, None] + middle
+    values, vectors = np.linalg.eigh(centred)
+    values = values.clip(min=0)
+    mean = targets[train].mean(axis=0)
+    rotated = vectors.T @ (targets[train] - mean)
+    weights = _leave_one_out(values, vectors, rotated, len(centred))
+    seen = outer - outer.mean(axis=1, keepdims=True) - rows + middle
+    return mean + seen @ weights
+
+  return fit
+
+
+def _leave_one_out(
+  values: np.ndarray, vectors: np.ndarray, rotated: np.ndarray, count: int
+) -> np.ndarray:
+  """Dual weights with the penalty of the least leave-one-out error.
+
+  Args:
+    values: `[N]`, eigenvalues of the centred products.
+    vectors: `[N, N]`, their eigenvectors, in columns.
+    rotated: `[N, P]`, the centred targets in the basis of the eigenvectors.
+    count: N.
+  """
+  best, weights = np.inf, np.zeros_like(rotated)
+  if not values.any():  # constant features: the mean
+    return weights
+  for penalty in _PENALTIES * values.mean():
+    inverse = 1 / (values + penalty)
+    dual = vectors @ (inverse[:, None] * rotated)
+    # The mean is fitted, too: 1 / N of every example's weight.
+    leverage = vectors**2 @ (values * inverse) + 1 / count
+    residuals = penalty * dual / np.maximum(1 - leverage, 1e-9)[:, None]
+    loss = (residuals**2).mean()
+    if loss < best:
+      best, weights = loss, dual
+  return weights
+
+
+def _dense(flat: np.ndarray, seed: int) -> Fit:
+  """A dense net on standardised features, stopped by held-out examples."""
+
+  def fit(
+    targets: np.ndarray, train: np.ndarray, test: np.ndarray
+  ) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    members = rng.permutation(np.flatnonzero(train))
+    kept = max(1, round(_HELD_OUT * len(members)))
+    held, fitted = members[:kept], members[kept:]
+    mean, scale = flat[fitted].mean(axis=0), flat[fitted].std()
+    middle, spread = targets[fitted].mean(axis=0), targets[fitted].std()
+    spread = spread or 1.0
+
+    def inputs(which: np.ndarray) -> jax.Array:
+      return jnp.asarray((flat[which] - mean) / (scale or 1.0))
+
+    goal = jnp.asarray((targets - middle) / spread, jnp.float32)
+    predict = _train(
+      inputs(fitted), goal[fitted], inputs(held), goal[held], seed
+    )
+    found = np.asarray(predict(inputs(np.flatnonzero(test))), np.float64)
+    return middle + spread * found
+
+  return fit
+
+
+def _train(
+  x: jax.Array, y: jax.Array, held_x: jax.Array, held_y: jax.Array, seed: int
+) -> Callable[[jax.Array], jax.Array]:
+  """Trains a dense net by Adam; keeps the epoch of the least held-out error."""
+  key = jax.random.key(seed)
+  sizes = (x.shape[1], _HIDDEN, _HIDDEN, y.shape[1])
+  params = _initial(key, sizes)
+  best = _fit(params, key, x, y, held_x, held_y)
+  return functools.partial(_apply, best)
+
+
+def _initial(key: jax.Array, sizes: Sequence[int]) -> list:
+  """He's kernels, zero biases; the last layer starts at zero."""
+  layers = []
+  for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
+    scale = 0.0 if index == len(sizes) - 2 else np.sqrt(2 / fan_in)
+    kernel = jax.random.normal(
+      jax.random.fold_in(key, index), (fan_in, fan_out)
+    )
+    layers.append((scale * kernel, jnp.zeros(fan_out)))
+  return layers
+
+
+@jax.jit
+def _apply(params: list, x: jax.Array) -> jax.Array:
+  *hidden, (kernel, bias) = params
+  for weights, offset in hidden:
+    x = jax.nn.relu(x @ weights + offset)
+  return x @ kernel + bias
+
+
+@jax.jit
+def _fit(
+  params: list,
+  key: jax.Array,
+  x: jax.Array,
+  y: jax.Array,
+  held_x: jax.Array,
+  held_y: jax.Array,
+) -> list:
+  """The parameters of the epoch with the least held-out error."""
+  batch = min(_BATCH, len(x))
+  steps = max(1, len(x) // batch)
+  epochs = -(-_STEPS // steps)
+  optimiser = optax.adam(optax.cosine_decay_schedule(1e-3, epochs * steps))
+
+  def loss(params: list, x: jax.Array, y: jax.Array) -> jax.Array:
+    return ((_apply(params, x) - y) ** 2).mean()
+
+  def step(carry: tuple, rows: jax.Array) -> tuple:
+    params, state = carry
+    grads = jax.grad(loss)(params, x[rows], y[rows])
+    updates, state = optimiser.update(grads, state)
+    return (optax.apply_updates(params, updates), state), None
+
+  def epoch(carry: tuple, key: jax.Array) -> tuple:
+    params, state, best, least = carry
+    order = jax.random.permutation(key, len(x))[: batch * steps]
+    rows = order.reshape(steps, batch)
+    (params, state), _ = lax.scan(step, (params, state), rows)
+    error = loss(params, held_x, held_y)
+    better = error < least
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), params, best)
+    return (params, state, best, jnp.minimum(error, least)), None
+
+  start = (params, optimiser.init(params), params, loss(params, held_x, held_y))
+  (*_, best, _), _ = lax.scan(epoch, start, jax.random.split(key, epochs))
+  return best
