@@ -94,15 +94,20 @@ def points(groups: Sequence[GroupResults]) -> Iterator[Point]:
     for depth, name in group.single("STN-C").items():
       if depth >= len(undone):
         continue
-      shares = group.residual_shares(name) if group.is_aligned(name) else np.nan
+      shares = group.residual_shares(name) if group.is_aligned(name) else {}
       yield Point(
         group.title,
         name,
         float(undone[depth]),
-        float(np.mean(group.errors(name)) / np.mean(group.errors("CNN"))),
-        float(np.mean(shares)),
+        _mean(group.errors(name)) / _mean(group.errors("CNN")),
+        _mean(shares),
         len(group.results[name]),
       )
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+  """The mean over the seeds; NaN for none."""
+  return float(np.mean([*by_seed.values()])) if by_seed else np.nan
 
 
 def _undone(group: GroupResults) -> np.ndarray:
@@ -111,7 +116,7 @@ def _undone(group: GroupResults) -> np.ndarray:
   Of the perturbation's family, or of all families where it is none of them.
   """
   profiles = [
-    r["undone"] for r in group.results.get("CNN", ()) if "undone" in r
+    r["undone"] for r in group.results.get("CNN", {}).values() if "undone" in r
   ]
   shares = [
     [p[group.perturbation]] if group.perturbation in p else [*p.values()]

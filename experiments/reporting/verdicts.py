@@ -13,28 +13,45 @@ from experiments.reporting.page import Section
 from stnjax.paper.claims import Judged
 from stnjax.paper.comparisons import (
   LEAST_SEEDS,
+  LEVEL,
+  MOST_SEEDS,
+  OPEN,
+  POWER,
+  STUCK,
   VERDICTS,
   Comparison,
   GroupResults,
 )
 
 TITLE = "The paper's claims"
-_HEADING = ("runs", "comparison", "means", "difference", "seeds", "verdict")
+_HEADING = (
+  "runs",
+  "comparison",
+  "means",
+  "paired difference",
+  "seeds",
+  "adjusted p",
+  "verdict",
+)
 _EXPLANATION = (
-  "Means over the seeds with 95 % confidence intervals (Student's t, Welch's"
-  " for differences; not corrected for multiple comparisons). A comparison"
-  " holds if the interval of the difference lies below 0, does not hold if it"
-  " lies above 0, and is inconclusive if it contains 0. Errors are in percent;"
-  " the residual share is the residual of the pose over that of an identity"
-  " transformer. A claim holds if all of its comparisons hold (the first: if"
-  " one holds), and does not hold if one does not. Comparisons with fewer than"
-  f" {LEAST_SEEDS} seeds are not evaluated."
+  "Comparisons are paired by seed: the same seed draws the same images. Means"
+  " over the seeds with 95 % confidence intervals (Student's t). A comparison"
+  " is decided if the p-value of its paired t test, adjusted by Holm's method"
+  f" over all comparisons of the claim, is below {LEVEL:g}: it holds if the"
+  " difference is negative, and does not hold if it is positive. Otherwise it"
+  " is open, with the number of seeds that would decide it with a power of"
+  f" {100 * POWER:.0f} % if the measured mean and spread were the true ones."
+  " Errors are in percent; the residual share is the residual of the pose over"
+  " that of an identity transformer. A claim holds if all of its comparisons"
+  " hold (the first: if one holds), and does not hold if one does not."
+  f" Comparisons with fewer than {LEAST_SEEDS} paired seeds are not evaluated."
 )
 _CELLS = (
   f"Groups with at least {LEAST_SEEDS} seeds: error in percent, mean ±"
   " standard deviation over the seeds; in brackets the residual share in"
-  " percent: 0 is perfect alignment, 100 that of an identity transformer. All"
-  " runs are listed at the end."
+  " percent: 0 is perfect alignment, 100 that of an identity transformer; and"
+  f" how many seeds are stuck there (a share of at least {100 * STUCK:.0f} %)."
+  " All runs are listed at the end."
 )
 
 
@@ -46,7 +63,10 @@ def results_of(runs: Sequence[groups.Group]) -> list[GroupResults]:
       group.settings["dataset"],
       group.settings["perturbation"],
       group.settings["family"],
-      {name: [run.results for run in m] for name, m in group.members.items()},
+      {
+        name: {run.settings.seed: run.results for run in runs_of}
+        for name, runs_of in group.members.items()
+      },
     )
     for group in runs
   ]
@@ -66,12 +86,15 @@ def _cell(group: GroupResults, network: str) -> str:
   """Error and residual share of a network."""
   if network not in group.results:
     return ""
-  errors = group.errors(network)
+  errors = [*group.errors(network).values()]
   cell = f"{np.mean(errors):.1f}"
   if len(errors) > 1:
     cell += f" ± {np.std(errors, ddof=1):.1f}"
   if group.is_aligned(network):
-    cell += f" ({100 * np.mean(group.residual_shares(network)):.0f})"
+    shares = [*group.residual_shares(network).values()]
+    cell += f" ({100 * np.mean(shares):.0f})"
+    if stuck := group.stuck(network):
+      cell += f", {stuck} stuck"
   return cell
 
 
@@ -79,7 +102,7 @@ def verdicts(judged: Sequence[Judged]) -> Table:
   """Verdict of each claim, and its number of comparisons by verdict."""
   rows = []
   for number, (claim, comparisons, verdict) in enumerate(judged, 1):
-    evaluated = [c.verdict for c in comparisons if c.evaluated]
+    evaluated = [c.verdict for c in comparisons if c.evaluated and c.counts]
     counts = [evaluated.count(kind) for kind in VERDICTS]
     counts.append(len(comparisons) - len(evaluated))
     rows.append([f"{number}. {claim.statement}", verdict, *map(str, counts)])
@@ -109,15 +132,36 @@ def content(
   ]
   for number, (claim, comparisons, verdict) in enumerate(judged, 1):
     rows = [
-      [c.group, c.statement, _sides(c), str(c.difference),
-       str(c.difference.seeds), c.verdict]
+      [
+        c.group,
+        c.statement,
+        _sides(c),
+        str(c.difference),
+        str(c.difference.seeds),
+        f"{c.adjusted:.2g}" if np.isfinite(c.adjusted) else "",
+        _outcome(c),
+      ]
       for c in comparisons
-    ]  # fmt: skip
+    ]
     text = f"Test: {claim.test} Verdict: {verdict}."
     compared = [Table(_HEADING, rows)] if rows else []
     parts.append(Section(f"{number}. {claim.statement}", [text, *compared]))
   listed = [x for g in runs for x in (f"{g.title}:", sections.results(g))]
   return [*parts, Section("Runs", listed), *page.left_out(left_out)]
+
+
+def _outcome(comparison: Comparison) -> str:
+  """Verdict of a comparison; of an open one, what would decide it."""
+  if not comparison.counts:
+    return "not counted: the task failed its gates"
+  if not comparison.evaluated:
+    return "too few seeds"
+  needed = comparison.needed
+  if comparison.verdict != OPEN or needed is None:
+    return comparison.verdict
+  if needed > MOST_SEEDS:
+    return f"{OPEN}: more than {MOST_SEEDS:,} seeds needed"
+  return f"{OPEN}: about {needed:,} seeds needed"
 
 
 def _sides(comparison: Comparison) -> str:
@@ -131,7 +175,7 @@ def lines(judged: Sequence[Judged]) -> list[str]:
   for number, (claim, comparisons, verdict) in enumerate(judged, 1):
     text += [f"{number}. {claim.statement}", f"   {claim.test}"]
     text += [
-      f"     {c.group}: {c.statement}: {_sides(c)}: {c.verdict}"
+      f"     {c.group}: {c.statement}: {_sides(c)}: {_outcome(c)}"
       for c in comparisons
     ]
     text.append(f"   {verdict.upper()}")
@@ -150,6 +194,8 @@ def to_json(judged: Sequence[Judged]) -> list[dict[str, Any]]:
           **dataclasses.asdict(comparison),
           "sides": {k: s._asdict() for k, s in comparison.sides.items()},
           "difference": comparison.difference._asdict(),
+          "seeds_needed": comparison.needed,
+          "verdict": comparison.verdict,
         }
         for comparison in comparisons
       ],

@@ -219,19 +219,103 @@ def test_interval_is_students():
   )
 
 
-def test_difference_is_welchs():
-  a, b = np.array([1.0, 2.0, 4.0]), np.array([7.0, 7.5, 9.0, 8.0])
-  va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 4
-  freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 3)
-  reach = stats.t.ppf(0.975, freedom) * np.sqrt(va + vb)
-  gap = a.mean() - b.mean()
+def test_paired_t_test_is_scipys():
+  a, b = np.array([1.0, 2.0, 4.0, 3.0]), np.array([7.0, 7.5, 9.0, 7.0])
+  item = judge(*seeds("STN-C0", a), *seeds("STN-C1", b))["features_err_more"]
+  (comparison,) = item.comparisons
+  test = stats.ttest_rel(a, b)
+  low, high = test.confidence_interval()
+  np.testing.assert_allclose(comparison.adjusted, test.pvalue)
   np.testing.assert_allclose(
-    comparisons.welch(a, b)[:3], [gap, gap - reach, gap + reach]
+    comparison.difference[:3], [np.mean(a - b), low, high]
   )
 
 
-def test_values_without_spread():
-  assert comparisons.welch([1.0, 1.0], [2.0, 2.0])[:3] == (-1, -1, -1)
+def test_only_common_seeds_are_paired():
+  """Unpaired, the spread between seeds would hide the difference."""
+  errors = np.array([2.0, 9.0, 5.0, 30.0])
+  runs = seeds("STN-C0", errors) + seeds("STN-C1", errors + 1)[1:]
+  (comparison,) = judge(*runs)["features_err_more"].comparisons
+  assert comparison.difference.seeds == 3
+  np.testing.assert_allclose(comparison.differences, [-1, -1, -1])
+  assert comparison.verdict == comparisons.HOLDS
+
+
+def test_holms_adjustment():
+  """The example of Holm's step-down procedure, worked out by hand."""
+  adjusted = comparisons.holm([0.01, 0.04, 0.03, 0.005])
+  np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, 0.02])
+  np.testing.assert_allclose(comparisons.holm([0.6, 0.7]), [1, 1])
+  assert comparisons.holm([]) == []
+
+
+def test_many_comparisons_ask_for_more_evidence():
+  """Each alone is below 0.05, but not four together."""
+  rng = np.random.default_rng(0)
+  noise = rng.standard_normal(5)
+  noise = (noise - noise.mean()) / noise.std(ddof=1)
+  base = np.full(5, 9.0)
+  runs = seeds("STN-C0", base)
+  for depth in range(1, 5):
+    runs += seeds(f"STN-C{depth}", base + noise + 1.35)
+  item = judge(*runs)["features_err_more"]
+  alone = stats.ttest_1samp(-noise - 1.35, 0).pvalue
+  assert alone < comparisons.LEVEL < 4 * alone
+  assert {c.verdict for c in item.comparisons} == {comparisons.OPEN}
+
+
+@pytest.mark.parametrize("effect, needed", [(0.5, 34), (0.8, 15), (1.0, 10)])
+def test_seeds_needed(effect, needed):
+  """Sample sizes of a two-sided paired t test in Cohen's tables."""
+  values = np.array([-1.0, 0.0, 1.0]) + effect
+  assert comparisons.seeds_needed(values) == needed
+  assert comparisons.seeds_needed(-values) == needed
+  assert comparisons.seeds_needed([1.0]) is None
+  assert comparisons.seeds_needed([-1.0, 1.0]) > comparisons.MOST_SEEDS
+
+
+def test_the_best_depth_is_chosen_on_other_seeds():
+  """The luck of one seed does not count for that seed."""
+  errors = {"STN-SL1": [1.0, 6.0, 6.0], "STN-SL2": [5.0, 5.0, 5.0]}
+  runs = [r for name, values in errors.items() for r in seeds(name, values)]
+  (group,) = made_up.grouped(*runs, *seeds("STN-C0", [5.5] * 3))
+  best, _ = group.best_on_other_seeds([*errors])
+  # Without seed 0, SL2 is better; with it, SL1 is.
+  assert best == {0: 5.0, 1: 6.0, 2: 6.0}
+
+
+def test_slopes_with_depth():
+  own = {2: [10.0, 10.0, 10.0], 4: [14.0, 15.0, 14.5], 6: [18.0, 20.0, 19.0]}
+  shared = {2: [10.0, 10.0, 10.0], 4: [9.0, 10.0, 9.5], 6: [8.0, 10.0, 9.0]}
+  runs = []
+  for kind, by_depth in (("DL", own), ("SL", shared)):
+    for depth, errors in by_depth.items():
+      runs += seeds(f"STN-{kind}{depth}", errors)
+  deepest, slope = judge(*runs)["shared_is_stable"].comparisons
+  assert set(deepest.sides) == {"STN-SL6", "STN-DL6"}
+  np.testing.assert_allclose(slope.differences, [-2.5, -2.5, -2.5])
+  np.testing.assert_allclose(slope.sides["slope of STN-DL"].mean, 2.25)
+
+
+def test_iterations_are_compared_at_equal_cost():
+  runs = [
+    *seeds("STN-SL1", LOW, operations=10.0),
+    *seeds("STN-C0x2", HIGH, operations=7.0),
+    *seeds("STN-C0x3", HIGH, operations=9.0),
+    *seeds("STN-C0x4", HIGH, operations=11.0),
+  ]
+  (comparison,) = judge(*runs)["iterations_replace_nothing"].comparisons
+  assert set(comparison.sides) == {"STN-SL1", "STN-C0x3"}
+
+
+def test_seeds_at_the_identity_are_counted():
+  runs = seeds("STN-DL1", [9.0] * 3, [0.96, 1.02, 0.5])
+  (group,) = made_up.grouped(*runs)
+  assert group.stuck("STN-DL1") == 2
+  assert "2 stuck" in verdicts.overview([group]).rows[0][1]
+
+
+def test_interval_of_one_seed():
   assert comparisons.interval([3.0]).seeds == 1
 
 
@@ -270,7 +354,7 @@ def test_runs_win_over_an_outdated_report(tmp_path):
     write_run(tmp_path, seed=seed, error=5.0)
   found, _ = finished.read_all(epath.Path(tmp_path))
   (group,) = made_up.grouped(*found)
-  assert group.errors("STN-C0") == [5.0, 5.0]
+  assert group.errors("STN-C0") == {0: 5.0, 1: 5.0}
 
 
 def test_runs_of_a_folder_and_those_below_it_count_once(tmp_path):

@@ -8,7 +8,9 @@ from stnjax.training.settings import Settings
 DEGREES = {"rotation": description.AxisDescription("rotation", "deg", 360.0)}
 
 
-def run(network, seed, error, share=None, undone=None, **settings):
+def run(
+  network, seed, error, share=None, undone=None, operations=None, **settings
+):
   """A finished run.
 
   Args:
@@ -17,6 +19,7 @@ def run(network, seed, error, share=None, undone=None, **settings):
     error: Error in percent.
     share: Residual share of a rotation; None if it is not measured.
     undone: Profiles of an audit.
+    operations: Floating-point operations per image.
     **settings: Other settings that differ from the defaults.
   """
   results = {
@@ -26,6 +29,7 @@ def run(network, seed, error, share=None, undone=None, **settings):
     "seconds": 2.0,
     "seconds_per_epoch": 1.0,
     "peak_memory_mb": 9,
+    "operations": operations,
   }
   if share is not None:
     unknown = {"slope": None, "by_class": [None]}
