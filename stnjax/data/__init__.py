@@ -13,6 +13,7 @@ Perturbations:
   `PERTURBATIONS`: the registry, to which a `Perturbation` is added;
   `Axis`, `ROTATION`, `TRANSLATION_X`, ...: what is measured of a perturbation;
   `object_motion`: the motion of the object that poses amount to, by axis;
+  `undone`: a perturbation undone by its truth, as by an ideal transformer;
   `check_perturbation`: whether a perturbation and its axes fit together.
 
 The data sets and perturbations of the paper are registered by
@@ -52,5 +53,6 @@ from stnjax.data.perturbations import perturb as perturb
 from stnjax.data.perturbations import rotate as rotate
 from stnjax.data.perturbations import scale as scale
 from stnjax.data.perturbations import translate as translate
+from stnjax.data.undone import undone as undone
 
 DATASETS.register("folder", _describe_folder)

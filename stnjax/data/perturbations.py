@@ -43,6 +43,12 @@ class Perturbation:
     augments: Whether it is applied only while training.
     title: Name in reports of perturbed images, with {} for the title of the
       data set, such as "rotated {}"; by default "{}, " and its name in words.
+    ideal: Function from the truth of one image and the shape `(H, W, C)` of the
+      perturbed image to the theta of an ideal transformer, `[2, 3]` or
+      `[3, 3]`, normalised, output to input coordinates; see `undone`. None if
+      nothing is to be undone.
+    ideal_shape: Function from the shape of the perturbed image to that of the
+      ideal transformer's output.
   """
 
   name: str
@@ -52,6 +58,8 @@ class Perturbation:
   needs_clutter: bool = False
   augments: bool = False
   title: str = ""
+  ideal: Callable[[Truth, Shape], jax.Array] | None = None
+  ideal_shape: Callable[[Shape], Shape] = _same_shape
 
 
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")

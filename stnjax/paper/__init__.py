@@ -6,3 +6,4 @@ Importing this package registers them.
 from stnjax.paper import backbones as backbones
 from stnjax.paper import datasets as datasets
 from stnjax.paper import perturbations as perturbations
+from stnjax.paper import ringed_digits as ringed_digits

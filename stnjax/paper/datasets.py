@@ -9,12 +9,19 @@ from stnjax.data import DATASETS, images, mnist
 from stnjax.data.dataset import Statistics
 from stnjax.data.house_numbers import BLANK, MAX_DIGITS
 from stnjax.data.prepared import Prepared
+from stnjax.paper import ringed_digits
 
 _PLANKTON_SIZE = 95
 
 _MNIST_STATISTICS = {
   "translation": ((0.0363,), (0.1870,)),
   "scale": ((0.0414,), (0.1751,)),
+  "ringed_digits": ringed_digits.NORMALISATION,
+}
+_MNIST_BACKBONES = {
+  "translation": "mnist_translation",
+  "scale": "mnist_scale",
+  "ringed_digits": "ring_reader",
 }
 
 
@@ -31,7 +38,8 @@ def mnist_normalisation(
     `(mean, std)`, a tuple of one float each.
   """
   del train_images
-  return _MNIST_STATISTICS.get(perturbation, ((0.1307,), (0.3081,)))
+  base = perturbation.removesuffix("_undone")
+  return _MNIST_STATISTICS.get(base, ((0.1307,), (0.3081,)))
 
 
 def mnist_backbone(perturbation: str) -> str:
@@ -40,10 +48,7 @@ def mnist_backbone(perturbation: str) -> str:
   Args:
     perturbation: Name of the perturbation.
   """
-  return {
-    "translation": "mnist_translation",
-    "scale": "mnist_scale",
-  }.get(perturbation, "mnist")
+  return _MNIST_BACKBONES.get(perturbation.removesuffix("_undone"), "mnist")
 
 
 def fit_plankton(image: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ Importing this module registers them.
 import functools
 
 import jax
+import jax.numpy as jnp
 
-from stnjax import data
+from stnjax import data, transforms
 from stnjax.data import Perturbation
 from stnjax.data.perturbations import with_margin
 
@@ -60,6 +61,30 @@ def scale_in_clutter(
   return data.clutter(clutter_key, image, clutter_images, sizes), truth
 
 
+def _turned_back(truth: data.Truth, shape: tuple[int, int, int]) -> jax.Array:
+  del shape
+  return transforms.rotation(truth["rotation"])
+
+
+def _centred(truth: data.Truth, shape: tuple[int, int, int]) -> jax.Array:
+  """The half of the image around the object."""
+  size = jnp.array([shape[1], shape[0]])
+  return transforms.compose(
+    transforms.translation(2 * truth["translation"] / size),
+    transforms.scaling(0.5 * jnp.ones(2)),
+  )
+
+
+def _half(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+  return shape[0] // 2, shape[1] // 2, shape[2]
+
+
+def _full_size(truth: data.Truth, shape: tuple[int, int, int]) -> jax.Array:
+  """The object as large as its largest, which fills the image."""
+  del shape
+  return transforms.scaling(2.0 ** (truth["scale"] - 2) * jnp.ones(2))
+
+
 _PERTURBATIONS = (
   # Bilinear, zeros outside, within 90 degrees: MNIST-R.
   Perturbation(
@@ -67,6 +92,7 @@ _PERTURBATIONS = (
     draw=data.rotate,
     axes=(data.ROTATION,),
     title="rotated {}",
+    ideal=_turned_back,
   ),
   Perturbation(
     name="translation",
@@ -75,6 +101,8 @@ _PERTURBATIONS = (
     output_shape=with_margin(_TRANSLATION_MARGIN),
     needs_clutter=True,
     title="translated {}",
+    ideal=_centred,
+    ideal_shape=_half,
   ),
   Perturbation(
     name="scale",
@@ -83,6 +111,7 @@ _PERTURBATIONS = (
     output_shape=with_margin(_SCALE_MARGIN),
     needs_clutter=True,
     title="scaled {}",
+    ideal=_full_size,
   ),
   # Plankton's.
   Perturbation(
@@ -114,3 +143,6 @@ _PERTURBATIONS = (
 
 for _perturbation in _PERTURBATIONS:
   data.PERTURBATIONS.register(_perturbation.name, _perturbation)
+  if _perturbation.ideal:
+    _undone = data.undone(_perturbation)
+    data.PERTURBATIONS.register(_undone.name, _undone)

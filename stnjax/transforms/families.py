@@ -115,6 +115,8 @@ def matrix(
     rotation: (angle); for volumes a vector along the axis of rotation, whose
       length is the angle.
     scale: (log of the factor on the coordinates); above 0 the object shrinks.
+    attention: (log of the factor, tx, ty), a window that moves and zooms, eq. 2
+      of Jaderberg et al. 2015; for volumes (log of the factor, tx, ty, tz).
     similarity: (log of the factor, angle, tx, ty); for volumes (log of the
       factor, rotation vector, tx, ty, tz).
     affine: six numbers added row by row to the identity `[2, 3]`, as in
@@ -185,6 +187,11 @@ def _scale(params: jax.Array, num_axes: int) -> jax.Array:
   return matrices.scaling(jnp.exp(params) * jnp.ones(num_axes, params.dtype))
 
 
+def _attention(params: jax.Array, num_axes: int) -> jax.Array:
+  linear = _scale(params[..., :1], num_axes)[..., :-1]
+  return jnp.concatenate([linear, params[..., 1:, None]], axis=-1)
+
+
 def _similarity(params: jax.Array, num_axes: int) -> jax.Array:
   turn = _rotation(params[..., 1:-num_axes], num_axes)[..., :-1]
   linear = jnp.exp(params[..., :1, None]) * turn
@@ -219,6 +226,11 @@ for _family in (
   ),
   Family(name="rotation", num_params=_degrees_of_rotation, matrix=_rotation),
   Family(name="scale", num_params=lambda num_axes: 1, matrix=_scale),
+  Family(
+    name="attention",
+    num_params=lambda num_axes: 1 + num_axes,
+    matrix=_attention,
+  ),
   Family(
     name="similarity",
     num_params=lambda num_axes: 1 + _degrees_of_rotation(num_axes) + num_axes,

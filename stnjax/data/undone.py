@@ -1,0 +1,55 @@
+"""Perturbed images at their true pose, as an ideal transformer returns them."""
+
+import jax
+
+from stnjax.data.axes import Truth
+from stnjax.data.perturbations import Perturbation, Shape
+from stnjax.sampling.warping import warp
+
+
+def undone(perturbation: Perturbation, padding: str = "border") -> Perturbation:
+  """A perturbation that is undone by its known truth.
+
+  The error of a network on its images is what a perfect transformer leaves: the
+  gap to the error on the perturbed images is all that any transformer can gain.
+
+  Args:
+    perturbation: Perturbation with an `ideal` theta.
+    padding: Padding of the warp, one of `stnjax.sampling.UNFILLED`.
+
+  Returns:
+    A perturbation named after it, with "_undone", without axes.
+
+  Raises:
+    ValueError: If the perturbation has no `ideal`.
+  """
+  if perturbation.ideal is None:
+    raise ValueError(
+      f"perturbation {perturbation.name!r} has no ideal, the theta that undoes"
+      " it; pass Perturbation(ideal=...)"
+    )
+
+  def draw(key: jax.Array, image: jax.Array, *clutter) -> tuple:
+    perturbed, truth = perturbation.draw(key, image, *clutter)
+    return _at_true_pose(perturbation, perturbed, truth, padding), {}
+
+  def output_shape(image_shape: Shape) -> Shape:
+    return perturbation.ideal_shape(perturbation.output_shape(image_shape))
+
+  title = perturbation.title or "{}, " + perturbation.name.replace("_", " ")
+  return Perturbation(
+    name=f"{perturbation.name}_undone",
+    draw=draw,
+    output_shape=output_shape,
+    needs_clutter=perturbation.needs_clutter,
+    title=f"{title} at the true pose",
+  )
+
+
+def _at_true_pose(
+  perturbation: Perturbation, image: jax.Array, truth: Truth, padding: str
+) -> jax.Array:
+  """The perturbed image, resampled by the ideal theta."""
+  theta = perturbation.ideal(truth, image.shape)
+  shape = perturbation.ideal_shape(image.shape)[:2]
+  return warp(image, theta, output_shape=shape, padding=padding)
