@@ -308,7 +308,7 @@ def pooled_alignment(
   count = len(true_pose)
 
   def spread(*poses: np.ndarray) -> float:
-    components = (pose.reshape(count, -1).T for pose in poses)
+    components = (np.atleast_2d(pose.T) for pose in poses)
     residuals = [
       residual(axis, *each, labels) for each in zip(*components, strict=True)
     ]
