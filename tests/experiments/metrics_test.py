@@ -119,7 +119,7 @@ def test_accuracies_are_drawn_of_classes_that_differ_in_size(
 
   def uneven(*arguments):
     arrays = make(*arguments)
-    moved = arrays["label"] == 3  # of which 2 more become class 4
+    moved = arrays["label"] == 3  # all but one become class 4
     for name in ("label", "predicted"):
       arrays[name] = np.where(moved, 4, arrays[name])
     arrays["label"][np.flatnonzero(moved)[0]] = 3
