@@ -217,7 +217,7 @@ def _curves(group: Group) -> dict[str, dict[str, list[np.ndarray]]]:
     "error (%)": _curve(group.members, lambda line: 100 * line["error"])
   }
   for name, axis in group.axes.items():
-    curves[names.residual(axis)] = _curve(
+    curves[names.residual(axis, "class")] = _curve(
       group.measured(name), lambda line, name=name: line["alignment"][name]
     )
   curves["training loss"] = _curve(

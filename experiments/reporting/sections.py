@@ -93,8 +93,8 @@ def _by_class(group: Group) -> Iterator[str | Table]:
       for network, seeds in by_network.items()
     ]
     task = group.runs[0].task
-    label = names.residual(axis)
-    yield f"{label[:1].upper()}{label[1:]} by class, mean over the seeds:"
+    label = names.residual(axis, "class")
+    yield f"{label[:1].upper()}{label[1:]}, mean over the seeds:"
     yield Table(["network", *map(task.class_name, classes)], rows)
 
 

@@ -44,9 +44,8 @@ def confusion(
       )
   columns = min(3, len(counts))
   rows = -(-len(counts) // columns)
-  # One panel alone would be as wide as the page.
-  width = drawing.WIDTH * max(columns, 2) / 3
-  height = 0.5 + rows * (width / columns + 0.2)
+  width = drawing.WIDTH * (columns + 1) / 4  # one panel alone is half a page
+  height = 0.4 + rows * (0.88 * width / columns + 0.15)
   figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
   for panel, (name, matrix) in zip(axes, counts.items(), strict=False):
@@ -73,7 +72,7 @@ def _draw_confusion(
   image = panel.imshow(shares, cmap="Greys", norm=scale)
   every = range(len(class_names))
   names = [drawing.text(name, 12) for name in class_names]
-  upright = max(map(len, names), default=0) > 2
+  upright = len(names) * max(map(len, names), default=0) > 40
   panel.set_xticks(every, names, fontsize=6, rotation=90 * upright)
   panel.set_yticks(every, names, fontsize=6)
   panel.tick_params(length=0)
@@ -83,7 +82,7 @@ def _draw_confusion(
       colour = "white" if scale(share) > 0.5 else "black"
       panel.text(
         column, row, f"{share:.0f}", ha="center", va="center", color=colour,
-        fontsize=5,
+        fontsize=min(8, 50 / len(names)),
       )  # fmt: skip
   return image
 
@@ -111,7 +110,7 @@ def accuracy_by_size(
   drawing.require_alike("sizes", sizes, "accuracies", accuracies)
   columns = min(3, len(sizes))
   rows = -(-len(sizes) // columns)
-  width = drawing.WIDTH * max(columns, 2) / 3
+  width = drawing.WIDTH * (columns + 1) / 4
   height = 0.4 + rows * (0.75 * width / columns + 0.2)
   figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.subplots(
@@ -123,8 +122,9 @@ def accuracy_by_size(
     _draw_accuracies(panel, size[some], 100 * accuracy[some])
     title = drawing.text(name, 30)
     panel.set_title(title, fontsize=10 if len(title) < 25 else 7)
-  for panel in axes[len(sizes) :]:
+  for above, panel in zip(axes[len(sizes) - columns :], axes[len(sizes) :]):
     panel.set_axis_off()
+    above.tick_params(labelbottom=True)
   figure.supxlabel("test images of the class", fontsize=9)
   figure.supylabel("accuracy (%)", fontsize=9)
   return figure
