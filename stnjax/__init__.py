@@ -14,7 +14,7 @@ Networks, each package imported by name (`from stnjax import nn`):
   `alignability`: the theorem, and what a backbone's features can align;
   `data`: data sets, perturbations, synthetic sets;
   `placement`: a backbone and a placement make a network;
-  `evaluation`: residuals, responses and alignment;
+  `evaluation`: errors, invariance of answers, alignment of poses;
   `training`: settings, trainer, run folders;
   `paper`: backbones, data sets and presets of the paper;
   `plots`: figures.

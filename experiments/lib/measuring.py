@@ -1,6 +1,6 @@
 """From predictions to what a run reports: errors, alignment, example images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +41,7 @@ def positions(
   if not passes[0].truth:
     return {}
   shape = (len(passes), -1)
-  truth = {
-    name: np.concatenate([p.truth[name] for p in passes])
-    for name in passes[0].truth
-  }
+  truth = _truth(passes)
   poses = np.concatenate([p.pose for p in passes])
   return {
     axis.name: Positions(
@@ -55,6 +52,48 @@ def positions(
   }
 
 
+def _truth(passes: Sequence[Prediction]) -> Mapping[str, np.ndarray]:
+  """What was done to the objects of all passes, `[passes * N, ...]` each."""
+  return {
+    name: np.concatenate([p.truth[name] for p in passes])
+    for name in passes[0].truth
+  }
+
+
+def authors_alignment(
+  perturbation: data.Perturbation,
+  passes: Sequence[Prediction],
+  labels: np.ndarray,
+  image_shape: Sequence[int],
+) -> dict[str, dict[str, Any]]:
+  """Alignment along the authors' axes of a perturbation, over all passes.
+
+  Args:
+    perturbation: Perturbation of the images.
+    passes: Predictions of each pass over the images.
+    labels: `[N]`, the true classes.
+    image_shape: `(H, W, C)` of the perturbed images.
+
+  Returns:
+    The unit and the fields of `evaluation.PooledAlignment` by name of the axis,
+    of the poses of the transformer's first run; empty without such axes, or
+    where the perturbation has no truth.
+  """
+  if not passes[0].truth or not perturbation.authors_axes:
+    return {}
+  truth, tiled = _truth(passes), np.tile(labels, len(passes))
+  poses = np.concatenate(
+    [p.pose if p.first_pose is None else p.first_pose for p in passes]
+  )
+  found = {}
+  for axis in perturbation.authors_axes:
+    pooled = evaluation.pooled_alignment(
+      axis, axis.true(truth), axis.predicted(poses, image_shape), tiled
+    )
+    found[axis.name] = {"unit": axis.unit, **pooled._asdict()}
+  return found
+
+
 def summary(
   perturbation: data.Perturbation,
   passes: Sequence[Prediction],
@@ -62,27 +101,25 @@ def summary(
   labels: np.ndarray,
   brief: bool = False,
 ) -> dict[str, Any]:
-  """Error, and alignment along each axis, over all passes.
+  """Error, invariance and alignment along each axis, over all passes.
 
   Args:
     perturbation: Perturbation of the images.
     passes: Predictions of each pass over the images.
     measured: Positions of the objects, see `positions`.
     labels: `[N]` or `[N, heads]`, the true classes.
-    brief: Whether to keep only the residual of each axis.
+    brief: Whether to keep only the error and the residual of each axis about
+      the class.
   """
   wrong = [evaluation.error_rate(p.label, labels) for p in passes]
   values: dict[str, Any] = {"error": float(np.mean(wrong))}
+  if not brief:
+    answers = np.stack([p.label for p in passes])
+    values["same_answer"] = evaluation.same_answer(answers)
   if not measured:
     return values
-  tiled = np.tile(labels, len(passes))
   alignment = {
-    axis.name: evaluation.alignment(
-      axis,
-      measured[axis.name].true.ravel(),
-      measured[axis.name].predicted.ravel(),
-      tiled,
-    )
+    axis.name: evaluation.alignment(axis, *measured[axis.name], labels)
     for axis in perturbation.axes
   }
   values["alignment"] = {
@@ -107,6 +144,8 @@ def record(
     "before": _to_uint8(before),
     "after": _to_uint8(after),
   }
+  if passes[0].first_pose is not None:
+    arrays["first_pose"] = np.stack([p.first_pose for p in passes])
   for axis, found in measured.items():
     arrays[f"true_{axis}"] = found.true.astype(np.float32)
     arrays[f"predicted_{axis}"] = found.predicted.astype(np.float32)

@@ -162,9 +162,13 @@ class TrainingJob:
     seconds = sum(line["seconds"] for line in lines)
     memory = hardware.peak_memory_mb(agreement.first_local(self._devices))
     measured = self._positions(predictions)
+    authors = measured and measuring.authors_alignment(
+      self._setup.perturbation, predictions, self._labels, self._image_shape
+    )
     results = {
       "parameters": self._counts,
       **self._summary(predictions, measured),
+      **({"authors": authors} if authors else {}),
       "seconds": round(seconds, 2),
       "seconds_per_epoch": round(seconds / len(lines), 3),
       "seeds_together": len(self._runs),
@@ -264,9 +268,16 @@ class TrainingJob:
     """Positions along each axis; none for a network without a transformer."""
     if not placement.parse(self._settings.network).depths:
       return {}
-    perturbation = self._setup.perturbation
-    shape = data.output_shape(perturbation, self._setup.dataset.image_shape)
-    return measuring.positions(perturbation, passes, shape)
+    return measuring.positions(
+      self._setup.perturbation, passes, self._image_shape
+    )
+
+  @property
+  def _image_shape(self) -> tuple[int, int, int]:
+    """The shape of the perturbed images."""
+    return data.output_shape(
+      self._setup.perturbation, self._setup.dataset.image_shape
+    )
 
   def _summary(
     self,

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from experiments.lib.tables import Table
+from experiments.reporting.metrics import UNKNOWN
 from experiments.reporting.page import Picture, Section
-from experiments.reporting.sections import UNKNOWN
 from stnjax import plots
 from stnjax.paper.comparisons import GroupResults
 

@@ -9,9 +9,10 @@ import numpy as np
 from experiments.reporting import names
 from experiments.reporting.finished import Finished
 from experiments.reporting.groups import Group
-from stnjax import placement, plots
+from stnjax import evaluation, placement, plots
 from stnjax.training.description import AxisDescription
 
+_ALIKE_IN_SIZE = 2.0  # classes whose sizes differ by no larger factor
 _ALIKE_AT_DEPTH_0 = ("STN-C", "STN-DL", "STN-SL")
 
 
@@ -31,7 +32,8 @@ def figures(group: Group) -> Iterator[Captioned]:
 
   Yields:
     Images before and after the transformer, poses along each axis, errors
-    against depth and iterations, learning curves.
+    against depth and iterations, confusion matrices, accuracy against class
+    size, learning curves.
   """
   transformers = {
     network: runs
@@ -53,6 +55,7 @@ def figures(group: Group) -> Iterator[Captioned]:
       if along:
         yield _poses(axis, along, seed)
   yield from error_lines(group.members)
+  yield from _by_class(group)
   yield Captioned(
     "curves",
     "Learning curves: mean over the seeds, with their range as a band.",
@@ -101,6 +104,48 @@ def _poses(
     f" orthogonal regression. Seed {seed}.",
     plots.pose_density(axis, true, predicted, labels),
   )
+
+
+def _by_class(group: Group) -> Iterator[Captioned]:
+  """Draws confusions of few classes, and accuracies of classes that differ."""
+  task = group.runs[0].task
+  class_names = [task.class_name(k) for k in range(task.num_classes)]
+  counts, sizes, accuracies = {}, {}, {}
+  for network, runs in group.members.items():
+    arrays = [run.evaluation() for run in runs]
+    counts[network] = sum(
+      evaluation.confusion(kept["predicted"], kept["label"], task.num_classes)
+      for kept in arrays
+    )
+    totals = counts[network].sum(axis=1)
+    sizes[network] = totals / sum(len(kept["predicted"]) for kept in arrays)
+    right = np.diagonal(counts[network])
+    accuracies[network] = right / np.where(totals, totals, 1)
+  answers = "answers" if task.heads > 1 else "images"
+  if task.num_classes <= plots.MOST_CLASSES:
+    yield Captioned(
+      "confusion",
+      "Confusion matrices: percentage of the test"
+      f" {answers} of each true class (row) by predicted class (column), over"
+      " all passes and seeds. A dark diagonal is a low error; other dark cells"
+      " are classes that a network confuses.",
+      plots.confusion(counts, class_names),
+    )
+  if any(_differ(size) for size in sizes.values()):
+    yield Captioned(
+      "class_sizes",
+      "Accuracy of each class against its number of test"
+      f" {answers}, over all passes and seeds: a dot for each class, and the"
+      " mean of each octave of sizes. A line that rises shows that rare classes"
+      " are recognised worse.",
+      plots.accuracy_by_size(sizes, accuracies),
+    )
+
+
+def _differ(sizes: np.ndarray) -> bool:
+  """Whether some class has more than twice the images of another."""
+  some = sizes[sizes > 0]
+  return some.max() > _ALIKE_IN_SIZE * some.min()
 
 
 def error_lines(
@@ -172,7 +217,7 @@ def _curves(group: Group) -> dict[str, dict[str, list[np.ndarray]]]:
     "error (%)": _curve(group.members, lambda line: 100 * line["error"])
   }
   for name, axis in group.axes.items():
-    curves[names.residual(axis)] = _curve(
+    curves[names.residual(axis, "class")] = _curve(
       group.measured(name), lambda line, name=name: line["alignment"][name]
     )
   curves["training loss"] = _curve(

@@ -47,6 +47,11 @@ class Finished(NamedTuple):
     """Measured alignment by axis; empty where none is measured."""
     return self.results.get("alignment", {})
 
+  @property
+  def authors(self) -> Mapping[str, Mapping[str, Any]]:
+    """Alignment as the perturbation's authors measure it, by axis; or empty."""
+    return self.results.get("authors", {})
+
   def evaluation(self) -> Mapping[str, np.ndarray]:
     """The arrays of its evaluation.npz, see `stnjax.training.run_folder`."""
     run = config.Config(self.settings, self.task)

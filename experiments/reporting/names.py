@@ -46,6 +46,11 @@ def flag_value(value: Any) -> str:
   return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def residual(axis: AxisDescription) -> str:
-  """Column and axis label of the residual along an axis, with its unit."""
-  return f"{in_words(axis.name)} residual ({axis.unit})"
+def residual(axis: AxisDescription, about: str) -> str:
+  """Column and axis label of the residual along an axis, with its unit.
+
+  Args:
+    axis: Axis of the poses.
+    about: What has the mean that the residual is about: "class" or "image".
+  """
+  return f"{in_words(axis.name)} residual by {about} ({axis.unit})"

@@ -7,16 +7,13 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from experiments.lib.tables import Table
-from experiments.reporting import names
+from experiments.reporting import metrics, names
 from experiments.reporting import page as pages
 from experiments.reporting.figures import figures
-from experiments.reporting.finished import Finished
 from experiments.reporting.groups import Group
+from experiments.reporting.metrics import UNKNOWN, spread
 from experiments.reporting.page import Picture, Section
 from stnjax import alignability, files, plots
-from stnjax.training.description import AxisDescription
-
-UNKNOWN = "–"
 
 
 def section(group: Group, folder: epath.Path, number: int) -> Section:
@@ -41,10 +38,10 @@ def section(group: Group, folder: epath.Path, number: int) -> Section:
 
   parts = [
     _settings(group),
-    results(group),
-    "Mean ± standard deviation over the seeds, and their range."
-    + _explanation(group),
+    metrics.results(group),
+    *metrics.explanations(group),
     *_by_class(group),
+    *metrics.authors(group),
   ]
   parts += [written(*drawn) for drawn in figures(group)]
   for network, runs in group.members.items():
@@ -74,64 +71,6 @@ def _settings(group: Group) -> str:
   return f"Settings: {', '.join(flags)}. Hardware: {'; '.join(hardware)}."
 
 
-def results(group: Group) -> Table:
-  """Parameters, errors, residuals and times, one row per network."""
-  axes = group.axes
-  heading = [
-    "network",
-    "parameters",
-    "localisation parameters",
-    "error (%)",
-    *map(names.residual, axes.values()),
-    "seeds",
-    "seconds per epoch",
-    "peak memory (MB)",
-  ]
-  return Table(heading, [_row(*item, axes) for item in group.members.items()])
-
-
-def _row(
-  network: str, runs: Sequence[Finished], axes: Mapping[str, AxisDescription]
-) -> list[str]:
-  found = [run.results for run in runs]
-  parameters = found[0]["parameters"]
-  residuals = [
-    spread([run.alignment[axis]["std"] for run in runs], 2)
-    if all(axis in run.alignment for run in runs)
-    else UNKNOWN
-    for axis in axes
-  ]
-  return [
-    network,
-    f"{parameters['total']:,}",
-    f"{parameters['localisation']:,}",
-    spread([100 * results["error"] for results in found], 2),
-    *residuals,
-    str(len(runs)),
-    f"{np.mean([results['seconds_per_epoch'] for results in found]):.1f}",
-    f"{max(results['peak_memory_mb'] for results in found):,}",
-  ]
-
-
-def _explanation(group: Group) -> str:
-  """What the columns of residuals mean, where there are any."""
-  several = len(group.axes) > 1
-  identity = {
-    f"{run.alignment[name]['none']:.3g} {axis.unit}"
-    + f" ({names.in_words(name)})" * several: None
-    for name, axis in group.axes.items()
-    for run in group.runs
-    if name in run.alignment
-  }
-  if not identity:
-    return ""
-  return (
-    " Residual: standard deviation of the pose after the transformer, about the"
-    " mean of the class. 0 is perfect alignment; an identity transformer scores"
-    f" {' or '.join(identity)}."
-  )
-
-
 def _by_class(group: Group) -> Iterator[str | Table]:
   """Residuals of each class: means over the seeds that have it."""
   for name, axis in group.axes.items():
@@ -154,8 +93,8 @@ def _by_class(group: Group) -> Iterator[str | Table]:
       for network, seeds in by_network.items()
     ]
     task = group.runs[0].task
-    label = names.residual(axis)
-    yield f"{label[:1].upper()}{label[1:]} by class, mean over the seeds:"
+    label = names.residual(axis, "class")
+    yield f"{label[:1].upper()}{label[1:]}, mean over the seeds:"
     yield Table(["network", *map(task.class_name, classes)], rows)
 
 
@@ -176,24 +115,3 @@ def _audit(audits: Mapping[str, alignability.Audit]) -> Table:
       ]
       rows.append([f"{layer}, {state}", *cells])
   return Table(["layer", *(f"{name} (%)" for name in families)], rows)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-  """Values in a cell: mean ± standard deviation (lowest to highest).
-
-  Args:
-    values: Values, one per seed.
-    digits: Number of decimals.
-
-  Returns:
-    The text: of one value, that value; a dash if a value is not finite.
-  """
-  if not np.isfinite(values).all():
-    return UNKNOWN
-  if len(values) == 1:
-    return f"{values[0]:.{digits}f}"
-  low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
-  deviation = np.std(values, ddof=1)
-  return (
-    f"{np.mean(values):.{digits}f} ± {deviation:.{digits}f} ({low} to {high})"
-  )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.lib.tables import Table
-from experiments.reporting import groups, names, page, sections
+from experiments.reporting import groups, metrics, names, page
 from experiments.reporting.finished import LeftOut
 from experiments.reporting.page import Section
 from stnjax.paper.claims import Judged
@@ -146,7 +146,7 @@ def content(
     text = f"Test: {claim.test} Verdict: {verdict}."
     compared = [Table(_HEADING, rows)] if rows else []
     parts.append(Section(f"{number}. {claim.statement}", [text, *compared]))
-  listed = [x for g in runs for x in (f"{g.title}:", sections.results(g))]
+  listed = [x for g in runs for x in (f"{g.title}:", metrics.results(g))]
   return [*parts, Section("Runs", listed), *page.left_out(left_out)]
 
 

@@ -14,6 +14,7 @@ Perturbations:
   `Axis`, `ROTATION`, `TRANSLATION_X`, ...: what is measured of a perturbation;
   `object_motion`: the motion of the object that poses amount to, by axis;
   `undone`: a perturbation undone by its truth, as by an ideal transformer;
+  `affine_part`: the affine maps that poses are close to;
   `check_perturbation`: whether a perturbation and its axes fit together.
 
 The data sets and perturbations of the paper are registered by
@@ -33,6 +34,7 @@ from stnjax.data.axes import TRANSLATION_X as TRANSLATION_X
 from stnjax.data.axes import TRANSLATION_Y as TRANSLATION_Y
 from stnjax.data.axes import Axis as Axis
 from stnjax.data.axes import Truth as Truth
+from stnjax.data.axes import affine_part as affine_part
 from stnjax.data.axes import object_motion as object_motion
 from stnjax.data.dataset import DATASETS as DATASETS
 from stnjax.data.dataset import Dataset as Dataset

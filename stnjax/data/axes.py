@@ -25,10 +25,11 @@ class Axis:
     name: Name of the axis, such as "rotation".
     unit: Unit of the values, such as "deg".
     true: Function from a perturbation's truth, a dict of arrays `[N, ...]`, to
-      what was done to the object along the axis, `[N]`.
+      what was done to the object along the axis, `[N]`; or `[N, D]` among a
+      perturbation's `authors_axes`, for D components measured together.
     predicted: Function from poses `[N, 2, 3]` or `[N, 3, 3]` and the shape of
-      the image to what the transformer does to the object along the axis,
-      `[N]`; see `object_motion`.
+      the image to what the transformer does to the object along the axis, in
+      the shape that `true` returns; see `object_motion`.
     period: Difference of values that are the same, 360 for angles in degrees;
       None if the axis has none.
   """
@@ -61,9 +62,7 @@ def object_motion(
     "scale_x" and "scale_y" in octaves, factors of 2. NaN where a pose is not
     finite or cannot be inverted.
   """
-  poses = np.asarray(poses)
-  if poses.shape[-2] == 3:
-    poses = _affine_at_centre(poses)
+  poses = affine_part(poses)
   inverse, parts = _inverse_in_parts(poses)
   inverse = np.asarray(inverse)
   factors = np.asarray(parts.scale, np.float64)
@@ -91,11 +90,26 @@ def _inverse_in_parts(
 
 # At infinity, or of weight 0 there: NaN.
 @np.errstate(invalid="ignore", divide="ignore")
-def _affine_at_centre(matrix: np.ndarray) -> np.ndarray:
-  """The affine map that a projective one is close to at the origin."""
-  checks.matrix("poses", matrix)
-  linear, offset = matrix[..., :2, :2], matrix[..., :2, 2:]
-  tilt, weight = matrix[..., 2:, :2], matrix[..., 2:, 2:]
+def affine_part(poses: np.ndarray) -> np.ndarray:
+  """The affine maps that poses are close to at the image's centre.
+
+  Args:
+    poses: Thetas `[..., 2, 3]`, which are returned as they are, or projective
+      ones `[..., 3, 3]`.
+
+  Returns:
+    Thetas `[..., 2, 3]`; NaN where a projective one maps the centre to
+    infinity.
+
+  Raises:
+    ValueError: For a wrong shape.
+  """
+  poses = np.asarray(poses)
+  checks.matrix("poses", poses)
+  if poses.shape[-2] == 2:
+    return poses
+  linear, offset = poses[..., :2, :2], poses[..., :2, 2:]
+  tilt, weight = poses[..., 2:, :2], poses[..., 2:, 2:]
   slope = (linear * weight - offset * tilt) / weight**2
   return np.concatenate([slope, offset / weight], axis=-1)
 

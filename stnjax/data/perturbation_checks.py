@@ -1,6 +1,6 @@
 """Checks of a perturbation and its axes on two images, before training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
@@ -29,21 +29,32 @@ def check_perturbation(perturbation: Perturbation, image_shape: Shape) -> None:
   Raises:
     ValueError: If `draw` does not return an image of the output_shape and a
       dict, two axes share a name, or a function of an axis raises or returns
-      another shape than `[N]`. Names the perturbation and the axis.
+      another shape than `[N]`, or of authors_axes `[N, D]`. Names the
+      perturbation and the axis.
   """
-  names = [axis.name for axis in perturbation.axes]
-  if len(set(names)) < len(names):
-    raise ValueError(
-      f"perturbation {perturbation.name!r}: names of axes must differ, got"
-      f" {', '.join(names)}"
-    )
+  for field in ("axes", "authors_axes"):
+    names = [axis.name for axis in getattr(perturbation, field)]
+    if len(set(names)) < len(names):
+      raise ValueError(
+        f"perturbation {perturbation.name!r}: names of {field} must differ, got"
+        f" {', '.join(names)}"
+      )
   truth = _truth(perturbation, image_shape)
   shape = perturbation.output_shape(image_shape)
   poses = np.eye(2, 3, dtype=np.float32)[None].repeat(_COUNT, 0)
   with np.errstate(all="ignore"):  # zeros may lie outside of a function
     for axis in perturbation.axes:
-      _check(perturbation, axis, "true", axis.true, truth)
-      _check(perturbation, axis, "predicted", axis.predicted, poses, shape)
+      _check(perturbation, axis, "true", (1,), truth)
+      _check(perturbation, axis, "predicted", (1,), poses, shape)
+    for axis in perturbation.authors_axes:
+      true = _check(perturbation, axis, "true", (1, 2), truth)
+      found = _check(perturbation, axis, "predicted", (1, 2), poses, shape)
+      if found.shape != true.shape:
+        raise ValueError(
+          f"perturbation {perturbation.name!r}, axis {axis.name!r}: true and"
+          f" predicted must return the same shape, got {true.shape} and"
+          f" {found.shape} for N = {_COUNT}"
+        )
 
 
 def _truth(
@@ -67,14 +78,14 @@ def _check(
   perturbation: Perturbation,
   axis: Axis,
   field: str,
-  function: Callable[..., Any],
+  dims: Sequence[int],
   first: Any,
   *others: Sequence[int],
-) -> None:
-  """Raises unless a function of an axis returns a number for each image."""
+) -> np.ndarray:
+  """Raises unless a function of an axis returns numbers for each image."""
   owner = f"perturbation {perturbation.name!r}, axis {axis.name!r}: {field}"
   try:
-    values = np.asarray(function(first, *others))
+    values = np.asarray(getattr(axis, field)(first, *others))
   except Exception as error:  # whatever the user's function raises
     given = ""
     if isinstance(first, Mapping):
@@ -82,8 +93,11 @@ def _check(
     raise ValueError(
       f"{owner} raised {type(error).__name__}: {error}{given}"
     ) from error
-  if values.shape != (_COUNT,) or values.dtype.kind not in "fiub":
+  fits = values.ndim in dims and len(values) == _COUNT and values.size
+  if not fits or values.dtype.kind not in "fiub":
+    several = ", or D numbers, [N, D]" if 2 in dims else ""
     raise ValueError(
-      f"{owner} must return a number for each image, [N], got"
+      f"{owner} must return a number for each image, [N]{several}, got"
       f" {checks.shown(values)} for N = {_COUNT}"
     )
+  return values

@@ -37,6 +37,10 @@ class Perturbation:
       clutter_images if it needs them, that returns the perturbed image and the
       truth, a dict of what was done to the object; see `Truth`. It is vmapped.
     axes: Axes along which a transformer's alignment is measured.
+    authors_axes: Axes as the authors of the perturbation measure alignment, for
+      a second set of statistics that compares with their publication: of the
+      pose of the transformer's first run, with a line through the poses of all
+      classes, see `stnjax.evaluation.pooled_alignment`. Empty by default.
     output_shape: Function from the shape `(H, W, C)` of an image to that of the
       perturbed image.
     needs_clutter: Whether `draw` takes clutter_images, `[N, h, w, C]` uint8.
@@ -54,6 +58,7 @@ class Perturbation:
   name: str
   draw: Callable[..., tuple[jax.Array, Truth]]
   axes: tuple[Axis, ...] = ()
+  authors_axes: tuple[Axis, ...] = ()
   output_shape: Callable[[Shape], Shape] = _same_shape
   needs_clutter: bool = False
   augments: bool = False

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from stnjax import data, transforms
 from stnjax.data import Perturbation
 from stnjax.data.perturbations import with_margin
+from stnjax.paper import statistics
 
 _TRANSLATION_MARGIN = 16
 _SCALE_MARGIN = 42
@@ -91,6 +92,7 @@ _PERTURBATIONS = (
     name="rotation",
     draw=data.rotate,
     axes=(data.ROTATION,),
+    authors_axes=(statistics.ROTATION,),
     title="rotated {}",
     ideal=_turned_back,
   ),
@@ -98,6 +100,7 @@ _PERTURBATIONS = (
     name="translation",
     draw=translate_in_clutter,
     axes=(data.TRANSLATION_X, data.TRANSLATION_Y),
+    authors_axes=(statistics.TRANSLATION,),
     output_shape=with_margin(_TRANSLATION_MARGIN),
     needs_clutter=True,
     title="translated {}",
@@ -108,6 +111,7 @@ _PERTURBATIONS = (
     name="scale",
     draw=scale_in_clutter,
     axes=(data.SCALE_X, data.SCALE_Y),
+    authors_axes=(statistics.AREA,),
     output_shape=with_margin(_SCALE_MARGIN),
     needs_clutter=True,
     title="scaled {}",

@@ -79,12 +79,15 @@ class Passed(NamedTuple):
       input; None for the identity.
     warped: `[B, h, w, C]`, the warped input; None where the input is warped by
       `pose` to show it.
+    first_pose: As `pose`, for the first run of the transformer alone; None if
+      it runs once.
   """
 
   features: jax.Array
   thetas: tuple[jax.Array, ...] = ()
   pose: jax.Array | None = None
   warped: jax.Array | None = None
+  first_pose: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,7 +63,7 @@ class FeatureWarp(base.Placement):
     self, network: Network, images: jax.Array, context: Context
   ) -> base.Passed:
     """Warps the features at each depth, repeatedly where it is repeated."""
-    x, thetas, start, pose = images, [], 0, None
+    x, thetas, start, pose, first = images, [], 0, None, None
     runs_left = len(self.depths)
     for depth, repeats in itertools.groupby(self.depths):
       x = original = network.through(x, context, start, depth)
@@ -78,9 +78,13 @@ class FeatureWarp(base.Placement):
       frame = receptive_fields.input_from_features(
         network.receptive_field(depth), size, images.shape[1:3]
       )
-      seen = change_frame(frame, network.transformer(depth).pose(theta, size))
+      transformer = network.transformer(depth)
+      seen = change_frame(frame, transformer.pose(theta, size))
+      if pose is None and len(self.depths) > 1:
+        first = change_frame(frame, transformer.pose(thetas[0], size))
       pose = seen if pose is None else transforms.compose(pose, seen)
-    return base.Passed(network.through(x, context, start), tuple(thetas), pose)
+    features = network.through(x, context, start)
+    return base.Passed(features, tuple(thetas), pose, first_pose=first)
 
 
 def change_frame(frame: jax.Array, theta: jax.Array) -> jax.Array:

@@ -58,8 +58,14 @@ class InputWarp(base.Placement):
       warped = network.resample(depth, images, theta, last=last)
       x = network.normalise(depth, warped)
       thetas.append(theta)
-    pose = network.transformer(self.depths[-1]).pose(theta, images.shape[1:3])
-    return base.Passed(network.through(x, context), tuple(thetas), pose, warped)
+
+    def pose(run: int) -> jax.Array:
+      transformer = network.transformer(self.depths[run])
+      return transformer.pose(thetas[run], images.shape[1:3])
+
+    first = pose(0) if len(thetas) > 1 else None
+    features = network.through(x, context)
+    return base.Passed(features, tuple(thetas), pose(-1), warped, first)
 
   def pass_stage(
     self, network: Network, depth: int, x: jax.Array, context: Context

@@ -37,6 +37,9 @@ class Output(NamedTuple):
   warped: jax.Array
   """`[B, h, w, C]`, the warped input before a batch norm. For a network that
   warps features, the input resampled at `pose` at its own size."""
+  first_pose: jax.Array | None = None
+  """As `pose`, for the first run of the transformer alone; None if it runs
+  once."""
 
 
 class Network(nnx.Module):
@@ -158,9 +161,8 @@ class Network(nnx.Module):
       warped = sampling.warp(
         images, pose, output_shape=shape, padding=self.padding
       )
-    return Output(
-      logits.reshape(len(images), *self.answer), passed.thetas, pose, warped
-    )
+    logits = logits.reshape(len(images), *self.answer)
+    return Output(logits, passed.thetas, pose, warped, passed.first_pose)
 
   @promotion.usual
   def features(self, images: jax.Array) -> dict[str, jax.Array]:

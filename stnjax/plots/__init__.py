@@ -9,14 +9,18 @@ from stnjax import extras
 extras.needs("matplotlib", extra="experiments")
 
 from stnjax.plots.audits import alignability
+from stnjax.plots.classes import MOST_CLASSES, accuracy_by_size, confusion
 from stnjax.plots.errors import error_lines, labelled_points, learning_curves
 from stnjax.plots.poses import pose_density
 from stnjax.plots.timings import scaling
 from stnjax.plots.warps import before_and_after, images, warp
 
 __all__ = [
+  "MOST_CLASSES",
+  "accuracy_by_size",
   "alignability",
   "before_and_after",
+  "confusion",
   "error_lines",
   "images",
   "labelled_points",

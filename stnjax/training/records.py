@@ -29,6 +29,7 @@ TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
 
 _NUMBERS = ("error", "seconds", "seconds_per_epoch", "peak_memory_mb")
 _MEASURED = ("std", "none", "slope")  # of an alignment; may be unknown
+_BY_IMAGE = ("by_image", "none_by_image")  # of newer runs
 _LARGEST = 1e30
 _PER_EPOCH = ("train_loss", "error", "seconds")
 _MOST_SHOWN = 16  # rows, and columns, of images before and after the warp
@@ -177,6 +178,8 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
     inside = array.min() >= 0 and array.max() < run.task.num_classes
     _require(path, inside, "it has classes that the set has not")
   require("pose", "f", (*passes, 2, 3), (*passes, 3, 3))
+  if "first_pose" in arrays:
+    require("first_pose", "f", arrays["pose"].shape)
   for axis in run.axes:
     require(f"true_{axis}", "f", passes)
     # NaN for a pose that cannot be inverted.
@@ -228,10 +231,29 @@ def check_results(
     fits = isinstance(measured, dict) and all(
       _is_number(measured.get(name)) for name in _MEASURED
     )
+    fits = fits and all(
+      _is_number(measured.get(name, math.nan)) for name in _BY_IMAGE
+    )
     classes = measured.get("by_class") if fits else None
     fits = isinstance(classes, list) and all(map(_is_number, classes))
     _require(path, fits and classes, f"alignment of {axis} is {measured!r}")
+  _check_newer(path, values)
   return values
+
+
+def _check_newer(path: epath.Path, values: Mapping[str, Any]) -> None:
+  """Checks the results that runs of older versions lack."""
+  same = values.get("same_answer", math.nan)
+  fine = _is_number(same) and not (same < 0 or same > 1)
+  _require(path, fine, f"same_answer is {same!r}")
+  authors = values.get("authors", {})
+  _require(path, isinstance(authors, dict), f"authors is {authors!r}")
+  for axis, measured in authors.items():
+    fits = isinstance(measured, dict) and isinstance(measured.get("unit"), str)
+    fits = fits and all(
+      _is_number(measured.get(name)) for name in (*_MEASURED, "intercept")
+    )
+    _require(path, fits, f"authors' {axis} is {measured!r}")
 
 
 def _compare(
@@ -244,6 +266,10 @@ def _compare(
   wrong = [evaluation.error_rate(one, label) for one in arrays["predicted"]]
   same = abs(np.mean(wrong) - results["error"]) < 1e-6
   _require(path, same, f"error is not that of {EVALUATION}")
+  kept = results.get("same_answer", math.nan)
+  found = evaluation.same_answer(arrays["predicted"])
+  same = math.isnan(kept) or abs(kept - found) < 1e-6
+  _require(path, same, f"same_answer is not that of {EVALUATION}")
   for measured in results.get("alignment", {}).values():
     by_class = measured["by_class"]
     same = len(by_class) == len(np.unique(label))

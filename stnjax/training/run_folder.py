@@ -6,9 +6,12 @@
   metrics.jsonl    one line per epoch
   checkpoints/     the last states, by step (orbax)
   evaluation.npz   of the finished run, per test image: label, prediction,
-                   pose, true and predicted position along each axis; and a
-                   few images before and after the warp
-  results.json     of the finished run: error, alignment, parameters, time
+                   pose (and that of the first run of the transformer, if it
+                   runs several times), true and predicted position along each
+                   axis; and a few images before and after the warp
+  results.json     of the finished run: error, invariance, alignment (and as
+                   the authors of the perturbation measure it), parameters,
+                   time
   DONE             written last, with the checksums of the files above
   FAILED           instead, where numbers were no longer finite: why
   lock             while a process trains it

@@ -42,6 +42,7 @@ class Prediction(NamedTuple):
   label: jax.Array  # [N] or [N, heads], the class with the largest logit
   pose: jax.Array  # [N, 2, 3] or [N, 3, 3], see `placement.Output`
   truth: Truth  # [N, ...] each, see `stnjax.data.Perturbation`
+  first_pose: jax.Array | None = None  # of the first run; None if it is `pose`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,7 +186,8 @@ def eval_step(
   images, truth = spec.preparation(keys, batch.images, clutter_images)
   output = spec.network(state)(images)
   losses = _losses(output.logits, batch.labels)
-  return Prediction(losses, output.logits.argmax(-1), output.pose, truth)
+  label = output.logits.argmax(-1)
+  return Prediction(losses, label, output.pose, truth, output.first_pose)
 
 
 def _averaged(stats: nnx.State, axis_name: str) -> nnx.State:

@@ -1,5 +1,6 @@
 """Building blocks, and perturbations and axes of one's own."""
 
+import dataclasses
 import functools
 from unittest import mock
 import warnings
@@ -122,6 +123,23 @@ class CheckTest(parameterized.TestCase):
   def test_names_of_axes_differ(self):
     with self.assertRaisesRegex(ValueError, "must differ, got shift, shift"):
       data.check_perturbation(self.perturbation(along(), along()), (9, 8, 3))
+
+  def test_axes_of_the_authors_measure_one_or_several_numbers(self):
+    both = along(lambda t: np.zeros((2, 3)), predicted=lambda p, s: p[:, 1])
+    for axis in (along(), both):
+      perturbation = dataclasses.replace(
+        self.perturbation(along()), authors_axes=(axis,)
+      )
+      data.check_perturbation(perturbation, (9, 8, 3))
+    for axes, message in (
+      ((along(), both), "names of authors_axes must differ"),
+      ((along(lambda truth: 0.0),), r"\[N\], or D numbers, \[N, D\], got"),
+      ((along(lambda truth: np.zeros((2, 3))),), "must return the same shape"),
+      ((along(predicted=raising),), "predicted raised RuntimeError: a bug"),
+    ):
+      perturbation = dataclasses.replace(self.perturbation(), authors_axes=axes)
+      with self.assertRaisesRegex(ValueError, f"'push'.*{message}"):
+        data.check_perturbation(perturbation, (9, 8, 3))
 
   @parameterized.parameters(
     lambda key, image: image,

@@ -544,5 +544,20 @@ def test_results_are_what_the_kept_predictions_say(two_seeds):
   for value, label in zip(measured["by_class"], np.unique(labels), strict=True):
     assert value == rms(residual[labels == label])
   assert measured["none"] == rms(residuals(true, labels))
+  # About each image, whose passes are 40 apart.
+  about = residuals(true + predicted, np.tile(np.arange(40), 2))
+  assert measured["by_image"] == pytest.approx(
+    np.sqrt(np.sum(about**2) / 40), rel=1e-3
+  )
+  same = np.mean(arrays["predicted"][0] == arrays["predicted"][1])
+  assert results["same_answer"] == pytest.approx(same)
+  assert "same_answer" not in lines[-1]
+  # The authors' angle: of the nearest rotation, and not wrapped.
+  (a, b), (c, d) = np.moveaxis(poses[:, :, :2], 0, -1)
+  total = true + np.degrees(np.arctan2(b - c, a + d))
+  for label in set(labels):
+    total[labels == label] -= total[labels == label].mean()
+  authors = results["authors"]["rotation"]
+  assert authors["std"] == rms(total) and authors["unit"] == "deg"
   of_one_pass = residuals((true + predicted)[:40], labels[:40])
   assert lines[-1]["alignment"]["rotation"] == rms(of_one_pass)

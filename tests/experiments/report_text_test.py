@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 import markdown_it
 
 from experiments.lib.tables import Table
-from experiments.reporting import figures, groups, names, page, sections
+from experiments.reporting import figures, groups, metrics, names, page
 from tests.experiments import made_up
 
 PARSER = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -104,9 +104,9 @@ class PlacementTest(absltest.TestCase):
     self.assertEqual(depths, {})
 
   def test_cells_of_several_seeds(self):
-    self.assertEqual(sections.spread([1.25], 1), "1.2")
-    self.assertEqual(sections.spread([1.0, 3.0], 1), "2.0 ± 1.4 (1.0 to 3.0)")
-    self.assertEqual(sections.spread([1.0, float("nan")], 1), "–")
+    self.assertEqual(metrics.spread([1.25], 1), "1.2")
+    self.assertEqual(metrics.spread([1.0, 3.0], 1), "2.0 ± 1.4 (1.0 to 3.0)")
+    self.assertEqual(metrics.spread([1.0, float("nan")], 1), "–")
 
 
 if __name__ == "__main__":

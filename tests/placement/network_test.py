@@ -177,9 +177,10 @@ class PlacementTest(parameterized.TestCase):
     output = network(IMAGES)
     np.testing.assert_allclose(output.thetas[1], theta, atol=1e-5)
     # Features span 20 of the 28 pixels.
-    pose = np.array(theta)
-    pose[..., 2] *= 20 / 28
-    np.testing.assert_allclose(output.pose, pose, atol=1e-5)
+    for found, seen in ((output.pose, theta), (output.first_pose, first)):
+      pose = np.array(seen)
+      pose[..., 2] *= 20 / 28
+      np.testing.assert_allclose(found, pose, atol=1e-5)
     np.testing.assert_allclose(
       output.logits, answer(network, warped, 1), atol=1e-4
     )
@@ -188,6 +189,7 @@ class PlacementTest(parameterized.TestCase):
     shared = shake(create("STN-SL0,1"))(IMAGES)
     self.assertLen(shared.thetas, 2)
     np.testing.assert_array_equal(shared.pose, shared.thetas[1])
+    np.testing.assert_array_equal(shared.first_pose, shared.thetas[0])
     features = shake(create("STN-C0,1"))(IMAGES)
     first, second = features.thetas
     second = np.array(second)
@@ -195,6 +197,9 @@ class PlacementTest(parameterized.TestCase):
     np.testing.assert_allclose(
       features.pose, transforms.compose(first, second), atol=1e-6
     )
+    np.testing.assert_array_equal(features.first_pose, first)
+    for name in ("CNN", "STN-C1", "STN-SL1"):  # it is the only one
+      self.assertIsNone(create(name)(IMAGES).first_pose)
 
   def test_iterations_can_be_added_to_a_network(self):
     network = shake(create("STN-SL0,1", theta_gradient=0.5))

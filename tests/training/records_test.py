@@ -84,6 +84,39 @@ def test_a_pose_that_cannot_be_inverted_has_no_position(folder):
   assert np.isnan(found).all()
 
 
+def test_results_that_older_runs_lack_come_back_and_are_checked(folder):
+  assert math.isnan(records.read(folder).results.get("same_answer", math.nan))
+  results = json.loads((folder / "results.json").read_text())
+  with np.load(folder / "evaluation.npz") as kept:
+    arrays = {name: kept[name] for name in kept}
+  arrays["first_pose"] = arrays["pose"]
+  pooled = {"unit": "px", "std": 1.0, "none": 9.0, "slope": None}
+  newer = {
+    **results,
+    "same_answer": 1.0,
+    "authors": {"translation": {**pooled, "intercept": 0.5}},
+  }
+  newer["alignment"]["rotation"] |= {"by_image": 3.0, "none_by_image": None}
+  records.finish(folder, arrays, newer)
+  found = records.read(folder)
+  assert found.results["authors"]["translation"]["std"] == 1
+  assert found.results["alignment"]["rotation"]["by_image"] == 3
+  assert found.evaluation["first_pose"].shape == (2, 1000, 2, 3)
+  for changes, message in (
+    ({"same_answer": "all"}, "same_answer is 'all'"),
+    ({"same_answer": 1.5}, "same_answer is 1.5"),
+    ({"same_answer": 0.5}, "same_answer is not that of evaluation.npz"),
+    ({"authors": [1]}, r"authors is \[1\]"),
+    ({"authors": {"area": pooled}}, "authors' area is"),
+  ):
+    records.finish(folder, arrays, {**newer, **changes})
+    with pytest.raises(Damaged, match=message):
+      records.read(folder)
+  records.finish(folder, {**arrays, "first_pose": np.zeros(3)}, newer)
+  with pytest.raises(Damaged, match="first_pose is float64"):
+    records.read(folder)
+
+
 def test_null_is_not_known(folder):
   path = folder / "results.json"
   values = json.loads(path.read_text())

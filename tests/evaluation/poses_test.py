@@ -1,10 +1,9 @@
-"""Metrics against hand-made cases, NumPy and scipy."""
+"""Alignment against hand-made cases and NumPy."""
 
 import warnings
 
 from absl.testing import absltest, parameterized
 import numpy as np
-from scipy import optimize
 
 from stnjax import evaluation
 from tests.axes import ROTATION, SCALE_X, TRANSLATION_X, Axis
@@ -181,46 +180,156 @@ class AlignmentTest(parameterized.TestCase):
         np.testing.assert_array_equal([found.std, found.slope, *line], np.nan)
 
 
-class ErrorTest(absltest.TestCase):
-  def test_error_rate(self):
-    self.assertEqual(evaluation.error_rate([1, 2, 3, 4], [1, 2, 0, 0]), 0.5)
+class ImageTest(parameterized.TestCase):
+  """The residual about the mean of each image over its passes."""
 
-  def test_of_several_heads_all_must_be_right(self):
-    labels = np.array([[1, 2, 10], [3, 10, 10], [4, 5, 6], [7, 7, 7]])
-    predicted = labels.copy()
-    predicted[1, 2] = predicted[3, 0] = predicted[3, 1] = 0
-    self.assertEqual(evaluation.error_rate(predicted, labels), 0.5)
-    self.assertEqual(evaluation.error_rate(labels, labels), 0)
-
-
-class DemingTest(parameterized.TestCase):
-  @parameterized.parameters(-1.0, -0.3, 2.0)
-  def test_it_minimises_the_orthogonal_distance(self, slope):
+  @parameterized.parameters(
+    (TRANSLATION_X, 9.0), (ROTATION, 80.0), (Axis("phase", "", 1.0), 0.3)
+  )
+  def test_it_is_the_spread_of_each_image_about_its_mean(self, axis, bound):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=300)
-    y = slope * x + 0.7 + rng.normal(0, 0.3, 300)
-    x = x + rng.normal(0, 0.3, 300)
+    true_pose = rng.uniform(-bound, bound, (4, 30))
+    predicted_pose = -true_pose + rng.normal(0, bound / 4, (4, 30))
+    predicted_pose += rng.uniform(-3, 3, 30) * bound  # a pose per image
+    found = evaluation.alignment(
+      axis, true_pose, predicted_pose, np.arange(30) % 3
+    )
 
-    def distance(line):
-      return np.sum((y - line[0] * x - line[1]) ** 2) / (1 + line[0] ** 2)
+    def expected(values):
+      total = 0.0
+      for image in range(30):
+        mine = values[:, image]
+        if axis.period is None:
+          total += np.var(mine, ddof=1)
+          continue
+        turns = np.exp(2j * np.pi * mine / axis.period)
+        centred = np.angle(turns / turns.mean()) / (2 * np.pi) * axis.period
+        total += np.sum(centred**2) / 3
+      return np.sqrt(total / 30)
 
-    fit = optimize.minimize(distance, [slope, 0.7], tol=1e-12)
-    np.testing.assert_allclose(evaluation.deming_line(x, y), fit.x, rtol=1e-4)
+    np.testing.assert_allclose(
+      found.by_image, expected(true_pose + predicted_pose)
+    )
+    np.testing.assert_allclose(found.none_by_image, expected(true_pose))
 
-  @parameterized.parameters(-1.0, -1e-7, 1e-3, 40.0)
-  def test_it_is_the_first_singular_vector(self, slope):
-    rng = np.random.default_rng(2)
-    x = rng.normal(1e3, 2, 200)
-    y = slope * x + rng.normal(0, min(abs(slope), 1) / 9, 200)
-    found = evaluation.deming_line(x, y)
-    both = np.stack([x - x.mean(), y - y.mean()])
-    first = np.linalg.svd(both, full_matrices=False)[0][:, 0]
-    np.testing.assert_allclose(found.slope, first[1] / first[0], rtol=1e-9)
+  @parameterized.parameters(2, 10)
+  def test_it_is_unbiased_for_any_number_of_passes(self, passes):
+    true_pose = np.random.default_rng(0).uniform(-90, 90, (passes, 20000))
+    labels = np.zeros(20000)
+    shifts = evaluation.alignment(
+      TRANSLATION_X, true_pose, np.zeros_like(true_pose), labels
+    )
+    self.assertAlmostEqual(shifts.by_image, 51.96, delta=0.5)
+    self.assertEqual(shifts.by_image, shifts.none_by_image)
 
-  def test_degenerate_clouds(self):
-    x = np.array([-1.0, 0, 1])
-    self.assertEqual(evaluation.deming_line(x, np.ones(3)), (0.0, 1.0))
-    self.assertTrue(np.isnan(evaluation.deming_line(np.ones(3), x).slope))
+  def test_how_differently_people_write_counts_by_class_alone(self):
+    rng = np.random.default_rng(0)
+    true_pose = rng.uniform(-90, 90, (5, 400))
+    slant = rng.normal(0, 12, 400)
+    found = evaluation.alignment(
+      ROTATION, true_pose, slant - true_pose, np.zeros(400)
+    )
+    self.assertAlmostEqual(found.std, 12, delta=1)
+    self.assertLess(found.by_image, 1e-6)
+
+  def test_images_may_be_brought_to_where_angles_wrap(self):
+    total = np.array([[179.0, 20], [-179, 22]])
+    found = evaluation.alignment(
+      ROTATION, total, np.zeros_like(total), np.array([0, 1])
+    )
+    self.assertAlmostEqual(found.by_image, 2**0.5)
+
+  def test_passes_are_as_images_for_all_that_is_about_the_class(self):
+    rng = np.random.default_rng(3)
+    true_pose, predicted_pose = rng.uniform(-90, 90, (2, 4, 50))
+    labels = np.arange(50) % 3
+    found = evaluation.alignment(ROTATION, true_pose, predicted_pose, labels)
+    flat = evaluation.alignment(
+      ROTATION, true_pose.ravel(), predicted_pose.ravel(), np.tile(labels, 4)
+    )
+    np.testing.assert_allclose(found.by_class, flat.by_class)
+    for field in ("std", "slope", "none"):
+      self.assertAlmostEqual(getattr(found, field), getattr(flat, field))
+    self.assertTrue(np.isnan([flat.by_image, flat.none_by_image]).all())
+
+  def test_a_pose_that_is_not_finite_spoils_it(self):
+    predicted_pose = np.zeros((2, 3))
+    predicted_pose[1, 2] = np.nan
+    for axis in (ROTATION, SCALE_X):
+      found = evaluation.alignment(
+        axis, np.ones((2, 3)), predicted_pose, np.zeros(3)
+      )
+      self.assertTrue(np.isnan(found.by_image))
+      self.assertEqual(found.none_by_image, 0)
+
+  def test_arguments_that_do_not_fit_are_named(self):
+    two = np.zeros((2, 3))
+    for arguments, message in (
+      ((two, two, np.zeros(6)), r"labels must be \[N\].*got shape \(6,\)"),
+      ((two, two[0], np.zeros(3)), r"true_pose and predicted_pose must both"),
+      ((two[None], two[None], np.zeros(3)), r"must both be \[N\] or \[P, N\]"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        evaluation.alignment(ROTATION, *arguments)
+
+
+class PooledTest(parameterized.TestCase):
+  def test_it_is_the_norm_about_the_class_over_all_components(self):
+    rng = np.random.default_rng(0)
+    true_pose = rng.uniform(-16, 16, (90, 2))
+    labels = np.arange(90) % 4
+    predicted_pose = 0.1 * rng.normal(size=(90, 2)) - 0.8 * true_pose
+    predicted_pose += np.array([3.0, -2])[None] * labels[:, None]
+    found = evaluation.pooled_alignment(
+      TRANSLATION_X, true_pose, predicted_pose, labels
+    )
+    for value, moved in ((found.std, predicted_pose), (found.none, 0)):
+      variance = 0.0
+      for label in range(4):
+        total = (true_pose + moved)[labels == label]
+        for each in total - total.sum(axis=0) / len(total):
+          variance += np.linalg.norm(each) ** 2
+      np.testing.assert_allclose(value, np.sqrt(variance / 90))
+    line = evaluation.deming_line(true_pose.ravel(), predicted_pose.ravel())
+    np.testing.assert_allclose([found.slope, found.intercept], line)
+
+  def test_one_component_without_a_period_is_not_wrapped(self):
+    true_pose = np.array([170.0, -170, 10, -10])
+    axis = Axis("rotation", "deg", None)
+    found = evaluation.pooled_alignment(
+      axis, true_pose, np.zeros(4), np.array([0, 0, 1, 1])
+    )
+    self.assertAlmostEqual(found.std, np.sqrt((170**2 + 10**2) / 2))
+    wrapped = evaluation.pooled_alignment(
+      ROTATION, true_pose, np.zeros(4), np.array([0, 0, 1, 1])
+    )
+    self.assertAlmostEqual(wrapped.std, 10)
+
+  def test_the_mean_of_a_class_is_not_taken_from_the_line(self):
+    true_pose = np.repeat([-1.0, 1.0], 50)
+    labels = (true_pose > 0).astype(int)
+    found = evaluation.pooled_alignment(
+      SCALE_X, true_pose, 0.5 * true_pose + 3, labels
+    )
+    np.testing.assert_allclose([found.slope, found.intercept], [0.5, 3])
+    self.assertEqual((found.std, found.none), (0, 0))
+
+  def test_unknown_and_no_poses_are_nan(self):
+    for poses in (np.zeros((0, 2)), np.full((3, 2), np.nan)):
+      found = evaluation.pooled_alignment(
+        TRANSLATION_X, poses, poses, np.zeros(len(poses))
+      )
+      np.testing.assert_array_equal(found, np.nan)
+
+  def test_arguments_that_do_not_fit_are_named(self):
+    with self.assertRaisesRegex(ValueError, r"must both be \[N\] or \[N, D\]"):
+      evaluation.pooled_alignment(
+        ROTATION, np.zeros(3), np.zeros((3, 2)), np.zeros(3)
+      )
+    with self.assertRaisesRegex(ValueError, r"labels must be \[N\]"):
+      evaluation.pooled_alignment(
+        ROTATION, np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(2)
+      )
 
 
 if __name__ == "__main__":
