@@ -58,9 +58,9 @@ class TrainingJob:
     )
     self._trainer, fresh = self._build()
     self._resume(fresh)
-    self._counts = placement.count_parameters(
-      building.abstract_network(self._settings, self._setup)
-    )
+    network = building.abstract_network(self._settings, self._setup)
+    self._counts = placement.count_parameters(network)
+    self._operations = placement.count_operations(network)
     self._train_data, self._eval_data = jax.device_put((train_data, eval_data))
 
   def _build(self) -> tuple[trainer.Trainer, TrainState]:
@@ -167,6 +167,7 @@ class TrainingJob:
     )
     results = {
       "parameters": self._counts,
+      "operations": self._operations,
       **self._summary(predictions, measured),
       **({"authors": authors} if authors else {}),
       "seconds": round(seconds, 2),

@@ -50,6 +50,7 @@ from stnjax.placement.blocks import ConvBlock as ConvBlock
 from stnjax.placement.blocks import DenseHead as DenseHead
 from stnjax.placement.blocks import MeanHead as MeanHead
 from stnjax.placement.context import Context as Context
+from stnjax.placement.creating import count_operations as count_operations
 from stnjax.placement.creating import count_parameters as count_parameters
 from stnjax.placement.creating import create as create
 from stnjax.placement.creating import part as part

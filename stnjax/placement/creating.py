@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import nnx
+import jax
+import jax.numpy as jnp
 
 from stnjax import promotion, transforms
 from stnjax.placement import backbone as backbones
@@ -151,6 +153,23 @@ def count_parameters(network: Network) -> dict[str, int]:
     own = network.placement.part(path) == "localisation"
     counts["localisation" if own else "classifier"] += leaf.get_value().size
   return {**counts, "total": sum(counts.values())}
+
+
+def count_operations(network: Network) -> int:
+  """Floating-point operations of a forward pass per image, as XLA counts them.
+
+  Before optimisation, for the CPU; the compiled warps are not counted.
+
+  Args:
+    network: Network, of arrays or of shapes alone (`nnx.eval_shape`).
+  """
+  graphdef, state = nnx.split(network)
+  images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+
+  def logits(state: nnx.State, images: jax.Array) -> jax.Array:
+    return nnx.merge(graphdef, state)(images).logits
+
+  return round(jax.jit(logits).lower(state, images).cost_analysis()["flops"])
 
 
 def part(path: Sequence[Any], placement: Placement) -> str:

@@ -138,6 +138,35 @@ class RegisterTest(absltest.TestCase):
       placement.register(Turned)
 
 
+class OperationsTest(absltest.TestCase):
+  def test_a_dense_network(self):
+    """Every multiplication and every addition of two dense layers."""
+    backbone = placement.Backbone(
+      [nnx.Linear(3, 5, use_bias=False, rngs=nnx.Rngs(0))],
+      make_head=lambda shape, *, rngs: placement.MeanHead(5, 7, rngs=rngs),
+    )
+    network = placement.place(
+      backbone, "CNN", placement.Task((4, 6, 3), 7), rngs=nnx.Rngs(0)
+    )
+    by_pixel = 24 * 5 * 3 * 2
+    mean, dense = 24 * 5, 7 * 5 * 2 + 7
+    counted = placement.count_operations(network)
+    self.assertBetween(counted / (by_pixel + mean + dense), 0.97, 1.03)
+
+  def test_a_transformer_costs_its_localisation(self):
+    counts = {
+      name: placement.count_operations(
+        nnx.eval_shape(lambda name=name: tiny.create(name))
+      )
+      for name in ("CNN", "STN-C0", "STN-C0x2", "STN-SL1")
+    }
+    once = counts["STN-C0"] - counts["CNN"]
+    self.assertGreater(once, 0)
+    more = counts["STN-C0x2"] - counts["STN-C0"]
+    self.assertBetween(more / once, 0.5, 1.5)
+    self.assertGreater(counts["STN-SL1"], counts["STN-C0"])
+
+
 class PartTest(parameterized.TestCase):
   @parameterized.parameters(
     ("CNN", "rest", "rest"),
