@@ -1,5 +1,7 @@
 """Networks of runs, to be looked into."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -39,4 +41,7 @@ def network_of(
     state = run.last_state(state)
   else:
     state = warm_start.start(state, run.settings, setup).state
-  return built.spec.network(state), built.spec.preparation
+  spec = built.spec
+  if trained and spec.phases:  # whose last one ran more iterations
+    spec = dataclasses.replace(spec, graphdef=spec.phases[-1][1])
+  return spec.network(state), spec.preparation

@@ -25,7 +25,7 @@ Arrays = Mapping[str, np.ndarray]
 
 _CLASSIFIER = re.compile(r"\.(params|stats)\['(stages|head)'\]")
 _SITE = re.compile(r"\.(?:params|stats)\['sites'\]\['([^']+)'\]\['([^']+)'\]")
-_NORM = re.compile(r"\.(?:params|stats)\['norms'\]\['([^']+)'\]")
+_NORM = re.compile(r"\.(?:params|stats)\['norms'\]\['?([^'\]]+)")
 
 
 class Source(NamedTuple):
@@ -202,7 +202,7 @@ def _parts(arrays: Arrays) -> dict[str, list[str]]:
       what = "copied stages" if module == "stages" else module
       parts.setdefault(f"{what} of depth {depth}", []).append(name)
     elif norm := _NORM.match(name):
-      parts.setdefault(f"batch norm of depth {norm[1]}", []).append(name)
+      parts.setdefault(f"batch norm {norm[1]}", []).append(name)
   return parts
 
 
