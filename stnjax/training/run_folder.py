@@ -1,8 +1,9 @@
 """A run: its settings, and the folder that holds all it wrote.
 
 <workdir>/<name of the run>/
-  config.json      settings, task, and a fingerprint of the training images; a
-                   folder with other settings or images is refused
+  config.json      settings, task, a fingerprint of the training images, and
+                   the checksum of the checkpoint of a warm start; a folder
+                   with others is refused
   metrics.jsonl    one line per epoch
   checkpoints/     the last states, by step (orbax)
   evaluation.npz   of the finished run, per test image: label, prediction,
