@@ -343,6 +343,24 @@ class ErrorLinesTest(absltest.TestCase):
 
 
 class WarpTest(absltest.TestCase):
+  def test_values_by_layer_are_means_at_their_layers(self):
+    values = {"A": {"x": [1.0, 3.0], "z": [0.0]}, "B": {"y": [5.0]}}
+    panels = {"first": values, "second": {"B": {"x": [4.0]}}}
+    figure = plots.values_by_layer("norm", panels, layers=["z", "y", "x"])
+    first, second = figure.axes
+    lines = {line.get_label(): line for line in first.lines}
+    np.testing.assert_array_equal(lines["A"].get_xdata(), [0, 2])
+    np.testing.assert_array_equal(lines["A"].get_ydata(), [np.nan, 2.0])
+    np.testing.assert_array_equal(lines["B"].get_xdata(), [1])
+    np.testing.assert_array_equal(second.lines[0].get_ydata(), [4.0])
+    names = [tick.get_text() for tick in second.get_xticklabels()]
+    self.assertEqual(names, ["z", "y", "x"])
+    self.assertEqual(first.get_yscale(), "log")
+    plain = plots.values_by_layer("norm", panels, logarithmic=False)
+    np.testing.assert_array_equal(plain.axes[0].lines[0].get_ydata(), [2, 0])
+    with self.assertRaisesRegex(ValueError, "panels must not be empty"):
+      plots.values_by_layer("norm", {})
+
   def test_lines_and_arrows_are_where_the_grid_reads(self):
     image = np.arange(20.0).reshape(4, 5, 1)
     shift = transforms.translation(np.array([2 * 2 / 5, -1 * 2 / 4]))

@@ -12,7 +12,13 @@ from experiments.lib import agreement, hardware, loading, measuring
 from experiments.lib.signals import Interrupted, Signals
 from stnjax import data, placement
 from stnjax.files import RunError
-from stnjax.training import building, checkpoints, config, trainer
+from stnjax.training import (
+  building,
+  checkpoints,
+  config,
+  trainer,
+  warm_start,
+)
 from stnjax.training.run_folder import Run
 from stnjax.training.steps import Prediction, TrainState
 
@@ -77,10 +83,13 @@ class TrainingJob:
     kept = np.ones(len(self._runs), bool)
     for i, run in enumerate(self._runs):
       try:
-        run.start(task, images)
+        begun = warm_start.start(states[i], run.settings, self._setup)
+        run.start(task, images, begun.checksum)
         before = len(run.metrics())
-        states[i] = run.restore(states[i])
+        states[i] = run.restore(begun.state)
         step = int(states[i].step)
+        if begun.report and not step:
+          print(begun.report, flush=True)
         if before and not step:
           print(
             f"{run.path} has no checkpoint: its metrics of {before}"

@@ -32,6 +32,8 @@ def in_words(name: str) -> str:
 def setting(name: str, value: Any) -> str:
   """A setting and its value in words, such as "without batch norm"."""
   words = in_words(name)
+  if name == "warm_start" and not value:
+    return f"without {words}"
   if isinstance(value, bool):
     return f"{'with' if value else 'without'} {words}"
   if value == ():

@@ -163,10 +163,17 @@ class Placement:
     return num_stages
 
   def iterated(self, more: int) -> Placement:
-    """The same with the last run of the transformer repeated `more` times."""
-    return dataclasses.replace(
-      self, depths=self.depths + self.depths[-1:] * more
-    )
+    """The same with more or fewer runs of the transformer.
+
+    Args:
+      more: How often the last run is repeated; if negative, how many of the
+        last runs are left out.
+
+    Raises:
+      ValueError: Unless 1 to `most_depths` runs are left.
+    """
+    kept = self.depths[: more if more < 0 else None]
+    return dataclasses.replace(self, depths=kept + self.depths[-1:] * more)
 
   def build(self, site: Site, rngs: nnx.Rngs) -> dict[str, Any]:
     """Makes the modules of one depth, all of them localisation's.

@@ -117,7 +117,8 @@ class Deformed(base.Placement):
     context: Context,
   ) -> jax.Array:
     read = network.normalise(depth, features)
-    return network.stages[depth].read_at(read, points, context)
+    stage_context = network.classifier_context(context)
+    return network.stages[depth].read_at(read, points, stage_context)
 
 
 @base.register

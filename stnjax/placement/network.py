@@ -54,6 +54,10 @@ class Network(nnx.Module):
     padding: Padding of the transformer.
     halve_output: Whether the last run of the transformer halves its output.
     theta_gradient: Factor on the gradient at theta.
+    classifier_frozen: Whether the stages, the head and the batch norms behind
+      transformers behave in training as in evaluation: batch norms use their
+      running averages and do not update them, and dropout drops nothing. The
+      modules of the sites, copied stages included, do not. False at first.
   """
 
   def __init__(
@@ -82,6 +86,7 @@ class Network(nnx.Module):
       )
     self.placement = placement
     self.theta_gradient = theta_gradient
+    self.classifier_frozen = False
     self.halve_output = backbone.halve_output
     self.image_shape = tuple(task.image_shape)
     heads, classes = task.heads, task.num_classes
@@ -149,8 +154,14 @@ class Network(nnx.Module):
     """
     context = Context(train, keys)
     network = context.prepare(self)
+    if self.classifier_frozen:
+      for name in ("stages", "norms", "head"):
+        (fixed,) = Context().prepare(nnx.List([getattr(network, name)]))
+        setattr(network, name, fixed)
     passed = self.placement.run(network, images, context)
-    logits = context.apply(network.head, passed.features)
+    logits = self.classifier_context(context).apply(
+      network.head, passed.features
+    )
     pose, warped = passed.pose, passed.warped
     if pose is None:
       pose = jnp.broadcast_to(transforms.identity(), (len(images), 2, 3))
@@ -200,14 +211,16 @@ class Network(nnx.Module):
     return {f"block {depth}": known[depth] for depth in depths}
 
   def with_iterations(self, more: int, **changes: Any) -> "Network":
-    """A copy whose last depth runs more often, with the same parameters.
+    """A copy whose transformer runs more or less often, with the same values.
 
     Args:
-      more: Number of runs to add.
+      more: Number of runs to add at the last depth; if negative, number of
+        runs to leave out, the last ones.
       **changes: Attributes of the network to change, such as theta_gradient.
 
     Raises:
-      ValueError: For a placement without a transformer to repeat.
+      ValueError: For a placement without a transformer to repeat, and unless 1
+        to `placement.MOST_ITERATIONS` runs are left.
     """
     transformer = self.sites and self.transformer(self.placement.depths[-1])
     if not self.placement.repeats or transformer.family.grid:
@@ -231,9 +244,14 @@ class Network(nnx.Module):
     stop: int | None = None,
   ) -> jax.Array:
     """Passes features at depth `start` on to depth `stop`, the end if None."""
+    context = self.classifier_context(context)
     for stage in self.stages[start:stop]:
       x = context.apply(stage, x)
     return x
+
+  def classifier_context(self, context: Context) -> Context:
+    """The context of the stages and the head: of evaluation if frozen."""
+    return Context() if self.classifier_frozen else context
 
   def transformer(self, depth: int) -> SpatialTransformer | None:
     """The spatial transformer of a depth; None if it has another module."""

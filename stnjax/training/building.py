@@ -171,7 +171,7 @@ def _maker(
   )
 
   def make(key: jax.Array) -> placement.Network:
-    return placement.create(
+    network = placement.create(
       setup.make_backbone,
       parsed,
       setup.task,
@@ -184,6 +184,8 @@ def _maker(
       rngs=nnx.Rngs(key),
       **options,
     )
+    network.classifier_frozen = settings.trained == "localisation"
+    return network
 
   return make
 
@@ -261,6 +263,7 @@ def build_trainer(
     localisation_lr=common.localisation_lr if group else 1.0,
     pre_transformer_lr=common.pre_transformer_lr,
     halvings=starts if group else (),
+    trained=common.trained,
   )
   networks = [build_network(each, setup) for each in settings]
   states = [steps.init_state(network, optimiser) for network in networks]

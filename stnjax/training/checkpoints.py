@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+from typing import Any
 import warnings
 
 from etils import epath
@@ -74,7 +75,7 @@ class Checkpoints:
       RunError: If it cannot be written, or another process wrote a later one.
     """
     values = {**arrays, _SECONDS: np.asarray(seconds, np.float64)}
-    values[_SUM] = _checksum(values)
+    values[_SUM] = checksum(values)
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
       with self._manager() as manager:
@@ -124,7 +125,7 @@ class Checkpoints:
       found = {name: np.asarray(values[name]) for name in wanted}
       if sealed:
         kept = found.pop(_SUM)
-        if not np.array_equal(kept, _checksum(found)):
+        if not np.array_equal(kept, checksum(found)):
           raise ValueError("its checksum does not match: it is damaged")
       elif not all(map(is_finite, found.values())):
         raise ValueError("it has numbers that are not finite")
@@ -145,6 +146,30 @@ class Checkpoints:
         flush=True,
       )
     return found, float(found.pop(_SECONDS, 0.0))
+
+  def read(self, step: int) -> dict[str, np.ndarray]:
+    """Reads all arrays of a checkpoint, as `restore` does, whatever they are.
+
+    Args:
+      step: Step that has a checkpoint.
+
+    Raises:
+      RunError: If the checkpoint cannot be read or is damaged.
+    """
+    try:
+      with self._manager() as manager:
+        kept = dict(manager.item_metadata(step).tree)
+    except Exception as error:  # orbax raises many kinds
+      raise RunError(
+        f"checkpoint {self.folder / str(step)} cannot be read"
+        f" ({_reason(error)})"
+      ) from error
+    like = {
+      name: np.zeros(array.shape, array.dtype)
+      for name, array in kept.items()
+      if name not in (_SUM, _SECONDS)
+    }
+    return self.restore(step, like)[0]
 
   def _sums_files(self) -> bool:
     """Whether this process writes, and to a disk: a bucket has its own sums."""
@@ -235,8 +260,23 @@ def _names(folder: epath.Path) -> list[str]:
   )
 
 
-def _checksum(values: Mapping[str, np.ndarray]) -> np.ndarray:
-  """SHA-256 of names, types, shapes and contents, as 32 bytes."""
+def named_arrays(state: Any) -> dict[str, np.ndarray]:
+  """The arrays of a pytree by their path in it: a layout that can be read."""
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+  }
+
+
+def checksum(values: Mapping[str, np.ndarray]) -> np.ndarray:
+  """SHA-256 of arrays by name: of names, types, shapes and contents.
+
+  Args:
+    values: Arrays of any shape by name.
+
+  Returns:
+    `[32]`, uint8.
+  """
   digest = hashlib.sha256()
   for name, value in sorted(values.items()):
     digest.update(f"{name} {value.dtype.name} {value.shape} ".encode())

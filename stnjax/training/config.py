@@ -29,11 +29,14 @@ class Config(NamedTuple):
     settings: Settings of the run.
     task: Task of the run.
     images: Fingerprint of the training images, see `fingerprint`.
+    source: Checksum of the checkpoint that the run started from, see
+      `warm_start.Source`; empty without a warm start.
   """
 
   settings: Settings
   task: TaskDescription
   images: str = ""
+  source: str = ""
 
   @property
   def axes(self) -> dict[str, description.AxisDescription]:
@@ -47,6 +50,7 @@ class Config(NamedTuple):
       **dataclasses.asdict(self.settings),
       "task": self.task.to_json(),
       "data": self.images,
+      **({"warm_start_sha256": self.source} if self.source else {}),
     }
     return files.to_json(values, indent=2) + "\n"
 
@@ -91,8 +95,9 @@ def _read(path: epath.Path) -> Config:
       raise Damaged(f"cannot read {path}: it holds no settings")
     try:
       images = str(values.pop("data", ""))
+      source = str(values.pop("warm_start_sha256", ""))
       task = description.from_json(values.pop("task", {}))
-      return Config(settings.from_json(values), task, images)
+      return Config(settings.from_json(values), task, images, source)
     except UnknownNetwork:
       raise
     except files.UNREADABLE as error:

@@ -11,6 +11,8 @@ from stnjax import checks, placement
 
 OPTIMISERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine", "step")
+TRAINED = ("all", "localisation")
+"""Parameters that training changes: all, or those of localisation alone."""
 
 
 def schedule(name: str, learning_rate: float, num_steps: int) -> optax.Schedule:
@@ -44,6 +46,7 @@ def make_optimiser(
   localisation_lr: float = 1.0,
   pre_transformer_lr: float = 1.0,
   halvings: Sequence[int] = (),
+  trained: str = "all",
 ) -> optax.GradientTransformation:
   """Makes the optimiser of a network.
 
@@ -58,11 +61,13 @@ def make_optimiser(
     pre_transformer_lr: Multiplier on the learning rate of the stages before
       the transformer.
     halvings: Steps at which localisation's learning rate is halved.
+    trained: Parameters that are updated, one of `TRAINED`.
 
   Raises:
-    ValueError: for an unknown optimiser or schedule.
+    ValueError: for an unknown optimiser, schedule or `trained`.
   """
   checks.option("optimiser", name, OPTIMISERS)
+  checks.option("trained", trained, TRAINED)
   rate = schedule(schedule_name, learning_rate, num_steps)
 
   def group(
@@ -88,4 +93,6 @@ def make_optimiser(
     "before": group(pre_transformer_lr),
     "rest": group(1.0),
   }
+  if trained == "localisation":
+    groups.update(dict.fromkeys(("before", "rest"), optax.set_to_zero()))
   return optax.partition(groups, labels)

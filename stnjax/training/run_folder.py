@@ -1,8 +1,9 @@
 """A run: its settings, and the folder that holds all it wrote.
 
 <workdir>/<name of the run>/
-  config.json      settings, task, and a fingerprint of the training images; a
-                   folder with other settings or images is refused
+  config.json      settings, task, a fingerprint of the training images, and
+                   the checksum of the checkpoint of a warm start; a folder
+                   with others is refused
   metrics.jsonl    one line per epoch
   checkpoints/     the last states, by step (orbax)
   evaluation.npz   of the finished run, per test image: label, prediction,
@@ -129,18 +130,22 @@ class Run:
     with files.claimed(self.path) if self._writes else contextlib.nullcontext():
       yield
 
-  def start(self, task: TaskDescription, images: str = "") -> None:
+  def start(
+    self, task: TaskDescription, images: str = "", source: str = ""
+  ) -> None:
     """Makes the folder, if it is not there.
 
     Args:
       task: Task of the run.
       images: Fingerprint of the training images, see `config.fingerprint`.
+      source: Checksum of the checkpoint that the run starts from, see
+        `warm_start.start`; empty without one.
 
     Raises:
       RunError: where it cannot be written, or where the run began on other
-        images or with another task.
+        images, with another task, or from another checkpoint.
     """
-    self._config = config.Config(self.settings, task, images)
+    self._config = config.Config(self.settings, task, images, source)
     if not self._writes:
       return
     with files.writing(self.path):
@@ -153,6 +158,12 @@ class Run:
         raise RunError(
           f"{self.path} began on {what} of {self.settings.dataset} than those"
           " that are there now, perhaps of another version; choose another"
+          " workdir, or delete the folder to train it again"
+        )
+      if before.source != source:
+        raise RunError(
+          f"{self.path} began from another checkpoint than"
+          f" warm_start={self.settings.warm_start!r} has now; choose another"
           " workdir, or delete the folder to train it again"
         )
     self._write(config.NAME, self._config.to_json())
@@ -188,7 +199,9 @@ class Run:
     Raises:
       RunError: where it cannot be written.
     """
-    self._checkpoints.save(int(state.step), _leaves(state), self.seconds)
+    self._checkpoints.save(
+      int(state.step), checkpoints.named_arrays(state), self.seconds
+    )
 
   def restore(self, fresh: steps.TrainState) -> steps.TrainState:
     """Reads the last checkpoint to go on from; `fresh` where there is none.
@@ -221,7 +234,7 @@ class Run:
     step = self.saved_step()
     if not step:
       return fresh
-    leaves = _leaves(fresh)
+    leaves = checkpoints.named_arrays(fresh)
     found, self.seconds = self._checkpoints.restore(step, leaves)
     values = [found[name] for name in leaves]
     return jax.tree.unflatten(jax.tree.structure(fresh), values)
@@ -280,11 +293,3 @@ class Run:
     self._write(
       "metrics.jsonl", "".join(files.to_json(k) + "\n" for k in lines)
     )
-
-
-def _leaves(state: steps.TrainState) -> dict[str, np.ndarray]:
-  """The arrays of a state by their path in it: a layout that can be read."""
-  return {
-    jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-  }

@@ -114,6 +114,17 @@ class Settings:
     "Multiplier on the learning rate of the backbone's stages before the"
     " transformer, or shared with localisation.",
   )
+  trained: str = _setting(
+    "all",
+    "Parameters that are trained: all, or localisation, with the classifier"
+    " frozen: its batch norms and dropout behave as in evaluation.",
+    optimisers.TRAINED,
+  )
+  warm_start: str = _setting(
+    "",
+    "Run whose last checkpoint the network starts from: its folder, or one of"
+    " its checkpoints; {seed} stands for the seed. Empty for initial values.",
+  )
   more_iterations: tuple[int, ...] = _setting(
     (),
     "Epochs after which the last placement gets one more iteration, and"
@@ -136,6 +147,12 @@ class Settings:
     for field in dataclasses.fields(self):
       _check_value(field, getattr(self, field.name))
     parsed = placement.parse(self.network)
+    if self.trained == "localisation" and not parsed.depths:
+      raise ValueError(
+        f"trained={self.trained!r}: network={self.network!r} has no"
+        " localisation; accepted: a network with a transformer, or"
+        " trained='all'"
+      )
     if not self.more_iterations:
       return
     if not parsed.repeats:
@@ -166,9 +183,18 @@ class Settings:
       self.perturbation,
       *([self.backbone] if self.backbone else []),
       f"lr_{self.learning_rate:g}",
+      *([f"warm_{_network_in(self.warm_start)}"] if self.warm_start else []),
+      *(["localisation_only"] if self.trained == "localisation" else []),
       f"seed_{self.seed}",
     )
     return "-".join(parts).replace("/", "_")
+
+
+def _network_in(path: str) -> str:
+  """The network in the path of a run, or a short name for another path."""
+  run = re.sub(r"/+(checkpoints(/+\d+)?/*)?$", "", path).rpartition("/")[2]
+  found = re.match("(STN-)?[^-]*", run)
+  return re.sub(r"[^\w.,+=-]", "_", found[0] if found else run)
 
 
 def from_json(values: Mapping[str, Any]) -> Settings:
@@ -193,6 +219,7 @@ _MOST = {
 }
 _TINY = float(np.finfo(np.float32).tiny)  # computed with in float32
 _FOLDER_NAME = re.compile(r"[\w.:+=/-]*")  # they are part of a folder's name
+_NOT_IN_NAMES = ("network", "warm_start")  # as they are given
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
@@ -216,7 +243,7 @@ def _check_value(field: dataclasses.Field, value: Any) -> None:
 def _check_name(name: str, value: Any) -> None:
   if not isinstance(value, str):
     raise TypeError(f"{name} must be a string, got {value!r}")
-  if name != "network" and not _FOLDER_NAME.fullmatch(value):
+  if name not in _NOT_IN_NAMES and not _FOLDER_NAME.fullmatch(value):
     raise ValueError(
       f"{name}={value!r} is not supported; accepted: letters, digits and any"
       " of _ . : + = / -"

@@ -140,7 +140,7 @@ def train_step(
       nnx.BatchNorm, axis_name=axis_name, raise_if_not_found=False
     )
     logits = model(images, train=True, keys=dropout_keys).logits
-    losses = _losses(logits, batch.labels)
+    losses = cross_entropy(logits, batch.labels)
     return losses.mean(), (losses, logits, split(model).stats)
 
   grads, (losses, logits, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -185,7 +185,7 @@ def eval_step(
   """
   images, truth = spec.preparation(keys, batch.images, clutter_images)
   output = spec.network(state)(images)
-  losses = _losses(output.logits, batch.labels)
+  losses = cross_entropy(output.logits, batch.labels)
   label = output.logits.argmax(-1)
   return Prediction(losses, label, output.pose, truth, output.first_pose)
 
@@ -203,8 +203,16 @@ def _averaged(stats: nnx.State, axis_name: str) -> nnx.State:
   )
 
 
-def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Cross-entropy of each image, summed over its heads."""
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Cross-entropy of each image, summed over its heads.
+
+  Args:
+    logits: `[B, classes]` or `[B, heads, classes]`.
+    labels: `[B]` or `[B, heads]`, the true classes.
+
+  Returns:
+    `[B]`, in nats.
+  """
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   return losses.reshape(len(losses), -1).sum(axis=-1)
 

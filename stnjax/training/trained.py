@@ -1,11 +1,13 @@
 """Networks of runs, to be looked into."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
 from stnjax import placement
 from stnjax.files import RunError
-from stnjax.training import building, trainer
+from stnjax.training import building, trainer, warm_start
 from stnjax.training.preparation import Preparation
 from stnjax.training.run_folder import Run
 
@@ -26,7 +28,8 @@ def network_of(
     The network, and the preparation of its input.
 
   Raises:
-    RunError: where there is no checkpoint, or none that can be read.
+    RunError: where there is no checkpoint, or none that can be read; where
+      the run to start from is missing or does not fit.
   """
   built, states = building.build_trainer(
     [run.settings], setup, images, jax.local_devices()[:1]
@@ -36,4 +39,9 @@ def network_of(
     if not run.saved_step():
       raise RunError(f"{run.path} has no checkpoint to read the network from")
     state = run.last_state(state)
-  return built.spec.network(state), built.spec.preparation
+  else:
+    state = warm_start.start(state, run.settings, setup).state
+  spec = built.spec
+  if trained and spec.phases:  # whose last one ran more iterations
+    spec = dataclasses.replace(spec, graphdef=spec.phases[-1][1])
+  return spec.network(state), spec.preparation

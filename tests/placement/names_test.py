@@ -105,6 +105,14 @@ class NameTest(parameterized.TestCase):
     self.assertEqual(parsed.iterated(2), placement.parse("STN-SL0,1x3"))
     self.assertEqual(parsed.iterated(0), parsed)
 
+  def test_iterated_leaves_out_the_last_runs(self):
+    parsed = placement.parse("STN-SL0,1x2")
+    self.assertEqual(parsed.iterated(-1), placement.parse("STN-SL0,1"))
+    self.assertEqual(parsed.iterated(-2), placement.parse("STN-SL0"))
+    for more in (-3, -4, placement.MOST_ITERATIONS):
+      with self.assertRaisesRegex(ValueError, "takes 1 to 32 depths, got"):
+        parsed.iterated(more)
+
 
 class RegisterTest(absltest.TestCase):
   def test_a_placement_is_one_class(self):

@@ -218,6 +218,18 @@ class PlacementTest(parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, "no transformer to repeat"):
         create(name).with_iterations(1)
 
+  def test_iterations_can_be_left_out_of_a_network(self):
+    network = shake(create("STN-SL1x3"))
+    smaller = network.with_iterations(-2)
+    self.assertEqual(smaller.placement.name, "STN-SL1")
+    before, after = network(IMAGES), smaller(IMAGES)
+    np.testing.assert_allclose(after.pose, before.thetas[0], atol=1e-6)
+    np.testing.assert_allclose(
+      after.logits, answer(network, after.warped), atol=1e-5
+    )
+    with self.assertRaisesRegex(ValueError, "takes 1 to 32 depths, got 0"):
+      network.with_iterations(-3)
+
   def test_a_shift_of_features_is_measured_in_pixels_of_the_input(self):
     """By two pixels of the input, which is one of the features."""
     network = create("STN-C1", family="translation")

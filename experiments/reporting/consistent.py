@@ -1,0 +1,171 @@
+"""Consistency of finished networks under known transforms of test images."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lib import loading
+from experiments.lib.tables import Table
+from experiments.reporting.analysing import Analysed, NotApplicable
+from experiments.reporting.groups import Group
+from experiments.reporting.metrics import spread
+from stnjax import consistency, data, placement, sampling
+from stnjax.training import trained
+from stnjax.training.preparation import Preparation
+from stnjax.training.run_folder import Run
+
+_BATCH = 256  # images at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Versions:
+  """The versions of each test image, and how their poses are compared.
+
+  Attributes:
+    family: Name of a family in `consistency.COORDINATES`.
+    values: `[V]`, what is done to the images, in the unit of the family.
+    period: Period of the distance between poses; None for none.
+  """
+
+  family: str
+  values: np.ndarray
+  period: float | None
+
+  @property
+  def unit(self) -> str:
+    """Unit of the values."""
+    return consistency.COORDINATES[self.family].unit
+
+  @property
+  def identity(self) -> float:
+    """The statistic of a transformer that is the identity."""
+    return float(consistency.spread(self.values, self.period))
+
+
+def measure(
+  run: Run, load: loading.Load, versions: Versions, count: int | None = None
+) -> dict[str, Any]:
+  """Mean over test images of the spread of what the transformer leaves.
+
+  Images are transformed with zeros outside, without the run's perturbation;
+  where that enlarges images, they are padded about the centre first.
+
+  Args:
+    run: Finished run.
+    load: Loads the images, see `loading.once`.
+    versions: Versions of each image.
+    count: Number of test images, the first ones; all by default.
+
+  Returns:
+    "family", "values", "period", "unit" and "images" as given; "mean", the mean
+    of `consistency.spread` over the images, and "std", its standard deviation;
+    "identity", that of an identity transformer.
+
+  Raises:
+    NotApplicable: For a network without a transformer.
+    RunError: If the checkpoint cannot be read.
+  """
+  if not placement.parse(run.settings.network).depths:
+    raise NotApplicable(f"{run.settings.network} has no transformer")
+  setup, train, evaluation = load(run.settings)
+  network, preparation = trained.network_of(run, setup, train.images)
+  shape = data.output_shape(setup.perturbation, setup.dataset.image_shape)
+  images = centred(evaluation.images[:count], shape)
+  applied = consistency.matrices(versions.family, versions.values)
+  poses = _poses(network, preparation, images, applied)
+  left = consistency.residuals(versions.family, applied, poses)
+  spreads = consistency.spread(left, versions.period)
+  return {
+    "family": versions.family,
+    "unit": versions.unit,
+    "values": versions.values.tolist(),
+    "period": versions.period,
+    "images": len(images),
+    "mean": float(spreads.mean()),
+    "std": float(spreads.std()),
+    "identity": versions.identity,
+  }
+
+
+def centred(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+  """Images with zeros about them, up to a shape.
+
+  Args:
+    images: `[N, h, w, C]`.
+    shape: `(H, W, C)`, at least `(h, w, C)`.
+
+  Returns:
+    `[N, H, W, C]`; of an odd number of rows or columns, the last is below or to
+    the right.
+  """
+  rows, columns = (
+    (more // 2, more - more // 2)
+    for more in (np.array(shape[:2]) - images.shape[1:3]).tolist()
+  )
+  return np.pad(images, ((0, 0), rows, columns, (0, 0)))
+
+
+def _poses(
+  network: placement.Network,
+  preparation: Preparation,
+  images: np.ndarray,
+  applied: np.ndarray,
+) -> np.ndarray:
+  """Poses `[N, V, 2, 3]` or `[N, V, 3, 3]` of each version of each image."""
+  plain = dataclasses.replace(
+    preparation, perturbation=data.PERTURBATIONS["none"]
+  )
+  graphdef, state = nnx.split(network)
+
+  @jax.jit
+  def pose(state: nnx.State, images: jax.Array, matrix: jax.Array) -> jax.Array:
+    images = sampling.warp(images.astype(jnp.float32), matrix, padding="zeros")
+    keys = jax.random.split(jax.random.key(0), len(images))  # of no use
+    return nnx.merge(graphdef, state)(plain(keys, images)[0]).pose
+
+  size = min(_BATCH, len(images))
+  by_version = []
+  for matrix in applied:
+    batches = []
+    for start in range(0, len(images), size):
+      first = min(start, len(images) - size)  # the last one overlaps
+      found = pose(state, images[first : first + size], matrix)
+      batches.append(np.asarray(found)[start - first :])
+    by_version.append(np.concatenate(batches))
+  return np.stack(by_version, axis=1)
+
+
+def explanation(versions: Versions) -> str:
+  """What the table of `table` shows, in words."""
+  modulo = f", modulo {versions.period:g}" if versions.period else ""
+  low, high = versions.values[[0, -1]]
+  return (
+    f"{len(versions.values)} versions of each test image, family"
+    f" {versions.family}, from {low:g} to {high:g} {versions.unit}: smallest"
+    " mean distance of one version from the others after the transformer"
+    f"{modulo}, averaged over the images. 0 is perfect; a transformer that is"
+    f" the identity has {versions.identity:.3g} {versions.unit}. Mean ±"
+    " standard deviation over the seeds, and their range."
+  )
+
+
+def table(analysed: Analysed, group: Group) -> Table:
+  """The statistic of each network.
+
+  Args:
+    analysed: The analysed runs.
+    group: Runs that differ in network and seed alone.
+  """
+  rows = []
+  for network, runs in group.members.items():
+    found = analysed.of(runs)
+    errors = [100 * run.results["error"] for run in runs]
+    means = [one["mean"] for one in found]
+    rows.append([network, spread(means, 2), spread(errors, 2)])
+  unit = analysed.of(group.runs)[0]["unit"]
+  return Table(["network", f"distance ({unit})", "error (%)"], rows)
