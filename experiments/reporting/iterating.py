@@ -133,5 +133,5 @@ def table(analysed: Analysed, group: Group) -> Table:
           for name in axes
         ),
       ])  # fmt: skip
-  residuals = [names.residual(axis) for axis in axes.values()]
+  residuals = [names.residual(axis, "class") for axis in axes.values()]
   return Table(["network", "runs", "error (%)", *residuals], rows, 2)
