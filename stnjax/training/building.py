@@ -177,6 +177,7 @@ def _maker(
       setup.task,
       family=settings.family,
       localisation=settings.localisation,
+      norm_average=settings.norm_average,
       padding=settings.padding,
       batch_norm=settings.batch_norm,
       theta_gradient=settings.localisation_lr if gradient else 1.0,
@@ -197,7 +198,7 @@ def _backbone_options(settings: Settings, setup: Setup) -> dict[str, Any]:
   taken = inspect.signature(setup.make_backbone).parameters
   takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
   options = {}
-  for name in ("width", "localisation_width", "dropout"):
+  for name in ("width", "localisation_width", "dropout", "init"):
     value = getattr(settings, name)
     if takes_all or name in taken:
       options[name] = value
@@ -257,7 +258,11 @@ def build_trainer(
     common.learning_rate,
     total,
     placement.parse(common.network),
+    momentum=common.momentum,
+    nesterov=common.nesterov,
+    weight_decay=common.weight_decay,
     schedule_name=common.schedule,
+    drop_steps=common.lr_drop_steps,
     localisation_lr=common.localisation_lr if group else 1.0,
     pre_transformer_lr=common.pre_transformer_lr,
     halvings=starts if group else (),

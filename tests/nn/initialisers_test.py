@@ -34,7 +34,7 @@ def torchs(kind):
 class TorchTest(parameterized.TestCase):
   @parameterized.parameters("conv", "dense")
   def test_distribution_is_torch_s(self, kind):
-    """360,000 values of a kernel, 900 of a bias, all within 1/20 and up to it."""
+    """360,000 values of a kernel, 900 of a bias, from -1/20 to 1/20."""
     for found, expected, error in zip(
       ours(kind), torchs(kind), (0.005, 0.1), strict=True
     ):
