@@ -232,7 +232,11 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
       ["--dataset=street_numbers", "--perturbation=scale"],
       "perturbation='scale' is measured by class.*street_numbers.*: none",
     ),
-    ("train", ["--localisation=large"], "localisation='large'.*'small'"),
+    (
+      "train",
+      ["--dataset=synthetic_digits", "--localisation=large"],
+      "localisation='large'.*'small'",
+    ),
     ("train", ["--epochs=soon"], "--epochs=soon"),
     ("train", ["--nosuchflag=1"], "nosuchflag"),
     ("train", ["stray"], "unexpected argument 'stray'"),
