@@ -435,7 +435,7 @@ def test_dry_run_tells_and_touches_nothing(tmp_path):
   assert code == 0, err
   assert len(out.splitlines()) == 16
   assert "STN-SL2-affine-mnist_subset-rotation-lr_0.001-seed_1" in out
-  assert "41,998 parameters" in out
+  assert "18,912 parameters" in out
   assert not list(tmp_path.iterdir())
 
 
