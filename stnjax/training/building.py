@@ -120,8 +120,16 @@ def abstract_network(settings: Settings, setup: Setup) -> placement.Network:
 
   Raises:
     ValueError: for a network that the images are too small for, with a
-      placement deeper than its stages, or of more than `MOST_PARAMETERS`.
+      placement deeper than its stages, of more than `MOST_PARAMETERS`, or with
+      batch norms of runs of the transformer that are added during training.
   """
+  # Not refused by `Settings`, so that older results can be read.
+  if settings.more_iterations and settings.batch_norm:
+    raise ValueError(
+      "more_iterations cannot be combined with batch_norm=True: each run of the"
+      " transformer has a batch norm, and added runs would have none; accepted:"
+      " batch_norm=False"
+    )
   return _abstract(dataclasses.replace(settings, seed=0), setup)
 
 

@@ -171,12 +171,6 @@ class Settings:
         f"more_iterations: {self.network} has no transformer to repeat;"
         " accepted: STN-C, STN-DL and STN-SL"
       )
-    if self.batch_norm:
-      raise ValueError(
-        "more_iterations cannot be combined with batch_norm=True: each run of"
-        " the transformer has a batch norm, and added runs would have none;"
-        " accepted: batch_norm=False"
-      )
     most = placement.MOST_ITERATIONS - len(parsed.depths)
     if len(self.more_iterations) > most:
       raise ValueError(

@@ -173,6 +173,13 @@ class OptionsTest(parameterized.TestCase):
     self.assertLessEqual(float(abs(kernel).max()), (7 * 7 * 16) ** -0.5)
     self.assertGreater(float(abs(network.head.last.bias[...]).max()), 0.01)
 
+  def test_added_iterations_have_no_batch_norm(self):
+    settings = Settings(more_iterations=(3,), batch_norm=True)
+    setup = building.find(settings)
+    for build in (building.abstract_network, building.build_network):
+      with self.assertRaisesRegex(ValueError, "more_iterations cannot.*norm"):
+        build(settings, setup)
+
   def test_a_localisation_net_that_the_backbone_lacks_is_named(self):
     settings = Settings(localisation="large", dataset="cifar10")
     with self.assertRaisesRegex(ValueError, "localisation='large'"):

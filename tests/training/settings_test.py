@@ -47,10 +47,6 @@ class SettingsTest(parameterized.TestCase):
       "lr_drop_steps must be positive and rise",
     ),
     ({"lr_drop_steps": (3,)}, "lr_drop_steps.*schedule='step', got.*'cosine'"),
-    (
-      {"more_iterations": (3,), "batch_norm": True},
-      "more_iterations cannot be combined with batch_norm=True",
-    ),
     ({"localisation_scheme": "all"}, "localisation_scheme='all'.*'gradient'"),
     ({"eval_passes": 10_001}, "eval_passes must be at most 10,000"),
     ({"more_iterations": (0,)}, "more_iterations must be positive and rise"),
