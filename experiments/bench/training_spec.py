@@ -15,6 +15,7 @@ class NetworkSpec:
       2 x 2 max pooling and a ReLU.
     kind: Placement of the transformer: "CNN" for none, "C", "DL" or "SL".
     depth: Number of blocks in front of the localisation net.
+    pool_features: Whether 2 x 2 max pooling precedes the localisation net.
     hidden: Widths of the hidden layers of the localisation net.
     family: Transform family, "affine" or "rotation".
     padding: Padding mode of the transformer, as torch calls it.
@@ -25,6 +26,7 @@ class NetworkSpec:
   convs: Sequence[tuple[int, int]]
   kind: str = "CNN"
   depth: int = 0
+  pool_features: bool = False
   hidden: Sequence[int] = ()
   family: str = "affine"
   padding: str = "border"
@@ -47,10 +49,11 @@ class TrainingSpec:
   Attributes:
     batch_size: Images of a step.
     total_steps: Steps that the schedule spans.
-    optimiser: "adam", or "sgd" with momentum 0.9.
+    optimiser: "adam" or "sgd".
+    momentum: Momentum of "sgd".
     learning_rate: Learning rate at the start.
-    schedule: "cosine" to zero, or "step": a tenth after half of the steps, a
-      hundredth after three quarters.
+    schedule: "constant", "cosine" to zero, or "step": a tenth after half of the
+      steps, a hundredth after three quarters.
     localisation_lr: Multiplier on the learning rate of localisation.
     pre_transformer_lr: Multiplier on the learning rate of the blocks in front
       of the transformer, or shared with localisation.
@@ -61,6 +64,7 @@ class TrainingSpec:
   batch_size: int
   total_steps: int
   optimiser: str
+  momentum: float
   learning_rate: float
   schedule: str
   localisation_lr: float

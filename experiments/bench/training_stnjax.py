@@ -63,10 +63,15 @@ def network_spec(settings: Settings) -> NetworkSpec:
   if not parsed.depths:
     return spec
   (depth,) = parsed.depths
-  net = classifier.localisation[settings.localisation].sized_for(
-    spec.shapes[depth], spec.image_shape
+  net = classifier.localisation[
+    settings.localisation or classifier.default_localisation
+  ]
+  return dataclasses.replace(
+    spec,
+    depth=depth,
+    pool_features=net.halving(spec.shapes[depth], spec.image_shape) == "max",
+    hidden=net.dense,
   )
-  return dataclasses.replace(spec, depth=depth, hidden=net.dense)
 
 
 def training_spec(settings: Settings, images: np.ndarray) -> TrainingSpec:
@@ -82,6 +87,7 @@ def training_spec(settings: Settings, images: np.ndarray) -> TrainingSpec:
     batch_size=settings.batch_size,
     total_steps=building.num_steps(settings, len(images)),
     optimiser=settings.optimiser,
+    momentum=settings.momentum,
     learning_rate=settings.learning_rate,
     schedule=settings.schedule,
     localisation_lr=settings.localisation_lr,

@@ -81,6 +81,9 @@ class LocalisationNet(nn.Module):
   def __init__(self, features: Sequence[int], spec: NetworkSpec):
     super().__init__()
     first, *_ = spec.hidden
+    self.pool = 2 if spec.pool_features else 1
+    height, width, channels = features
+    features = (height // self.pool, width // self.pool, channels)
     count, self.matrices = FAMILIES[spec.family]
     layers: list[nn.Module] = [FeatureLinear(features, first)]
     for fan_in, fan_out in itertools.pairwise(spec.hidden):
@@ -89,6 +92,7 @@ class LocalisationNet(nn.Module):
     self.head = nn.Linear(spec.hidden[-1], count)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
+    x = nn.functional.max_pool2d(x, self.pool)
     for layer in self.hidden:
       x = layer(x).relu()
     return self.matrices(self.head(x))
@@ -200,8 +204,10 @@ def make_optimiser(
   if spec.optimiser == "adam":
     optimiser = torch.optim.Adam(groups, fused=True)
   else:
-    optimiser = torch.optim.SGD(groups, momentum=0.9, fused=True)
+    optimiser = torch.optim.SGD(groups, momentum=spec.momentum, fused=True)
   schedules = torch.optim.lr_scheduler
+  if spec.schedule == "constant":
+    return optimiser, schedules.LambdaLR(optimiser, lambda step: 1.0)
   if spec.schedule == "cosine":
     return optimiser, schedules.CosineAnnealingLR(optimiser, spec.total_steps)
   drops = [spec.total_steps // 2, spec.total_steps * 3 // 4]

@@ -75,7 +75,7 @@ def define_training(exclude: tuple[str, ...] = ()) -> None:
       flags.DEFINE_boolean(field.name, field.default, help)
     elif field.type in (int, int | None):
       flags.DEFINE_integer(field.name, field.default, help)
-    elif field.type is float:
+    elif field.type in (float, float | None):
       flags.DEFINE_float(field.name, field.default, help)
     elif field.type is str:
       flags.DEFINE_string(field.name, field.default, help)

@@ -137,7 +137,8 @@ def check_memory(
     seeds = num_seeds
   else:
     seeds = -(-num_seeds // len(devices))
-  moments = 2 if settings.optimiser == "adam" else 1
+  sgd = settings.optimiser == "sgd"
+  moments = int(settings.momentum > 0) if sgd else 2
   needed = 4 * count * ((1 + moments) * seeds + 1)
   if needed > limit:
     raise ValueError(

@@ -9,7 +9,7 @@ Data sets:
 
 Perturbations:
   `perturb`, `output_shape`: a batch perturbed on the device, and its shape;
-  `rotate`, `translate`, `scale`, `deform`, `clutter`: building blocks;
+  `rotate`, `translate`, `scale`, `clutter`: building blocks;
   `PERTURBATIONS`: the registry, to which a `Perturbation` is added;
   `Axis`, `ROTATION`, `TRANSLATION_X`, ...: what is measured of a perturbation;
   `object_motion`: the motion of the object that poses amount to, by axis;
@@ -49,7 +49,6 @@ from stnjax.data.perturbation_checks import (
 from stnjax.data.perturbations import PERTURBATIONS as PERTURBATIONS
 from stnjax.data.perturbations import Perturbation as Perturbation
 from stnjax.data.perturbations import clutter as clutter
-from stnjax.data.perturbations import deform as deform
 from stnjax.data.perturbations import output_shape as output_shape
 from stnjax.data.perturbations import perturb as perturb
 from stnjax.data.perturbations import rotate as rotate

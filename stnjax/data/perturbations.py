@@ -13,6 +13,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from stnjax import promotion, transforms
 from stnjax.data.axes import Axis, Truth
@@ -198,7 +199,8 @@ def translate(
 ) -> tuple[jax.Array, Truth]:
   """Shifts the object in a larger image, which is zero around it.
 
-  By whole pixels, uniform in +-margin along each axis.
+  By whole pixels, rounded from uniform in +-margin along each axis: the two
+  largest shifts are half as frequent as others.
 
   Args:
     key: One key.
@@ -209,7 +211,8 @@ def translate(
     The image `[H + 2 margin, W + 2 margin, C]` and `{"translation": (x, y)}` in
     pixels.
   """
-  shift = jax.random.randint(key, (2,), -margin, margin + 1)
+  shift = jax.random.uniform(key, (2,), jnp.float32, -margin, margin)
+  shift = jnp.round(shift).astype(jnp.int32)
   height, width, channels = image.shape
   canvas = jnp.zeros((height + 2 * margin, width + 2 * margin, channels))
   corner = (margin + shift[1], margin + shift[0], 0)
@@ -250,78 +253,41 @@ def scale(
 
 
 @promotion.usual
-def deform(
-  key: jax.Array,
-  image: jax.Array,
-  *,
-  max_degrees: float,
-  max_shift: float,
-  max_shear_degrees: float,
-  max_scale: float,
-  flip: bool,
-) -> tuple[jax.Array, Truth]:
-  """A random affine transform, for augmentation while training.
-
-  Args:
-    key: one key.
-    image: `[H, W, C]`.
-    max_degrees: bound of the rotation, uniform.
-    max_shift: bound of the shift, uniform, as a share of the image's size.
-    max_shear_degrees: bound of the shear's angle, uniform.
-    max_scale: bound of the factor and of its inverse, uniform in its logarithm.
-    flip: whether half of the images are mirrored.
-
-  Returns:
-    The image, bilinear with zeros outside, and `{}`.
-  """
-  low, high = -jnp.ones(6), jnp.ones(6)
-  unit = jax.random.uniform(key, (6,), jnp.float32, low, high)
-  size = max_scale ** unit[0]
-  mirror = jnp.where(flip & (unit[1] < 0), -1.0, 1.0)
-  matrix = transforms.compose(
-    transforms.translation(2 * max_shift * unit[2:4]),
-    transforms.rotation(math.radians(max_degrees) * unit[4]),
-    transforms.shearing(jnp.tan(math.radians(max_shear_degrees) * unit[5])),
-    transforms.scaling(size * jnp.stack([mirror, jnp.ones(())])),
-  )
-  return warp(image, matrix), {}
-
-
-@promotion.usual
 def clutter(
   key: jax.Array,
   image: jax.Array,
   clutter_images: jax.Array,
-  sizes: jax.Array | Sequence[int] = (6,) * 6,
+  corners: ArrayLike,
+  sizes: ArrayLike,
   *,
   crop: int = 6,
 ) -> jax.Array:
-  """Adds crops of random images at random places, and clamps the sum to 1.
+  """Adds random crops of random images, and clamps the sum to 1.
 
   Args:
     key: One key.
     image: `[H, W, C]`, floating, in [0, 1].
     clutter_images: `[N, h, w, C]`, uint8, the images that are cut.
-    sizes: `[K]`, integers, the side in pixels that each of K crops is resized
-      to (bilinear, with antialiasing).
+    corners: `[K, 2]`, integers, row and column of the first pixel of each of K
+      crops in the image; parts outside the image are cut off.
+    sizes: `[K]`, integers, the side in pixels that each crop is resized to,
+      bilinear, without antialiasing.
     crop: Side in pixels of the squares that are cut.
 
   Returns:
     `[H, W, C]`.
   """
-  sizes = jnp.asarray(sizes)
+  corners, sizes = jnp.asarray(corners), jnp.asarray(sizes)
   height, width, channels = image.shape
 
-  def piece(key, size):
-    image_key, cut_key, place_key = jax.random.split(key, 3)
+  def piece(key, corner, size):
+    image_key, cut_key = jax.random.split(key)
     index = jax.random.randint(image_key, (), 0, len(clutter_images))
     last = jnp.array(clutter_images.shape[1:3]) - crop
     cut = jax.random.randint(cut_key, (2,), 0, last + 1)
     cropped = lax.dynamic_slice(
       clutter_images, (index, cut[0], cut[1], 0), (1, crop, crop, channels)
     )
-    last = jnp.array([height, width]) - size
-    corner = jax.random.randint(place_key, (2,), 0, last + 1)
     return (
       _resizing(height, corner[0], size, crop),
       cropped[0].astype(image.dtype) / 255,
@@ -329,7 +295,7 @@ def clutter(
     )
 
   keys = jax.random.split(key, len(sizes))
-  rows, crops, columns = jax.vmap(piece)(keys, sizes)
+  rows, crops, columns = jax.vmap(piece)(keys, corners, sizes)
   stripes = jnp.einsum("kya,kabc->kybc", rows, crops)
   return jnp.minimum(image + jnp.einsum("kybc,kxb->yxc", stripes, columns), 1)
 
@@ -339,13 +305,11 @@ def _resizing(
 ) -> jax.Array:
   """`[length, crop]`: resizes a crop to `size` pixels, from `start` on.
 
-  Bilinear as Pillow has it: where it shrinks, the triangle grows with it.
+  Bilinear between the centres of pixels, without antialiasing.
   """
   steps = jnp.arange(length) - start
-  centres = (steps + 0.5) * crop / size
-  reach = jnp.maximum(crop / size, 1.0)
-  distance = jnp.abs(jnp.arange(crop) + 0.5 - centres[:, None])
-  weights = jnp.maximum(0.0, 1 - distance / reach)
+  centres = (steps + 0.5) * crop / size - 0.5
+  centres = jnp.clip(centres, 0, crop - 1)[:, None]
+  weights = jnp.maximum(0.0, 1 - jnp.abs(jnp.arange(crop) - centres))
   within = (steps >= 0) & (steps < size)
-  total = jnp.where(within, weights.sum(axis=1), 1.0)
-  return jnp.where(within, 1 / total, 0.0)[:, None] * weights
+  return jnp.where(within[:, None], weights, 0.0)

@@ -1,13 +1,49 @@
 """Localisation nets: from features to the parameters of a transform."""
 
 from collections.abc import Sequence
+import dataclasses
 
 from flax import nnx
 import jax
 from jax import lax
 
 from stnjax import checks, promotion
-from stnjax.nn import convolution
+from stnjax.nn import convolution, initialisers
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalisationConv:
+  """A convolution of a localisation net, leaky ReLU, batch norm, max pooling.
+
+  Attributes:
+    filters: Number of filters.
+    kernel_size: Pixels along a side of the kernel; the stride is 1.
+    padding: "SAME", or "VALID" for none. Features that are not larger than the
+      kernel are padded in any case.
+    pool: Pixels along a side of the max pooling, of stride 2; 0 for none.
+      Features smaller than that are not pooled.
+    pool_above: Side in pixels of the largest features that are not pooled.
+    batch_norm: Whether a batch norm follows the leaky ReLU.
+  """
+
+  filters: int
+  kernel_size: int
+  padding: str = "VALID"
+  pool: int = 2
+  pool_above: int = 0
+  batch_norm: bool = False
+
+  def __post_init__(self) -> None:
+    checks.option("padding", self.padding, ("SAME", "VALID"))
+
+  def pads(self, side: int) -> bool:
+    """Whether features of a side in pixels, the shorter one, are padded."""
+    # Unpadded, at least two pixels must be left to pool.
+    return self.padding == "SAME" or side <= self.kernel_size
+
+  def pools(self, side: int) -> bool:
+    """Whether features of a side in pixels, the shorter one, are pooled."""
+    return 0 < self.pool <= side and side > self.pool_above
 
 
 class LocalisationNet(nnx.Module):
@@ -15,9 +51,7 @@ class LocalisationNet(nnx.Module):
 
   The head has a zero kernel and a zero bias, and zero parameters are the
   identity in every transform family: an untrained net returns the identity for
-  any features. A convolution is unpadded where the features are large enough
-  for it and the pooling that follows. Smaller features are padded and keep
-  their size.
+  any features.
 
   Reference: Jaderberg et al. 2015 (arXiv:1506.02025), section 3.1.
 
@@ -31,11 +65,11 @@ class LocalisationNet(nnx.Module):
     in_shape: Sequence[int],
     num_params: int,
     *,
-    convs: Sequence[tuple[int, int]] = ((20, 5), (20, 5)),
+    convs: Sequence[LocalisationConv | tuple[int, int]] = ((20, 5), (20, 5)),
     dense: Sequence[int] = (20,),
-    pools: int | None = None,
-    halve_input: bool = False,
+    halve_input: str | None = None,
     slope: float = 0.0,
+    init: str = "lecun_normal",
     rngs: nnx.Rngs,
   ):
     """Makes the layers.
@@ -44,49 +78,41 @@ class LocalisationNet(nnx.Module):
       in_shape: `(H, W, C)` of the features.
       num_params: Number of parameters to predict, such as
         `stnjax.transforms.num_params("affine")`.
-      convs: Number of filters and kernel size of each convolution.
-      dense: Widths of the hidden dense layers.
-      pools: Number of convolutions, from the first on, that 2 x 2 max pooling
-        follows; all of them by default.
-      halve_input: Whether the features are first averaged over 2 x 2 pixels.
-      slope: Negative slope of the leaky ReLU.
+      convs: Convolutions; a pair `(filters, kernel_size)` is short for
+        `LocalisationConv(filters, kernel_size)`.
+      dense: Widths of the hidden dense layers, each with a ReLU.
+      halve_input: "mean" or "max" over 2 x 2 pixels of the features before the
+        first layer; None for neither.
+      slope: Negative slope of the leaky ReLU of the convolutions.
+      init: Initialiser of all layers but the head, one of
+        `initialisers.INITIALISERS`.
       rngs: Keys for the initial values.
 
     Raises:
-      ValueError: For a shape that is not `(H, W, C)`, or no parameters.
+      ValueError: For a shape that is not `(H, W, C)`, no parameters, or an
+        unknown padding, halve_input or init.
     """
     checks.whole("num_params", num_params, 1)
+    checks.option("halve_input", halve_input, (None, "mean", "max"))
     if len(in_shape) != 3:
       raise ValueError(f"in_shape must be (H, W, C), got {tuple(in_shape)}")
-    height, width, channels = in_shape
-    self.in_shape = (height, width, channels)
+    self.in_shape = tuple(in_shape)
     self.slope = slope
     self.halve_input = halve_input
-    if halve_input:
-      height, width = height // 2, width // 2
-    layers = []
-    self.pools = len(convs) if pools is None else pools
-    for index, (filters, kernel_size) in enumerate(convs):
-      roomy = min(height, width) > kernel_size  # leaves two pixels to pool
-      if roomy:
-        height, width = height - kernel_size + 1, width - kernel_size + 1
-      layers.append(
-        nnx.Conv(
-          channels,
-          filters,
-          (kernel_size, kernel_size),
-          padding="VALID" if roomy else "SAME",
-          rngs=rngs,
-        )
-      )
-      if index < self.pools and min(height, width) > 1:
-        height, width = height // 2, width // 2
-      channels = filters
-    self.convs = nnx.List(layers)
-    sizes = [height * width * channels, *dense]
+    flat = self._add_convs(
+      [
+        conv if isinstance(conv, LocalisationConv) else LocalisationConv(*conv)
+        for conv in convs
+      ],
+      init,
+      rngs,
+    )
+    sizes = [flat, *dense]
     self.hidden = nnx.List(
       [
-        nnx.Linear(fan_in, fan_out, rngs=rngs)
+        nnx.Linear(
+          fan_in, fan_out, **initialisers.of_layer(init, fan_in), rngs=rngs
+        )
         for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
       ]
     )
@@ -96,6 +122,41 @@ class LocalisationNet(nnx.Module):
       kernel_init=nnx.initializers.zeros_init(),
       rngs=rngs,
     )
+
+  def _add_convs(
+    self, convs: Sequence[LocalisationConv], init: str, rngs: nnx.Rngs
+  ) -> int:
+    """Makes the convolutions; returns the number of features behind them."""
+    height, width, channels = self.in_shape
+    if self.halve_input:
+      height, width = height // 2, width // 2
+    layers, norms, pools = [], {}, []
+    for index, conv in enumerate(convs):
+      size = conv.kernel_size
+      padded = conv.pads(min(height, width))
+      if not padded:
+        height, width = height - size + 1, width - size + 1
+      layers.append(
+        nnx.Conv(
+          channels,
+          conv.filters,
+          (size, size),
+          padding="SAME" if padded else "VALID",
+          **initialisers.of_layer(init, size**2 * channels),
+          rngs=rngs,
+        )
+      )
+      if conv.batch_norm:
+        norms[str(index)] = nnx.BatchNorm(conv.filters, rngs=rngs)
+      pools.append(conv.pool if conv.pools(min(height, width)) else 0)
+      if pools[-1]:
+        height = (height - conv.pool) // 2 + 1
+        width = (width - conv.pool) // 2 + 1
+      channels = conv.filters
+    self.convs = nnx.List(layers)
+    self.norms = nnx.Dict(norms)
+    self.pools = tuple(pools)
+    return height * width * channels
 
   @promotion.usual
   def __call__(self, features: jax.Array) -> jax.Array:
@@ -115,13 +176,27 @@ class LocalisationNet(nnx.Module):
         f"features must be [B, H, W, C] with (H, W, C) = {self.in_shape}, the"
         f" in_shape of this LocalisationNet, got shape {features.shape}"
       )
-    x = convolution.mean_pool(features, 2) if self.halve_input else features
+    x = features
+    if self.halve_input == "mean":
+      x = convolution.mean_pool(x, 2)
+    elif self.halve_input == "max":
+      x = convolution.max_pool(x, 2)
     for index, conv in enumerate(self.convs):
-      x = convolution.conv(x, conv.kernel[...], conv.padding)
-      if index < self.pools and min(x.shape[1:3]) > 1:
-        x = convolution.max_pool(x, 2)
-      x = nnx.leaky_relu(x + conv.bias[...], self.slope)
+      x = self._convolved(index, conv, x)
     x = lax.collapse(x, 1)
     for layer in self.hidden:
-      x = nnx.leaky_relu(layer(x), self.slope)
+      x = nnx.relu(layer(x))
     return self.head(x)
+
+  def _convolved(self, index: int, conv: nnx.Conv, x: jax.Array) -> jax.Array:
+    """Features behind a convolution and what follows it."""
+    x = convolution.conv(x, conv.kernel[...], conv.padding)
+    norm, pool = self.norms.get(str(index)), self.pools[index]
+    if norm is not None:
+      x = norm(nnx.leaky_relu(x + conv.bias[...], self.slope))
+    if pool:
+      x = convolution.max_pool(x, pool)
+    if norm is None:
+      # Last: the maximum is the same, the bias's gradient a shorter sum.
+      x = nnx.leaky_relu(x + conv.bias[...], self.slope)
+    return x

@@ -1,6 +1,7 @@
 """The paper's classifiers as backbones: "mnist", ..., "cifar"."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import functools
 
 from flax import nnx
@@ -20,6 +21,7 @@ def backbone(
   width: float = 1.0,
   localisation_width: float = 1.0,
   dropout: bool = True,
+  init: str | None = None,
 ) -> Backbone:
   """Makes a backbone of a classifier of the paper.
 
@@ -30,11 +32,17 @@ def backbone(
     width: Factor on the numbers of filters and hidden units.
     localisation_width: Factor on those of the localisation nets.
     dropout: Whether to keep the dropout.
+    init: Initialiser of all layers but the last one of localisation nets, one
+      of `stnjax.nn.initialisers.INITIALISERS`. By default that of the
+      classifier, and "lecun_normal" in localisation nets.
 
   Raises:
-    ValueError: For a factor that is not positive, or too large.
+    ValueError: For a factor that is not positive, or too large, or an unknown
+      init.
   """
   layers = classifier.resized(width, localisation_width, dropout)
+  if init is not None:
+    layers = dataclasses.replace(layers, init=init)
   stages = functools.partial(_stages, layers, task.image_shape[-1])
   made = stages(rngs)
   halves = layers.halves_from
@@ -42,7 +50,8 @@ def backbone(
     made,
     make_head=functools.partial(_head, layers, task.heads * task.num_classes),
     fresh_stages=stages,
-    localiser=functools.partial(_localiser, layers),
+    localiser=functools.partial(_localiser, layers, init or "lecun_normal"),
+    localisation=layers.default_localisation,
     padding=layers.padding,
     halve_output=bool(halves) and min(task.image_shape[:2]) >= halves,
     geometry=functools.partial(
@@ -63,8 +72,9 @@ def _stages(
         layer.kernel_size,
         padding=layer.padding,
         pool=layer.pool,
-        batch_norm=layer.batch_norm,
+        batch_norm="after_relu" if layer.batch_norm else None,
         dropout=layer.dropout,
+        drop_channels=layer.drop_channels,
         slope=classifier.slope,
         init=classifier.init,
         rngs=rngs,
@@ -86,6 +96,7 @@ def _head(
     outputs,
     widths=classifier.dense,
     dropout=classifier.dropout,
+    drop_input=classifier.drop_features,
     slope=classifier.slope,
     init=classifier.init,
     rngs=rngs,
@@ -94,6 +105,7 @@ def _head(
 
 def _localiser(
   classifier: Classifier,
+  init: str,
   shape: Sequence[int],
   image_shape: Sequence[int],
   num_params: int,
@@ -102,15 +114,15 @@ def _localiser(
   rngs: nnx.Rngs,
 ) -> nn.LocalisationNet:
   checks.option("localisation", size, tuple(classifier.localisation))
-  layers = classifier.localisation[size].sized_for(shape, image_shape)
+  layers = classifier.localisation[size]
   return nn.LocalisationNet(
     shape,
     num_params,
     convs=layers.convs,
     dense=layers.dense,
-    pools=layers.pools,
-    halve_input=layers.halved,
+    halve_input=layers.halving(shape, image_shape),
     slope=classifier.slope,
+    init=init,
     rngs=rngs,
   )
 

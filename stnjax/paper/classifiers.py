@@ -2,28 +2,34 @@
 
 Every convolution is a block, at whose end a transformer may sit: depth X is
 after the X-th convolution, with its pooling and nonlinearity. Sources: L.
-Finnveden, Y. Jansson and T. Lindeberg, ICPR 2020 (arXiv:2004.11678), and for
-house numbers Jaderberg et al. 2015. What those leave open is marked "ours".
+Finnveden, Y. Jansson and T. Lindeberg, ICPR 2020 (arXiv:2004.11678), with their
+published code, and for house numbers Jaderberg et al. 2015. What those leave
+open is marked "ours".
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import math
 
+from stnjax.nn import LocalisationConv
 from stnjax.placement.blocks import check_factors, scaled
+
+# Sides in pixels of the smallest features that a net of MNIST pools, ours: the
+# 2 x 2 pixels of depth 2 are kept.
+_POOLED_FROM = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-  """A convolution, then batch norm, max pooling, leaky ReLU and dropout.
+  """A convolution, then leaky ReLU, batch norm, max pooling and dropout.
 
   Attributes:
     filters: Number of filters.
     kernel_size: Pixels along a side of the kernel.
     pool: Pixels along a side of the max pooling, of stride 2; 0 for none.
     padding: "VALID" or "SAME", of the convolution.
-    batch_norm: Whether a batch norm follows the convolution.
+    batch_norm: Whether a batch norm follows the leaky ReLU.
     dropout: Share of the results that training drops.
+    drop_channels: Whether dropout drops whole channels.
   """
 
   filters: int
@@ -32,6 +38,7 @@ class Conv:
   padding: str = "SAME"
   batch_norm: bool = False
   dropout: float = 0.0
+  drop_channels: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,64 +46,31 @@ class Localisation:
   """A localisation net without its last layer.
 
   Attributes:
-    convs: Number of filters and kernel size of each convolution.
-    pools: Number of convolutions, from the first on, that 2 x 2 max pooling
-      follows; None for all.
+    convs: Its convolutions.
     dense: Widths of the hidden dense layers.
-    halved: Whether it sees the input at half its size.
+    halve_image: Whether it sees the image at half its size.
+    pool_features: Whether 2 x 2 max pooling of features, of at least 8 pixels
+      along each side, comes first.
   """
 
-  convs: tuple[tuple[int, int], ...] = ()
+  convs: tuple[LocalisationConv, ...] = ()
   dense: tuple[int, ...] = ()
-  halved: bool = False
-  pools: int | None = None
+  halve_image: bool = False
+  pool_features: bool = False
 
-  def sized_for(
+  def halving(
     self, shape: Sequence[int], image_shape: Sequence[int]
-  ) -> "Localisation":
-    """The same for features instead of the image.
-
-    Dense layers on features are matched, see `matched_widths`; convolutions
-    stay, and what follows them costs less, the smaller the features. Only the
-    image itself is halved.
+  ) -> str | None:
+    """How its input is halved: "mean" or "max" over 2 x 2 pixels, or None.
 
     Args:
-      shape: `(h, w, F)` of the features.
+      shape: `(h, w, F)` of the features that it sees.
       image_shape: `(H, W, C)` of the image.
     """
     if tuple(shape) == tuple(image_shape):
-      return self
-    dense = self.dense
-    if not self.convs:
-      dense = matched_widths(dense, math.prod(shape), math.prod(image_shape))
-    return dataclasses.replace(self, dense=dense, halved=False)
-
-
-def matched_widths(
-  widths: Sequence[int], num_features: int, reference: int
-) -> tuple[int, ...]:
-  """Sizes the first layer so that deeper placements cost as many parameters.
-
-  A feature map is often many times larger than the image, and a dense layer
-  on it would dwarf the classifier. With the returned first width, a net that
-  sees `num_features` has about as many parameters as one with `widths` that
-  sees `reference`. It is at least half of the original, so that the layer is
-  no bottleneck.
-
-  Args:
-    widths: Widths of the hidden layers of the net that sees the input.
-    num_features: Number of features that this net sees.
-    reference: Number of features of the input.
-
-  Returns:
-    The widths to use.
-  """
-  if not widths:
-    return ()
-  first, *rest = widths
-  onward = 1 + (rest[0] if rest else 0)  # a unit's bias and outgoing weights
-  matched = round(first * (reference + onward) / (num_features + onward))
-  return (max(matched, first // 2, 1), *rest)
+      return "mean" if self.halve_image else None
+    roomy = min(shape[:2]) >= _POOLED_FROM
+    return "max" if self.pool_features and roomy else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +82,23 @@ class Classifier:
     localisation: Its localisation nets, by size.
     dense: Widths of the hidden dense layers.
     dropout: Share of their results that training drops.
+    drop_features: Whether dropout also drops the features before them.
+    default_localisation: Size of the localisation net unless another is asked
+      for.
     slope: Negative slope of the leaky ReLU.
     padding: Padding of the transformer.
     halves_from: Side of the smallest images of which the last run of the
       transformer halves what it warps; 0 for none.
-    init: Initialiser of the kernels, a name in `flax.nnx.initializers`.
+    init: Initialiser of the classifier, one of
+      `stnjax.nn.initialisers.INITIALISERS`.
   """
 
   convs: tuple[Conv, ...]
   localisation: Mapping[str, Localisation]
   dense: tuple[int, ...] = ()
   dropout: float = 0.0
+  drop_features: bool = False
+  default_localisation: str = "small"
   slope: float = 0.0
   padding: str = "border"
   halves_from: int = 0
@@ -156,8 +136,10 @@ class Classifier:
         size: dataclasses.replace(
           net,
           convs=tuple(
-            (scaled(filters, localisation_width), kernel_size)
-            for filters, kernel_size in net.convs
+            dataclasses.replace(
+              conv, filters=scaled(conv.filters, localisation_width)
+            )
+            for conv in net.convs
           ),
           dense=tuple(scaled(u, localisation_width) for u in net.dense),
         )
@@ -171,16 +153,29 @@ MNIST = Classifier(
     Conv(64, 9, pool=2, padding="VALID"),
     Conv(64, 7, pool=2, padding="VALID"),
   ),
-  localisation={"small": Localisation(dense=(32, 32, 32))},
+  localisation={
+    "small": Localisation(dense=(32, 32, 32), pool_features=True),
+    "large": Localisation(dense=(32, 32, 32)),
+  },
 )
 MNIST_TRANSLATION = dataclasses.replace(
   MNIST,
-  localisation={"small": Localisation(((20, 5), (20, 5)), (20,))},
+  localisation={
+    "small": Localisation(
+      (LocalisationConv(20, 5), LocalisationConv(20, 5, pool_above=20)), (20,)
+    )
+  },
   halves_from=60,  # smaller ones are of the size that it returns
 )
 MNIST_SCALE = dataclasses.replace(
   MNIST,
-  localisation={"small": Localisation(((20, 5), (20, 5)), (20,), halved=True)},
+  localisation={
+    "small": Localisation(
+      (LocalisationConv(20, 5), LocalisationConv(20, 5)),
+      (20,),
+      halve_image=True,
+    )
+  },
 )
 
 # Jaderberg et al. 2015, section 4.2: dropout in all layers but the first. That
@@ -193,12 +188,35 @@ HOUSE_NUMBERS = Classifier(
   ),
   dense=(3072, 3072, 3072),
   dropout=0.5,
-  localisation={"small": Localisation(((32, 5), (32, 5)), (32, 32), pools=1)},
+  localisation={
+    "small": Localisation(dense=(32, 32)),
+    "large": Localisation(
+      (
+        LocalisationConv(32, 5, padding="SAME"),
+        LocalisationConv(32, 5, padding="SAME", pool=0),
+      ),
+      (32, 32),
+    ),
+  },
+  default_localisation="large",
   padding="zeros",
   init="he_normal",
 )
 
-# The filters of the localisation nets are ours.
+
+def _plankton_localisation(*pairs: int) -> Localisation:
+  """Two convolutions of so many filters each, a 3 x 3 pool behind each pair."""
+  return Localisation(
+    tuple(
+      LocalisationConv(filters, 3, padding="SAME", pool=pool)
+      for filters in pairs
+      for pool in (0, 3)
+    ),
+    (64, 64),
+  )
+
+
+# That it starts from He et al. 2015 is ours.
 PLANKTON = Classifier(
   convs=tuple(
     Conv(filters, 3, pool=3 * (index in (2, 4, 7, 10)))
@@ -208,15 +226,15 @@ PLANKTON = Classifier(
   ),
   dense=(512, 512),
   dropout=0.5,
+  drop_features=True,
   slope=1 / 3,
   localisation={
-    "small": Localisation(((16, 3),) * 2, (64, 64)),
-    "large": Localisation(((16, 3),) * 4, (64, 64)),
+    "small": _plankton_localisation(32),
+    "large": _plankton_localisation(32, 64),
   },
   init="he_normal",
 )
 
-# The pooling in the localisation net is ours.
 CIFAR = Classifier(
   convs=tuple(
     Conv(
@@ -225,10 +243,19 @@ CIFAR = Classifier(
       pool=2 * last,
       batch_norm=True,
       dropout=dropout * last,
+      drop_channels=True,
     )
     for filters, dropout in ((32, 0.2), (64, 0.3), (128, 0.4))
     for last in (False, True)
   ),
-  localisation={"small": Localisation(((20, 5), (40, 5)), (80,))},
+  localisation={
+    "small": Localisation(
+      tuple(
+        LocalisationConv(filters, 5, padding="SAME", batch_norm=True)
+        for filters in (20, 40)
+      ),
+      (80,),
+    )
+  },
   padding="zeros",
 )

@@ -42,6 +42,21 @@ def mnist_normalisation(
   return _MNIST_STATISTICS.get(base, ((0.1307,), (0.3081,)))
 
 
+def no_normalisation(perturbation: str, train_images: np.ndarray) -> Statistics:
+  """Mean 0 and standard deviation 1: pixels stay in [0, 1].
+
+  Args:
+    perturbation: Name of the perturbation; not used.
+    train_images: `[N, H, W, C]`, uint8, the training images.
+
+  Returns:
+    `(mean, std)`, a tuple of C floats each.
+  """
+  del perturbation
+  channels = train_images.shape[-1]
+  return (0.0,) * channels, (1.0,) * channels
+
+
 def mnist_backbone(perturbation: str) -> str:
   """Name of the paper's classifier for MNIST so perturbed.
 
@@ -148,7 +163,7 @@ _SETS = (
     generated=True,
   ).dataset(backbone="plankton"),
   Prepared(name="cifar10", **_SMALL).dataset(
-    title="CIFAR-10", backbone="cifar"
+    title="CIFAR-10", backbone="cifar", normalisation=no_normalisation
   ),
   Prepared(name="svhn_cropped", **_SMALL).dataset(
     title="SVHN (cropped)",

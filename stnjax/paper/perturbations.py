@@ -1,30 +1,33 @@
-"""The perturbations of the paper (Finnveden et al. 2020).
+"""The perturbations of the paper (Finnveden et al. 2020), as its code has them.
 
 Importing this module registers them.
 """
 
-import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
-from stnjax import data, transforms
+from stnjax import data, promotion, transforms
 from stnjax.data import Perturbation
 from stnjax.data.perturbations import with_margin
 from stnjax.paper import statistics
+from stnjax.sampling.warping import warp
 
 _TRANSLATION_MARGIN = 16
 _SCALE_MARGIN = 42
 _CROPS = 6  # pieces of clutter in an image
+_CROP = 6  # pixels along a side of a piece
 
 
+@promotion.usual
 def translate_in_clutter(
   key: jax.Array, image: jax.Array, clutter_images: jax.Array
 ) -> tuple[jax.Array, data.Truth]:
   """Shifts the object in a larger image, and adds clutter: MNIST-T.
 
   Six crops of 6 x 6 pixels from random training images are added at random
-  places, and the sum is clamped to 1.
+  places, but never in the last row or column, and the sum is clamped to 1.
 
   Args:
     key: One key.
@@ -34,11 +37,16 @@ def translate_in_clutter(
   Returns:
     The image `[H + 32, W + 32, C]` and `{"translation": (x, y)}` in pixels.
   """
-  shift_key, clutter_key = jax.random.split(key)
+  shift_key, place_key, clutter_key = jax.random.split(key, 3)
   image, truth = data.translate(shift_key, image, margin=_TRANSLATION_MARGIN)
-  return data.clutter(clutter_key, image, clutter_images), truth
+  ends = jnp.array(image.shape[:2]) - _CROP
+  corners = jax.random.randint(place_key, (_CROPS, 2), 0, ends)
+  sizes = jnp.full(_CROPS, _CROP)
+  image = data.clutter(clutter_key, image, clutter_images, corners, sizes)
+  return image, truth
 
 
+@promotion.usual
 def scale_in_clutter(
   key: jax.Array, image: jax.Array, clutter_images: jax.Array
 ) -> tuple[jax.Array, data.Truth]:
@@ -46,7 +54,8 @@ def scale_in_clutter(
 
   By a factor between 1/2 and 4, uniform in its logarithm. Six crops of 6 x 6
   pixels from random training images, each resized to 2 s x 2 s with s from 1 to
-  9, are added at random places, and the sum is clamped to 1.
+  9, are added around random places, and the sum is clamped to 1. A place is at
+  least 2 pixels inside; close to a border, s is reduced so that the crop fits.
 
   Args:
     key: One key.
@@ -56,10 +65,87 @@ def scale_in_clutter(
   Returns:
     The image `[H + 84, W + 84, C]` and `{"scale": log2 factor}`.
   """
-  scale_key, size_key, clutter_key = jax.random.split(key, 3)
+  scale_key, size_key, place_key, clutter_key = jax.random.split(key, 4)
   image, truth = data.scale(scale_key, image, margin=_SCALE_MARGIN)
-  sizes = 2 * jax.random.randint(size_key, (_CROPS,), 1, 10)
-  return data.clutter(clutter_key, image, clutter_images, sizes), truth
+  shape = jnp.array(image.shape[:2])
+  places = jax.random.randint(place_key, (_CROPS, 2), 2, shape - 2)
+  halves = jax.random.randint(size_key, (_CROPS,), 1, 10)
+  room = jnp.minimum(places, shape - places).min(axis=1)
+  halves = jnp.minimum(halves, room)
+  corners, sizes = places - halves[:, None], 2 * halves
+  image = data.clutter(clutter_key, image, clutter_images, corners, sizes)
+  return image, truth
+
+
+@promotion.usual
+def augment_freely(
+  key: jax.Array, image: jax.Array
+) -> tuple[jax.Array, data.Truth]:
+  """Augments plankton: any rotation, and shear, shift, scale and mirroring.
+
+  The object is sheared by up to 20 degrees, rotated by up to 180 degrees and
+  shifted by up to 10/95 of the image along each axis, all uniform; then it is
+  scaled about the centre by 1/1.3 to 1.3, uniform in the logarithm, and one in
+  two is mirrored. One resampling, bilinear with zeros outside.
+
+  Args:
+    key: One key.
+    image: `[H, W, C]`.
+
+  Returns:
+    The image and `{}`.
+  """
+  unit = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
+  mirror = jnp.where(unit[5] < 0, -1.0, 1.0)
+  motion = transforms.compose(
+    transforms.scaling(1.3 ** unit[4] * jnp.stack([mirror, jnp.ones(())])),
+    transforms.translation(2 * 10 / 95 * unit[2:4]),
+    transforms.rotation(math.pi * unit[1]),
+    _slant(math.radians(20) * unit[0]),
+  )
+  return warp(image, transforms.invert(motion)), {}
+
+
+@promotion.usual
+def augment_lightly(
+  key: jax.Array, image: jax.Array
+) -> tuple[jax.Array, data.Truth]:
+  """Augments CIFAR-10: a mirroring, and a small affine transform.
+
+  One object in two is mirrored. Then it is sheared and rotated by up to 5
+  degrees each, scaled by 0.9 to 1.1 and shifted by up to 5 % of the image along
+  each axis, rounded to whole pixels; all uniform. Bilinear, zeros outside.
+
+  Args:
+    key: One key.
+    image: `[H, W, C]`.
+
+  Returns:
+    The image and `{}`.
+  """
+  unit = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
+  mirror = jnp.where(unit[5] < 0, -1.0, 1.0)
+  size = jnp.array(image.shape[1::-1])  # (W, H)
+  shift = jnp.round(0.05 * size * unit[2:4])
+  motion = transforms.compose(
+    transforms.translation(2 * shift / size),
+    transforms.rotation(math.radians(5) * unit[1]),
+    transforms.scaling(jnp.full(2, 1 + 0.1 * unit[4])),
+    _slant(math.radians(5) * unit[0]),
+    transforms.scaling(jnp.stack([mirror, jnp.ones(())])),
+  )
+  return warp(image, transforms.invert(motion)), {}
+
+
+def _slant(angle: jax.Array) -> jax.Array:
+  """`[2, 3]`: turns the y axis alone, whose length stays."""
+  zero, one = jnp.zeros(()), jnp.ones(())
+  columns = [
+    jnp.stack([one, zero]),
+    jnp.stack([-jnp.sin(angle), jnp.cos(angle)]),
+    jnp.stack([zero, zero]),
+  ]
+  return jnp.stack(columns, axis=-1)
 
 
 def _turned_back(truth: data.Truth, shape: tuple[int, int, int]) -> jax.Array:
@@ -117,32 +203,8 @@ _PERTURBATIONS = (
     title="scaled {}",
     ideal=_full_size,
   ),
-  # Plankton's.
-  Perturbation(
-    name="free_augmentation",
-    draw=functools.partial(
-      data.deform,
-      max_degrees=180,
-      max_shift=10 / 95,
-      max_shear_degrees=20,
-      max_scale=1.3,
-      flip=True,
-    ),
-    augments=True,
-  ),
-  # CIFAR's; the paper leaves its bounds open.
-  Perturbation(
-    name="light_augmentation",
-    draw=functools.partial(
-      data.deform,
-      max_degrees=10,
-      max_shift=0.1,
-      max_shear_degrees=5,
-      max_scale=1.1,
-      flip=True,
-    ),
-    augments=True,
-  ),
+  Perturbation(name="free_augmentation", draw=augment_freely, augments=True),
+  Perturbation(name="light_augmentation", draw=augment_lightly, augments=True),
 )
 
 for _perturbation in _PERTURBATIONS:

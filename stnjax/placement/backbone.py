@@ -28,7 +28,7 @@ Stage = Callable[..., jax.Array]
 """From features `[B, H, W, C]` to features `[B, h, w, F]`."""
 
 SMALL = "small"
-"""Size of the localisation net that every backbone has."""
+"""Size of the localisation net of a backbone that names no other."""
 
 
 class Task(NamedTuple):
@@ -56,6 +56,7 @@ class Backbone(nnx.Module):
     make_head: Callable[..., nnx.Module] | None = None,
     fresh_stages: Callable[[nnx.Rngs], Sequence[Stage]] | None = None,
     localiser: Callable[..., Callable[[jax.Array], jax.Array]] | None = None,
+    localisation: str = SMALL,
     padding: str = "border",
     halve_output: bool = False,
     geometry: Callable[[int], Geometry] | None = None,
@@ -75,8 +76,10 @@ class Backbone(nnx.Module):
       localiser: Function `localiser(shape, image_shape, num_params, *, rngs)`
         that returns a module from features of `shape` `(h, w, F)` to
         parameters `[B, num_params]`, zero at the start. An argument `size`
-        gets the size of localisation net that is asked for, "small" by
-        default. By default a `stnjax.nn.LocalisationNet`.
+        gets the size of localisation net. By default a
+        `stnjax.nn.LocalisationNet`.
+      localisation: Size of localisation net that is made unless another one is
+        asked for.
       padding: Values outside of what a transformer warps, one of
         `stnjax.sampling.UNFILLED`.
       halve_output: Whether the last run of a transformer returns half the
@@ -104,6 +107,7 @@ class Backbone(nnx.Module):
     self.make_head = make_head
     self.fresh_stages = fresh_stages
     self.localiser = localiser
+    self.localisation = localisation
     self.padding = padding
     self.halve_output = halve_output
     self.geometry = geometry
@@ -114,7 +118,7 @@ class Backbone(nnx.Module):
     image_shape: Sequence[int],
     num_params: int,
     *,
-    size: str = SMALL,
+    size: str | None = None,
     rngs: nnx.Rngs,
   ) -> Callable[..., jax.Array]:
     """Makes a localisation net.
@@ -123,18 +127,20 @@ class Backbone(nnx.Module):
       shape: `(h, w, F)` of the features that it sees.
       image_shape: `(H, W, C)` of the images.
       num_params: Number of parameters to predict.
-      size: Size of the net, of those that the backbone has.
+      size: Size of the net, of those that the backbone has; the backbone's
+        default if None.
       rngs: Keys for the initial values.
 
     Raises:
       ValueError: For a size that the backbone does not have.
     """
+    size = self.localisation if size is None else size
     make = self.localiser or _default_localiser
     options: dict[str, Any] = {"rngs": rngs}
     if "size" in inspect.signature(make).parameters:
       options["size"] = size
     else:
-      checks.option("localisation", size, (SMALL,))
+      checks.option("localisation", size, (self.localisation,))
     return make(tuple(shape), tuple(image_shape), num_params, **options)
 
 
@@ -142,7 +148,7 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 """Functions `(task, *, rngs, **options)` by name. Options that scripts know:
 `width` and `localisation_width` multiply the numbers of filters and hidden
 units, `dropout` says whether there is any, `localisation` is the size of the
-localisation net."""
+localisation net, `init` the initialiser of all layers."""
 
 
 def _default_localiser(
@@ -164,7 +170,8 @@ def make_backbone(
   width: float = 1.0,
   localisation_width: float = 1.0,
   dropout: bool = True,
-  localisation: str = SMALL,
+  localisation: str | None = None,
+  init: str | None = None,
   **options: Any,
 ) -> Backbone:
   """Makes a backbone by name, with those of the options that it takes.
@@ -176,7 +183,9 @@ def make_backbone(
     width: Factor on the numbers of filters and hidden units of the classifier.
     localisation_width: Factor on those of the localisation nets.
     dropout: Whether the backbone keeps its dropout.
-    localisation: Size of the localisation net.
+    localisation: Size of the localisation net; the backbone's default if None.
+    init: Initialiser of all layers but the last one of localisation nets, one
+      of `stnjax.nn.initialisers.INITIALISERS`; the backbone's own if None.
     **options: More options of the function.
 
   Raises:
@@ -192,6 +201,7 @@ def make_backbone(
     "localisation_width": (localisation_width, 1.0),
     "dropout": (dropout, True),
     "localisation": (localisation, localisation),  # `place` gets it, too
+    "init": (init, None),
   }
   for option, (value, default) in common.items():
     if option in parameters or takes_all:

@@ -36,7 +36,7 @@ class Site(NamedTuple):
     backbone: The stages and what belongs to them.
     family: Transform family to predict.
     padding: Padding of the transformer.
-    localisation: Size of the localisation net.
+    localisation: Size of the localisation net; the backbone's default if None.
   """
 
   depth: int
@@ -45,7 +45,7 @@ class Site(NamedTuple):
   backbone: Backbone
   family: transforms.Family
   padding: str
-  localisation: str
+  localisation: str | None
 
   def localiser(self, num_params: int, rngs: nnx.Rngs) -> Any:
     """Makes the backbone's localisation net for the features at the site."""
@@ -199,10 +199,11 @@ class Placement:
   ) -> jax.Array:
     """Passes features through the stage behind a depth, without transforms.
 
-    Batch norms behind transformers belong to the stages.
+    The batch norm of the last run at the depth belongs to the stage.
     """
     if depth in self.depths:
-      x = network.normalise(depth, x)
+      last_run = len(self.depths) - 1 - self.depths[::-1].index(depth)
+      x = network.normalise(last_run, x)
     return network.through(x, context, depth, depth + 1)
 
   def part(self, path: Sequence[Any]) -> str:

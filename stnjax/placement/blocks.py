@@ -8,7 +8,7 @@ import jax
 from jax import lax
 
 from stnjax import checks, promotion
-from stnjax.nn import convolution, deformation
+from stnjax.nn import convolution, deformation, initialisers
 from stnjax.nn.receptive_fields import Window
 from stnjax.placement.context import Context
 
@@ -16,7 +16,7 @@ _WIDEST = 2**19  # of layers of some thousand units: fewer than 2^31 of them
 
 
 class ConvBlock(nnx.Module):
-  """Convolution, batch norm, max pooling, leaky ReLU, dropout.
+  """Convolution, leaky ReLU, max pooling and dropout, with a batch norm or not.
 
   A `placement.Deformable`: its convolution may be deformed.
   """
@@ -29,8 +29,9 @@ class ConvBlock(nnx.Module):
     *,
     padding: str = "SAME",
     pool: int = 0,
-    batch_norm: bool = False,
+    batch_norm: str | None = None,
     dropout: float = 0.0,
+    drop_channels: bool = False,
     slope: float = 0.0,
     init: str = "lecun_normal",
     rngs: nnx.Rngs,
@@ -43,25 +44,35 @@ class ConvBlock(nnx.Module):
       kernel_size: Pixels along a side of the kernel; the stride is 1.
       padding: "VALID" or "SAME", of the convolution.
       pool: Pixels along a side of the max pooling, of stride 2; 0 for none.
-      batch_norm: Whether a batch norm follows the convolution.
+      batch_norm: Place of a batch norm: "before_relu", between the convolution
+        and the max pooling that the leaky ReLU follows; "after_relu", between
+        the leaky ReLU and the max pooling; None for no batch norm.
       dropout: Share of the results that training drops, per image.
+      drop_channels: Whether dropout drops whole channels.
       slope: Negative slope of the leaky ReLU.
-      init: Initialiser of the kernel, a name in `flax.nnx.initializers`.
+      init: Initialiser of the convolution, one of
+        `stnjax.nn.initialisers.INITIALISERS`.
       rngs: Keys for the initial values.
+
+    Raises:
+      ValueError: For an unknown padding, batch_norm or init.
     """
     checks.option("padding", padding, ("VALID", "SAME"))
+    checks.option("batch_norm", batch_norm, (None, "before_relu", "after_relu"))
     self.kernel_size = kernel_size
     self.padding = padding
     self.pool = pool
+    self.batch_norm = batch_norm
     self.dropout = dropout
+    self.drop_channels = drop_channels
     self.slope = slope
     self.conv = nnx.Conv(
       channels,
       filters,
       (kernel_size, kernel_size),
       padding=padding,
-      use_bias=not batch_norm,  # the norm has its own
-      kernel_init=getattr(nnx.initializers, init)(),
+      use_bias=batch_norm != "before_relu",  # the norm has its own
+      **initialisers.of_layer(init, kernel_size**2 * channels),
       rngs=rngs,
     )
     self.norm = nnx.BatchNorm(filters, rngs=rngs) if batch_norm else None
@@ -102,6 +113,9 @@ class ConvBlock(nnx.Module):
     return self._finish(x, context)
 
   def _finish(self, x: jax.Array, context: Context) -> jax.Array:
+    after_relu = self.batch_norm == "after_relu"
+    if after_relu:
+      x = nnx.leaky_relu(x + self.conv.bias[...], self.slope)
     if self.norm is not None:
       x = self.norm(x, use_running_average=not context.train)
     if self.pool:
@@ -109,7 +123,9 @@ class ConvBlock(nnx.Module):
     if self.norm is None:
       # Last: the maximum is the same, the bias's gradient a shorter sum.
       x = x + self.conv.bias[...]
-    return context.dropout(nnx.leaky_relu(x, self.slope), self.dropout)
+    if not after_relu:
+      x = nnx.leaky_relu(x, self.slope)
+    return context.dropout(x, self.dropout, channels=self.drop_channels)
 
 
 class DenseHead(nnx.Module):
@@ -122,6 +138,7 @@ class DenseHead(nnx.Module):
     *,
     widths: Sequence[int] = (),
     dropout: float = 0.0,
+    drop_input: bool = False,
     slope: float = 0.0,
     init: str = "lecun_normal",
     rngs: nnx.Rngs,
@@ -133,31 +150,33 @@ class DenseHead(nnx.Module):
       outputs: Number of logits.
       widths: Numbers of units of the hidden layers.
       dropout: Share of the hidden units that training drops, per image.
+      drop_input: Whether dropout also drops features.
       slope: Negative slope of the leaky ReLU.
-      init: Initialiser of the hidden kernels, a name in
-        `flax.nnx.initializers`.
+      init: Initialiser of the hidden layers, one of
+        `stnjax.nn.initialisers.INITIALISERS`. The last layer, which no ReLU
+        follows, has "lecun_normal" instead of "he_normal".
       rngs: Keys for the initial values.
     """
     self.dropout = dropout
+    self.drop_input = drop_input
     self.slope = slope
     sizes = [math.prod(shape), *widths]
     self.hidden = nnx.List(
       [
         nnx.Linear(
-          fan_in,
-          fan_out,
-          kernel_init=getattr(nnx.initializers, init)(),
-          rngs=rngs,
+          fan_in, fan_out, **initialisers.of_layer(init, fan_in), rngs=rngs
         )
         for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
       ]
     )
-    self.last = nnx.Linear(sizes[-1], outputs, rngs=rngs)
+    self.last = _last_layer(sizes[-1], outputs, init, rngs)
 
   def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
     """Logits `[B, outputs]` of features `[B, h, w, F]`."""
     context = context or Context()
     x = lax.collapse(x, 1)
+    if self.drop_input:
+      x = context.dropout(x, self.dropout)
     for layer in self.hidden:
       x = context.dropout(nnx.leaky_relu(layer(x), self.slope), self.dropout)
     return self.last(x)
@@ -167,7 +186,13 @@ class MeanHead(nnx.Module):
   """The mean over all places, dropout, and a dense layer; of any size."""
 
   def __init__(
-    self, filters: int, outputs: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    self,
+    filters: int,
+    outputs: int,
+    *,
+    dropout: float = 0.0,
+    init: str = "lecun_normal",
+    rngs: nnx.Rngs,
   ):
     """Makes the layer.
 
@@ -175,15 +200,25 @@ class MeanHead(nnx.Module):
       filters: Number of channels of the features.
       outputs: Number of logits.
       dropout: Share of the means that training drops, per image.
+      init: Initialiser of the layer, see `DenseHead`.
       rngs: Keys for the initial values.
     """
     self.dropout = dropout
-    self.last = nnx.Linear(filters, outputs, rngs=rngs)
+    self.last = _last_layer(filters, outputs, init, rngs)
 
   def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
     """Logits `[B, outputs]` of features `[B, h, w, F]`."""
     means = x.mean(axis=(1, 2))
     return self.last((context or Context()).dropout(means, self.dropout))
+
+
+def _last_layer(
+  fan_in: int, outputs: int, init: str, rngs: nnx.Rngs
+) -> nnx.Linear:
+  # He's variance makes up for a ReLU, which does not follow.
+  init = "lecun_normal" if init == "he_normal" else init
+  options = initialisers.of_layer(init, fan_in)
+  return nnx.Linear(fan_in, outputs, **options, rngs=rngs)
 
 
 def scaled(count: int, factor: float) -> int:

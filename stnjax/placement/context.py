@@ -34,12 +34,15 @@ class Context:
     self._keys = keys
     self._drops = 0
 
-  def dropout(self, x: jax.Array, rate: float) -> jax.Array:
+  def dropout(
+    self, x: jax.Array, rate: float, *, channels: bool = False
+  ) -> jax.Array:
     """Drops a share of the values of each image; none outside of training.
 
     Args:
-      x: `[B, ...]`.
+      x: `[B, ..., C]`.
       rate: Probability of each value to be dropped, 0 to 1.
+      channels: Whether to drop whole channels instead of single values.
 
     Raises:
       ValueError: In training without keys.
@@ -50,9 +53,12 @@ class Context:
     keys = jax.vmap(jax.random.fold_in, (0, None))(
       self._checked_keys(), self._drops
     )
-    kept = jax.vmap(
-      lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:])
-    )(keys)
+    shape = x.shape[1:]
+    if channels:
+      shape = (*[1] * (x.ndim - 2), x.shape[-1])
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(
+      keys
+    )
     return jnp.where(kept, x / (1 - rate), 0)
 
   def apply(self, module: Callable[..., Any], x: jax.Array) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from stnjax import promotion, transforms
 from stnjax.placement import backbone as backbones
 from stnjax.placement import names
-from stnjax.placement.backbone import SMALL, Backbone, Task
+from stnjax.placement.backbone import Backbone, Task
 from stnjax.placement.base import Placement
 from stnjax.placement.network import Network
 from stnjax.placement.probing import Geometries
@@ -23,9 +23,10 @@ def place(
   task: Task,
   *,
   family: str | transforms.Family = "affine",
-  localisation: str = SMALL,
+  localisation: str | None = None,
   padding: str | None = None,
   batch_norm: bool = False,
+  norm_average: float | None = None,
   theta_gradient: float = 1.0,
   geometry: Geometries | None = None,
   rngs: nnx.Rngs,
@@ -39,11 +40,15 @@ def place(
     task: What to classify.
     family: Transform family to predict, a name in
       `stnjax.transforms.FAMILIES` or a `Family`. Families of grids run once.
-    localisation: Size of the localisation net, of those that the backbone has.
+    localisation: Size of the localisation net, of those that the backbone has;
+      the backbone's default if None.
     padding: Padding of the transformer, one of `stnjax.sampling.UNFILLED`; that
       of the backbone by default. Deformed convolutions read 0 outside.
-    batch_norm: Whether a batch norm without parameters follows each
+    batch_norm: Whether a batch norm without parameters follows each run of the
       transformer, or precedes a deformed convolution.
+    norm_average: Share of its running averages that every batch norm of the
+      network keeps in a step of training; None leaves each as it was made,
+      0.99 by default.
     theta_gradient: Factor on the gradient at theta, and so on that of all
       layers that theta depends on, shared ones included.
     geometry: Geometry of the features at each depth, from `probe_backbone`.
@@ -65,6 +70,7 @@ def place(
     localisation=localisation,
     padding=padding,
     batch_norm=batch_norm,
+    norm_average=norm_average,
     theta_gradient=theta_gradient,
     geometry=geometry,
     rngs=rngs,
@@ -80,10 +86,12 @@ def create(
   width: float = 1.0,
   localisation_width: float = 1.0,
   dropout: bool = True,
-  localisation: str = SMALL,
+  localisation: str | None = None,
+  init: str | None = None,
   family: str | transforms.Family = "affine",
   padding: str | None = None,
   batch_norm: bool = False,
+  norm_average: float | None = None,
   theta_gradient: float = 1.0,
   geometry: Geometries | None = None,
   rngs: nnx.Rngs,
@@ -98,10 +106,13 @@ def create(
     width: Factor on the numbers of filters and hidden units of the classifier.
     localisation_width: Factor on those of the localisation nets.
     dropout: Whether the backbone keeps its dropout.
-    localisation: Size of the localisation net, of those that the backbone has.
+    localisation: See `place`.
+    init: Initialiser of all layers but the last one of localisation nets, one
+      of `stnjax.nn.initialisers.INITIALISERS`; the backbone's own if None.
     family: See `place`.
     padding: See `place`.
     batch_norm: See `place`.
+    norm_average: See `place`.
     theta_gradient: See `place`.
     geometry: See `place`.
     rngs: Keys for the initial values, `nnx.Rngs(seed)`.
@@ -124,6 +135,7 @@ def create(
     localisation_width=localisation_width,
     dropout=dropout,
     localisation=localisation,
+    init=init,
     rngs=rngs,
     **options,
   )
@@ -135,6 +147,7 @@ def create(
     localisation=localisation,
     padding=padding,
     batch_norm=batch_norm,
+    norm_average=norm_average,
     theta_gradient=theta_gradient,
     geometry=geometry,
     rngs=rngs,

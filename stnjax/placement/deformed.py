@@ -116,7 +116,7 @@ class Deformed(base.Placement):
     points: jax.Array,
     context: Context,
   ) -> jax.Array:
-    read = network.normalise(depth, features)
+    read = network.normalise(0, features)
     stage_context = network.classifier_context(context)
     return network.stages[depth].read_at(read, points, stage_context)
 

@@ -64,16 +64,17 @@ class FeatureWarp(base.Placement):
   ) -> base.Passed:
     """Warps the features at each depth, repeatedly where it is repeated."""
     x, thetas, start, pose, first = images, [], 0, None, None
-    runs_left = len(self.depths)
+    run = 0
     for depth, repeats in itertools.groupby(self.depths):
       x = original = network.through(x, context, start, depth)
       theta, start = None, depth
       for _ in repeats:
-        runs_left -= 1
         theta = network.localise(depth, x, context, theta)
-        x = network.resample(depth, original, theta, last=not runs_left)
-        x = network.normalise(depth, x)
+        last = run == len(self.depths) - 1
+        x = network.resample(depth, original, theta, last=last)
+        x = network.normalise(run, x)
         thetas.append(theta)
+        run += 1
       size = original.shape[1:3]
       frame = receptive_fields.input_from_features(
         network.receptive_field(depth), size, images.shape[1:3]

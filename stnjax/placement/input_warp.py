@@ -51,12 +51,12 @@ class InputWarp(base.Placement):
     """Warps the input once for each depth, then passes it on."""
     x, theta, thetas = images, None, []
     warped = images
-    for index, depth in enumerate(self.depths):
+    for run, depth in enumerate(self.depths):
       features = self.look(network, depth, x, context)
       theta = network.localise(depth, features, context, theta)
-      last = index == len(self.depths) - 1
+      last = run == len(self.depths) - 1
       warped = network.resample(depth, images, theta, last=last)
-      x = network.normalise(depth, warped)
+      x = network.normalise(run, warped)
       thetas.append(theta)
 
     def pose(run: int) -> jax.Array:
@@ -72,7 +72,7 @@ class InputWarp(base.Placement):
   ) -> jax.Array:
     """Passes features on; the batch norm of the last run is at the input."""
     if depth == 0:
-      x = network.normalise(self.depths[-1], x)
+      x = network.normalise(len(self.depths) - 1, x)
     return network.through(x, context, depth, depth + 1)
 
 

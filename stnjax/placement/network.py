@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from stnjax import alignability, checks, promotion, sampling, transforms
 from stnjax.nn.spatial_transformer import SpatialTransformer
 from stnjax.placement import base, probing, shapes
-from stnjax.placement.backbone import SMALL, Backbone, Task
+from stnjax.placement.backbone import Backbone, Task
 from stnjax.placement.base import Placement
 from stnjax.placement.context import Context
 from stnjax.placement.probing import Geometries
@@ -49,7 +49,7 @@ class Network(nnx.Module):
     stages: Of the backbone.
     head: Of the backbone.
     sites: The modules of each depth of the placement, see `Placement.build`.
-    norms: A batch norm for each depth, if there are any.
+    norms: A batch norm for each run of the transformer, or none at all.
     placement: Where the transformer goes.
     padding: Padding of the transformer.
     halve_output: Whether the last run of the transformer halves its output.
@@ -67,9 +67,10 @@ class Network(nnx.Module):
     task: Task,
     *,
     family: str | transforms.Family = "affine",
-    localisation: str = SMALL,
+    localisation: str | None = None,
     padding: str | None = None,
     batch_norm: bool = False,
+    norm_average: float | None = None,
     theta_gradient: float = 1.0,
     geometry: Geometries | None = None,
     rngs: nnx.Rngs,
@@ -105,7 +106,6 @@ class Network(nnx.Module):
     )
     # Keyed by depth: an iteration repeats a depth and shares its modules.
     self.sites = nnx.Dict()
-    self.norms = nnx.Dict()
     for depth in depths:
       site = base.Site(
         depth,
@@ -117,11 +117,15 @@ class Network(nnx.Module):
         localisation,
       )
       self.sites[str(depth)] = nnx.Dict(placement.build(site, rngs))
-      if batch_norm:
-        warped = self.image_shape if placement.warps_input else sizes[depth]
-        self.norms[str(depth)] = nnx.BatchNorm(
-          warped[-1], use_bias=False, use_scale=False, rngs=rngs
-        )
+    # Each run warps what differs from the others in its statistics.
+    self.norms = nnx.List()
+    for depth in placement.depths if batch_norm else ():
+      warped = self.image_shape if placement.warps_input else sizes[depth]
+      self.norms.append(
+        nnx.BatchNorm(warped[-1], use_bias=False, use_scale=False, rngs=rngs)
+      )
+    if norm_average is not None:
+      self._keep_averages(norm_average)
     self._geometry = self._known_geometry(backbone, geometry)
 
   @property
@@ -219,9 +223,16 @@ class Network(nnx.Module):
       **changes: Attributes of the network to change, such as theta_gradient.
 
     Raises:
-      ValueError: For a placement without a transformer to repeat, and unless 1
-        to `placement.MOST_ITERATIONS` runs are left.
+      ValueError: For a placement without a transformer to repeat, with a batch
+        norm for each run, and unless 1 to `placement.MOST_ITERATIONS` runs are
+        left.
     """
+    if self.norms:
+      raise ValueError(
+        "batch_norm=True cannot be combined with more iterations: each run of"
+        " the transformer has a batch norm, and added ones would have no"
+        " statistics; accepted: batch_norm=False"
+      )
     transformer = self.sites and self.transformer(self.placement.depths[-1])
     if not self.placement.repeats or transformer.family.grid:
       raise ValueError(
@@ -285,15 +296,26 @@ class Network(nnx.Module):
     shape = shapes.halved(shape) if self.halve_output and last else shape
     return self.transformer(depth).resample(original, theta, shape)
 
-  def normalise(self, depth: int, warped: jax.Array) -> jax.Array:
-    """Applies the batch norm of a depth, if there is one."""
-    if str(depth) not in self.norms:
-      return warped
-    return self.norms[str(depth)](warped)
+  def normalise(self, run: int, warped: jax.Array) -> jax.Array:
+    """Applies the batch norm of a run of the transformer, if there is one.
+
+    Args:
+      run: Index of the run in `placement.depths`.
+      warped: `[B, h, w, C]`, what it warped.
+    """
+    return self.norms[run](warped) if self.norms else warped
 
   def receptive_field(self, depth: int) -> alignability.Geometry:
     """Where the features at a depth of the placement lie in the image."""
     return self._geometry[depth]
+
+  def _keep_averages(self, share: float) -> None:
+    """Sets the share of their averages that batch norms keep in a step."""
+    if not 0 < share < 1:
+      raise ValueError(f"norm_average must be between 0 and 1, got {share}")
+    for _, node in nnx.iter_graph(self):
+      if isinstance(node, nnx.BatchNorm):
+        node.momentum = share
 
   def _last_shape(self, sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Shape of one image behind all stages, and a transformer that halves."""

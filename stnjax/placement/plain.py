@@ -25,6 +25,7 @@ def plain(
   width: float = 1.0,
   localisation_width: float = 1.0,
   dropout: bool = True,
+  init: str | None = None,
 ) -> Backbone:
   """Convolutions with batch norm, ReLU and pooling, then a global mean.
 
@@ -38,10 +39,13 @@ def plain(
     localisation_width: Factor on the numbers of filters and hidden units of
       the localisation nets.
     dropout: Whether training drops a fifth of the features behind the mean.
+    init: Initialiser of all layers but the last one of localisation nets, one
+      of `stnjax.nn.initialisers.INITIALISERS`; "lecun_normal" if None.
 
   Raises:
     ValueError: For a factor that is not positive, or too large.
   """
+  init = init or "lecun_normal"
   blocks.check_factors(width=width, localisation_width=localisation_width)
   filters = [
     blocks.scaled(count, width)
@@ -51,7 +55,9 @@ def plain(
   def stages(rngs: nnx.Rngs) -> list[blocks.ConvBlock]:
     channels = [task.image_shape[-1], *filters]
     return [
-      blocks.ConvBlock(c, f, 3, pool=pool, batch_norm=True, rngs=rngs)
+      blocks.ConvBlock(
+        c, f, 3, pool=pool, batch_norm="before_relu", init=init, rngs=rngs
+      )
       for (c, f), pool in zip(
         itertools.pairwise(channels), _pools(task.image_shape), strict=False
       )
@@ -64,10 +70,13 @@ def plain(
       filters[-1],
       task.heads * task.num_classes,
       dropout=_DROPOUT * dropout,
+      init=init,
       rngs=rngs,
     ),
     fresh_stages=stages,
-    localiser=functools.partial(_localiser, width=localisation_width),
+    localiser=functools.partial(
+      _localiser, width=localisation_width, init=init
+    ),
     geometry=functools.partial(
       geometry, tuple(stage.windows for stage in made)
     ),
@@ -101,6 +110,7 @@ def _localiser(
   num_params: int,
   *,
   width: float,
+  init: str,
   rngs: nnx.Rngs,
 ) -> LocalisationNet:
   del image_shape
@@ -110,5 +120,6 @@ def _localiser(
     num_params,
     convs=((filters, 5), (filters, 5)),
     dense=(hidden,),
+    init=init,
     rngs=rngs,
   )

@@ -120,8 +120,16 @@ def abstract_network(settings: Settings, setup: Setup) -> placement.Network:
 
   Raises:
     ValueError: for a network that the images are too small for, with a
-      placement deeper than its stages, or of more than `MOST_PARAMETERS`.
+      placement deeper than its stages, of more than `MOST_PARAMETERS`, or with
+      batch norms of runs of the transformer that are added during training.
   """
+  # Not refused by `Settings`, so that older results can be read.
+  if settings.more_iterations and settings.batch_norm:
+    raise ValueError(
+      "more_iterations cannot be combined with batch_norm=True: each run of the"
+      " transformer has a batch norm, and added runs would have none; accepted:"
+      " batch_norm=False"
+    )
   return _abstract(dataclasses.replace(settings, seed=0), setup)
 
 
@@ -177,6 +185,7 @@ def _maker(
       setup.task,
       family=settings.family,
       localisation=settings.localisation,
+      norm_average=settings.norm_average,
       padding=settings.padding,
       batch_norm=settings.batch_norm,
       theta_gradient=settings.localisation_lr if gradient else 1.0,
@@ -199,7 +208,7 @@ def _backbone_options(settings: Settings, setup: Setup) -> dict[str, Any]:
   taken = inspect.signature(setup.make_backbone).parameters
   takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
   options = {}
-  for name in ("width", "localisation_width", "dropout"):
+  for name in ("width", "localisation_width", "dropout", "init"):
     value = getattr(settings, name)
     if takes_all or name in taken:
       options[name] = value
@@ -259,7 +268,11 @@ def build_trainer(
     common.learning_rate,
     total,
     placement.parse(common.network),
+    momentum=common.momentum,
+    nesterov=common.nesterov,
+    weight_decay=common.weight_decay,
     schedule_name=common.schedule,
+    drop_steps=common.lr_drop_steps,
     localisation_lr=common.localisation_lr if group else 1.0,
     pre_transformer_lr=common.pre_transformer_lr,
     halvings=starts if group else (),

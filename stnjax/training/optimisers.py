@@ -15,14 +15,20 @@ TRAINED = ("all", "localisation")
 """Parameters that training changes: all, or those of localisation alone."""
 
 
-def schedule(name: str, learning_rate: float, num_steps: int) -> optax.Schedule:
+def schedule(
+  name: str,
+  learning_rate: float,
+  num_steps: int,
+  drop_steps: Sequence[int] = (),
+) -> optax.Schedule:
   """The learning rate over a run.
 
   Args:
-    name: "constant"; "cosine" to zero; "step", a tenth after half of the steps
-      and a hundredth after three quarters.
+    name: "constant"; "cosine" to zero; "step", divided by 10 at some steps.
     learning_rate: Initial learning rate.
     num_steps: Steps of the run.
+    drop_steps: Steps at which "step" divides the learning rate; half and three
+      quarters of the run if empty.
 
   Raises:
     ValueError: for an unknown schedule.
@@ -32,8 +38,10 @@ def schedule(name: str, learning_rate: float, num_steps: int) -> optax.Schedule:
     return optax.constant_schedule(learning_rate)
   if name == "cosine":
     return optax.cosine_decay_schedule(learning_rate, num_steps)
-  drops = {num_steps // 2: 0.1, num_steps * 3 // 4: 0.1}
-  return optax.piecewise_constant_schedule(learning_rate, drops)
+  drops = drop_steps or (num_steps // 2, num_steps * 3 // 4)
+  return optax.piecewise_constant_schedule(
+    learning_rate, dict.fromkeys(drops, 0.1)
+  )
 
 
 def make_optimiser(
@@ -42,7 +50,11 @@ def make_optimiser(
   num_steps: int,
   parsed: placement.Placement,
   *,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
   schedule_name: str = "constant",
+  drop_steps: Sequence[int] = (),
   localisation_lr: float = 1.0,
   pre_transformer_lr: float = 1.0,
   halvings: Sequence[int] = (),
@@ -51,11 +63,16 @@ def make_optimiser(
   """Makes the optimiser of a network.
 
   Args:
-    name: "adam", or "sgd" with momentum 0.9.
+    name: "adam" or "sgd".
     learning_rate: Initial learning rate.
     num_steps: Steps of the run.
     parsed: Placement of the network, which names its parts.
+    momentum: Momentum of "sgd"; not used by "adam".
+    nesterov: Whether the momentum of "sgd" is Nesterov's.
+    weight_decay: Factor of each parameter that is added to its gradient, as
+      `torch.optim.SGD` and `torch.optim.Adam` do.
     schedule_name: See `schedule`.
+    drop_steps: See `schedule`.
     localisation_lr: Multiplier on the learning rate of parameters used by
       localisation alone: its nets and, for STN-DL, its copied stages.
     pre_transformer_lr: Multiplier on the learning rate of the stages before
@@ -68,7 +85,7 @@ def make_optimiser(
   """
   checks.option("optimiser", name, OPTIMISERS)
   checks.option("trained", trained, TRAINED)
-  rate = schedule(schedule_name, learning_rate, num_steps)
+  rate = schedule(schedule_name, learning_rate, num_steps, drop_steps)
 
   def group(
     multiplier: float, halvings: Sequence[int] = ()
@@ -80,7 +97,13 @@ def make_optimiser(
     def scaled(step):
       return factor(step) * rate(step)
 
-    return optax.adam(scaled) if name == "adam" else optax.sgd(scaled, 0.9)
+    if name == "adam":
+      optimiser = optax.adam(scaled)
+    else:
+      optimiser = optax.sgd(scaled, momentum or None, nesterov)
+    if not weight_decay:
+      return optimiser
+    return optax.chain(optax.add_decayed_weights(weight_decay), optimiser)
 
   def labels(params: nnx.State) -> Any:
     def label(path, _):

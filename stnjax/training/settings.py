@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stnjax import checks, placement, sampling
+from stnjax import checks, nn, placement, sampling
 from stnjax.training import optimisers
 
 
@@ -74,10 +74,18 @@ class Settings:
     "Whether the backbone has the paper's dropout; narrow networks learn little"
     " with it.",
   )
-  localisation: str = _setting(
-    "small",
-    "Size of the localisation net: small, or large where the backbone has one.",
-    ("small", "large"),
+  localisation: str | None = _setting(
+    None,
+    "Size of the localisation net, small or large; by default the backbone's"
+    " own. Some backbones have one size only.",
+    (None, "small", "large"),
+  )
+  init: str | None = _setting(
+    None,
+    "Initial values of all layers but the last one of localisation nets:"
+    " lecun_normal, he_normal, or torch, uniform in +-1/sqrt(fan_in), biases"
+    " included; by default the backbone's own.",
+    (None, *nn.initialisers.INITIALISERS),
   )
   padding: str | None = _setting(
     None,
@@ -85,19 +93,38 @@ class Settings:
     (None, *sampling.UNFILLED),
   )
   batch_norm: bool = _setting(
-    False, "Whether a batch norm without parameters follows the transformer."
+    False,
+    "Whether a batch norm without parameters follows each run of the"
+    " transformer.",
+  )
+  norm_average: float | None = _setting(
+    None,
+    "Share of its running averages that every batch norm keeps in a step of"
+    " training; by default 0.99 unless the backbone says otherwise.",
   )
   epochs: int = _setting(30, "Number of passes over the training set.")
   batch_size: int = _setting(64, "Images in a step, over all devices.")
   optimiser: str = _setting(
-    "adam", "Optimiser; sgd has momentum 0.9.", optimisers.OPTIMISERS
+    "adam", "Optimiser: adam or sgd.", optimisers.OPTIMISERS
+  )
+  momentum: float = _setting(
+    0.9, "Momentum of sgd, from 0 to less than 1; not used by adam."
+  )
+  nesterov: bool = _setting(False, "Whether the momentum of sgd is Nesterov's.")
+  weight_decay: float = _setting(
+    0.0, "Factor of each parameter that is added to its gradient."
   )
   learning_rate: float = _setting(1e-3, "Initial learning rate.")
   schedule: str = _setting(
     "cosine",
-    "Learning rate over the run: constant, cosine (to zero) or step (a tenth"
-    " after half, a hundredth after three quarters).",
+    "Learning rate over the run: constant, cosine (to zero) or step (divided by"
+    " 10 at lr_drop_steps).",
     optimisers.SCHEDULES,
+  )
+  lr_drop_steps: tuple[int, ...] = _setting(
+    (),
+    "Steps at which schedule=step divides the learning rate by 10; by default"
+    " half and three quarters of the run.",
   )
   localisation_lr: float = _setting(
     1.0, "Multiplier on the learning rate of localisation."
@@ -128,7 +155,7 @@ class Settings:
   more_iterations: tuple[int, ...] = _setting(
     (),
     "Epochs after which the last placement gets one more iteration, and"
-    " localisation half the learning rate.",
+    " localisation half the learning rate; without batch_norm.",
   )
   use_validation_split: bool = _setting(
     False,
@@ -153,6 +180,7 @@ class Settings:
         " localisation; accepted: a network with a transformer, or"
         " trained='all'"
       )
+    _check_optimiser(self)
     if not self.more_iterations:
       return
     if not parsed.repeats:
@@ -217,6 +245,8 @@ _MOST = {
   "eval_passes": 10_000,  # their predictions are kept in memory
   "seed": int(np.iinfo(np.uint32).max),  # of a key
 }
+_FROM_ZERO = ("momentum", "seed", "weight_decay")  # others are positive
+_BELOW_ONE = ("momentum", "norm_average")
 _TINY = float(np.finfo(np.float32).tiny)  # computed with in float32
 _FOLDER_NAME = re.compile(r"[\w.:+=/-]*")  # they are part of a folder's name
 _NOT_IN_NAMES = ("network", "warm_start")  # as they are given
@@ -233,11 +263,27 @@ def _check_value(field: dataclasses.Field, value: Any) -> None:
     _check_name(name, value)
   elif field.type in (int, float):
     _check_number(name, value, field.type)
-  elif field.type == int | None:
+  elif field.type in (int | None, float | None):
     if value is not None:
-      _check_number(name, value, int)
+      _check_number(name, value, int if field.type == int | None else float)
   elif field.type == tuple[int, ...]:
     _check_rising(name, value)
+
+
+def _check_optimiser(settings: Settings) -> None:
+  """Raises unless the settings of the optimiser go together."""
+  if settings.lr_drop_steps and settings.schedule != "step":
+    raise ValueError(
+      "lr_drop_steps can only be given with schedule='step', got"
+      f" schedule={settings.schedule!r}"
+    )
+  if settings.nesterov and (
+    settings.optimiser != "sgd" or not settings.momentum
+  ):
+    raise ValueError(
+      "nesterov=True needs optimiser='sgd' and a positive momentum, got"
+      f" optimiser={settings.optimiser!r} and momentum={settings.momentum}"
+    )
 
 
 def _check_name(name: str, value: Any) -> None:
@@ -266,14 +312,16 @@ def _check_number(name: str, value: Any, kind: type) -> None:
     raise TypeError(
       f"{name} must be a{' whole' if kind is int else ''} number, got {value!r}"
     )
-  if name == "seed":
-    if value < 0:
-      raise ValueError(f"seed must not be negative, got {value}")
+  if name in _FROM_ZERO:
+    if not 0 <= value < math.inf:
+      raise ValueError(f"{name} must not be negative, got {value}")
   elif not 0 < value < math.inf:
     raise ValueError(f"{name} must be positive and finite, got {value}")
   most = _MOST.get(name, _MOST[kind])
   if value > most:
     largest = f"{most:,}" if kind is int else f"{most:.3g}"
     raise ValueError(f"{name} must be at most {largest}, got {value}")
-  if kind is float and value < _TINY:
+  if name in _BELOW_ONE and value >= 1:
+    raise ValueError(f"{name} must be less than 1, got {value}")
+  if kind is float and 0 < value < _TINY:
     raise ValueError(f"{name} must be at least {_TINY:.3g}, got {value}")

@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import data, transforms
 from stnjax.data import perturbations
@@ -157,6 +158,9 @@ def drawn(count, draw, image, **options):
   return jax.jit(jax.vmap(function, (0, None)))(keys(count), image)
 
 
+cluttered = jax.jit(data.clutter, static_argnames="crop")
+
+
 class BuildingBlockTest(parameterized.TestCase):
   @parameterized.parameters(0, 3)
   def test_translation_is_a_shift_on_a_larger_image(self, margin):
@@ -187,20 +191,40 @@ class BuildingBlockTest(parameterized.TestCase):
     degrees = np.degrees(truth["rotation"])
     self.assertBetween(np.abs(degrees).max(), 19, 20.001)
 
-  def test_clutter_of_any_size_and_crop(self):
-    bright = np.full((2, 9, 9, 1), 255, np.uint8)
-    add = jax.jit(
-      jax.vmap(
-        lambda key: data.clutter(
-          key, jnp.zeros((20, 30, 1)), bright, [7], crop=3
-        )
-      )
+  def test_clutter_is_where_it_is_told(self):
+    bright = np.full((2, 9, 9, 1), 51, np.uint8)
+    found = cluttered(
+      keys(1)[0],
+      jnp.zeros((20, 30, 1)),
+      bright,
+      [[3, 20], [0, 0], [-2, 27], [1, 1]],
+      [7, 2, 4, 2],
+      crop=3,
     )
-    for found in np.asarray(add(keys(9))):
-      rows, columns = np.nonzero(found[..., 0] > 0.5)
-      self.assertEqual((np.ptp(rows), np.ptp(columns)), (6, 6))
-      self.assertLen(rows, 49)
-      np.testing.assert_allclose(found.sum(), 49, rtol=1e-6)
+    expected = np.zeros((20, 30))
+    expected[3:10, 20:27] = 0.2
+    expected[:2, :2] += 0.2
+    expected[:2, 27:] += 0.2  # the rest is outside
+    expected[1:3, 1:3] += 0.2
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-6)
+
+  @parameterized.parameters(1, 2, 3, 5, 6, 7, 18)
+  def test_clutter_is_resized_as_by_torch(self, size):
+    torch = pytest.importorskip("torch")
+    source = np.random.default_rng(0).integers(0, 256, (1, 6, 6, 1), np.uint8)
+    found = cluttered(
+      keys(1)[0], jnp.zeros((25, 22, 1)), source, [[4, 2]], [size]
+    )
+    crop = torch.from_numpy(source[0, ..., 0] / np.float32(255))[None, None]
+    expected = torch.nn.functional.interpolate(
+      crop, size=(size, size), mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(
+      found[4 : 4 + size, 2 : 2 + size, 0], expected[0, 0], atol=1e-6
+    )
+    self.assertAlmostEqual(
+      float(found.sum()), float(expected.sum()), delta=1e-3
+    )
 
   def test_margin_grows_each_side(self):
     shape = perturbations.with_margin(3)((5, 6, 1))

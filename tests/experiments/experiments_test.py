@@ -232,7 +232,11 @@ def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
       ["--dataset=street_numbers", "--perturbation=scale"],
       "perturbation='scale' is measured by class.*street_numbers.*: none",
     ),
-    ("train", ["--localisation=large"], "localisation='large'.*'small'"),
+    (
+      "train",
+      ["--dataset=synthetic_digits", "--localisation=large"],
+      "localisation='large'.*'small'",
+    ),
     ("train", ["--epochs=soon"], "--epochs=soon"),
     ("train", ["--nosuchflag=1"], "nosuchflag"),
     ("train", ["stray"], "unexpected argument 'stray'"),
@@ -431,7 +435,7 @@ def test_dry_run_tells_and_touches_nothing(tmp_path):
   assert code == 0, err
   assert len(out.splitlines()) == 16
   assert "STN-SL2-affine-mnist_subset-rotation-lr_0.001-seed_1" in out
-  assert "41,998 parameters" in out
+  assert "18,912 parameters" in out
   assert not list(tmp_path.iterdir())
 
 

@@ -60,6 +60,7 @@ def test_full_is_the_papers(name):
     assert (member.family, member.optimiser) == ("affine", "sgd")
     if member.dataset == "mnist":
       assert (member.batch_size, member.epochs) == (256, 640)
+    assert (member.init, member.momentum) == ("torch", 0)
 
 
 def test_another_size_is_refused():

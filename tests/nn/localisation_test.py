@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stnjax.nn import LocalisationConv as Conv
 from stnjax.nn import LocalisationNet
 
 
@@ -25,8 +26,8 @@ def features(*shape):
   return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def forward(net, x, paddings, slope=0.0):
-  """The same net by torch, told which convolutions are padded."""
+def forward(net, x, paddings, slope=0.0, pools=None):
+  """The same net by torch, told which convolutions are padded and pooled."""
   torch = pytest.importorskip("torch")
   functional = torch.nn.functional
 
@@ -34,16 +35,27 @@ def forward(net, x, paddings, slope=0.0):
     return torch.from_numpy(np.array(values))
 
   x = tensor(x).permute(0, 3, 1, 2)
-  for conv, padding in zip(net.convs, paddings, strict=True):
+  pools = pools or (2,) * len(paddings)
+  for index, (conv, padding, pool) in enumerate(
+    zip(net.convs, paddings, pools, strict=True)
+  ):
     kernel = tensor(conv.kernel[...]).permute(3, 2, 0, 1)
     x = functional.conv2d(x, kernel, tensor(conv.bias[...]), padding=padding)
-    if min(x.shape[2:]) > 1:
-      x = functional.max_pool2d(x, 2)
     x = functional.leaky_relu(x, slope)
+    if str(index) in net.norms:
+      norm = net.norms[str(index)]
+      x = functional.batch_norm(
+        x,
+        tensor(norm.mean[...]),
+        tensor(norm.var[...]),
+        tensor(norm.scale[...]),
+        tensor(norm.bias[...]),
+      )
+    if pool and min(x.shape[2:]) >= pool:
+      x = functional.max_pool2d(x, pool, stride=2)
   x = x.permute(0, 2, 3, 1).flatten(1)
   for layer in net.hidden:
-    x = x @ tensor(layer.kernel[...]) + tensor(layer.bias[...])
-    x = functional.leaky_relu(x, slope)
+    x = (x @ tensor(layer.kernel[...]) + tensor(layer.bias[...])).relu()
   x = x @ tensor(net.head.kernel[...]) + tensor(net.head.bias[...])
   return x.numpy()
 
@@ -89,9 +101,79 @@ class ForwardTest(parameterized.TestCase):
       net(x), forward(net, x, paddings, slope), rtol=1e-4, atol=1e-4
     )
 
+  @parameterized.named_parameters(
+    # 12 padded, pooled to 6, padded, not pooled.
+    (
+      "padded",
+      (12, 11, 2),
+      (Conv(3, 5, padding="SAME"), Conv(2, 5, padding="SAME", pool=0)),
+      ("same", "same"),
+      (2, 0),
+      6 * 5 * 2,
+    ),
+    # Pools of 3 x 3 with a stride of 2: 11 to 5.
+    (
+      "wide_pool",
+      (11, 12, 1),
+      (Conv(3, 3, padding="SAME", pool=0), Conv(4, 3, padding="SAME", pool=3)),
+      ("same", "same"),
+      (0, 3),
+      5 * 5 * 4,
+    ),
+    ("too_small_to_pool", (2, 9, 1), (Conv(3, 3, pool=3),), ("same",), (0,),
+     2 * 9 * 3),
+    # 11 to 9, which is pooled, to 4 and 2, which is not.
+    (
+      "pool_above",
+      (11, 11, 1),
+      (Conv(2, 3, pool_above=8), Conv(3, 3, pool_above=2)),
+      ("valid", "valid"),
+      (2, 0),
+      2 * 2 * 3,
+    ),
+  )  # fmt: skip
+  def test_padding_and_pooling_of_each_convolution(
+    self, shape, convs, paddings, pools, features_left
+  ):
+    net = make(shape, convs, (5,), slope=0.2)
+    self.assertEqual(net.hidden[0].in_features, features_left)
+    x = features(3, *shape)
+    np.testing.assert_allclose(
+      net(x), forward(net, x, paddings, 0.2, pools), rtol=1e-4, atol=1e-4
+    )
+
+  def test_batch_norm_between_nonlinearity_and_pooling(self):
+    net = make((12, 12, 2), (Conv(3, 3, batch_norm=True), (4, 3)), (5,))
+    norm, x = net.norms["0"], 1 + features(6, 12, 12, 2)
+    norm.scale[...] = jnp.array([-2.0, 0.5, 1])
+    norm.bias[...] = jnp.array([0.3, -0.1, 0])
+    net(x)  # of the batch; moves the averages
+    self.assertGreater(float(jnp.abs(norm.mean[...]).min()), 1e-4)
+    evaluated = nnx.view(net, use_running_average=True)
+    np.testing.assert_allclose(
+      evaluated(x),
+      forward(net, x, ("valid", "valid")),
+      rtol=1e-4,
+      atol=1e-4,
+    )
+
+  @parameterized.parameters((12, 12), (13, 11))
+  def test_maximum_of_every_four_pixels(self, height, width):
+    net = make((height, width, 2), (), (5,), halve_input="max")
+    x = features(2, height, width, 2)
+    rows, columns = height // 2, width // 2
+    largest = np.empty((2, rows, columns, 2), np.float32)
+    for row in range(rows):
+      for column in range(columns):
+        four = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        largest[:, row, column] = four.max(axis=(1, 2))
+    np.testing.assert_allclose(
+      net(x), forward(net, largest, ()), rtol=1e-4, atol=1e-4
+    )
+
   @parameterized.parameters((12, 12), (13, 11))
   def test_halved_it_sees_the_mean_of_every_four_pixels(self, height, width):
-    net = make((height, width, 2), ((3, 3),), (5,), halve_input=True)
+    net = make((height, width, 2), ((3, 3),), (5,), halve_input="mean")
     x = features(2, height, width, 2)
     rows, columns = height // 2, width // 2
     mean = np.empty((2, rows, columns, 2), np.float32)
@@ -103,12 +185,6 @@ class ForwardTest(parameterized.TestCase):
       net(x), forward(net, mean, ("valid",)), rtol=1e-4, atol=1e-4
     )
 
-  def test_pools_of_the_first_convolutions_alone(self):
-    net = make((13, 13, 1), ((2, 3), (3, 3)), pools=1)
-    # 13-11-5-3, and no pooling: 9 x 3.
-    self.assertEqual(net.head.kernel.shape, (27, 6))
-    self.assertEqual(net(features(2, 13, 13, 1)).shape, (2, 6))
-
   def test_untrained_it_returns_zeros(self):
     net = LocalisationNet((28, 28, 1), 8, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(net(features(2, 28, 28, 1)), np.zeros((2, 8)))
@@ -116,11 +192,17 @@ class ForwardTest(parameterized.TestCase):
   @parameterized.parameters(
     (dict(in_shape=(8, 8)), r"in_shape must be \(H, W, C\), got \(8, 8\)"),
     (dict(num_params=0), "num_params must be at least 1, got 0"),
+    (dict(halve_input="min"), "halve_input='min'.*'mean', 'max'"),
+    (dict(init="zeros"), "init='zeros'.*'torch'"),
   )
   def test_arguments_are_checked(self, changed, message):
     given = {"in_shape": (8, 8, 1), "num_params": 6, **changed}
     with self.assertRaisesRegex(ValueError, message):
       LocalisationNet(**given, rngs=nnx.Rngs(0))
+
+  def test_unknown_padding(self):
+    with self.assertRaisesRegex(ValueError, "padding='CAUSAL'.*'SAME'"):
+      Conv(8, 3, padding="CAUSAL")
 
   @parameterized.parameters((1, 1), (2, 1), (5, 5), (6, 6), (3, 20))
   def test_features_of_any_size_leave_something(self, height, width):

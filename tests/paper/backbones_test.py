@@ -22,35 +22,36 @@ TASKS = {
 }
 
 # Worked out by hand: conv9 81 F + F, conv7 49 F F + F, dense 40 F + 10; a
-# localisation net w (features + 1) + 32 (w + 1) + 32 * 33 + 6 * 33.
+# localisation net 32 (features + 1) + 2 * 32 * 33 + 6 * 33.
 CLASSIFIER = {0.25: 14_522, 1.0: 208_586}
 LOCALISATION = {
   ("CNN", 0.25): 0,
-  ("STN-C0", 0.25): 27_430,  # 32 wide on 784 pixels
-  ("STN-C1", 0.25): 27_414,  # 16 wide on 10 x 10 x 16 features
-  ("STN-C2", 0.25): 27_476,  # 270 wide on 2 x 2 x 16
+  ("STN-C0", 0.25): 27_430,  # 784 pixels
+  ("STN-C1", 0.25): 15_142,  # 10 x 10 x 16 features, pooled: 5 x 5 x 16
+  ("STN-C2", 0.25): 4_390,  # 2 x 2 x 16
   # f filters of 9 x 9, or of 7 x 7 x 16, one bias each; then f + 1 per output:
   # 6 of a theta, or two per tap.
   ("STN-UCN0", 0.25): 82 * 312 + 313 * 6,
-  ("STN-UCN1", 0.25): 785 * 35 + 36 * 6,
+  ("STN-UCN1", 0.25): 785 * 19 + 20 * 6,
   ("DEF0", 0.25): 82 * 112 + 113 * 162,
-  ("DEF1", 0.25): 785 * 31 + 32 * 98,
-  ("STN-DL1", 0.25): 27_414 + 1_312,
-  ("STN-SL1", 0.25): 27_414,
-  ("STN-SL1x3", 0.25): 27_414,
-  ("STN-SL0,1", 0.25): 27_430 + 27_414,
-  ("STN-DL2", 0.25): 27_476 + 1_312 + 12_560,
+  ("DEF1", 0.25): 785 * 17 + 18 * 98,
+  ("STN-DL1", 0.25): 15_142 + 1_312,
+  ("STN-SL1", 0.25): 15_142,
+  ("STN-SL1x3", 0.25): 15_142,
+  ("STN-SL0,1", 0.25): 27_430 + 15_142,
+  ("STN-DL2", 0.25): 4_390 + 1_312 + 12_560,
   ("STN-C0", 1.0): 27_430,
-  ("STN-C1", 1.0): 104_214,  # not below 16 wide, on 10 x 10 x 64
-  ("STN-DL1", 1.0): 104_214 + 5_248,
-  ("STN-SL1", 1.0): 104_214,
-  ("STN-UCN1", 1.0): 3_137 * 33 + 34 * 6,
-  ("DEF1", 1.0): 3_137 * 32 + 33 * 98,
+  ("STN-C1", 1.0): 53_542,  # 5 x 5 x 64
+  ("STN-DL1", 1.0): 53_542 + 5_248,
+  ("STN-SL1", 1.0): 53_542,
+  ("STN-UCN1", 1.0): 3_137 * 17 + 18 * 6,
+  ("DEF1", 1.0): 3_137 * 17 + 18 * 98,
 }
 
 # The other data sets at the paper's width, by hand as well. The comments tell
 # the sides of the feature maps, and what the first dense layer sees.
 COUNTS = (
+  ("mnist", "STN-C1", {"localisation": "large"}, 208_586, 207_142),
   # 60-52-26-20-10: 100 x 64.
   ("mnist_translation", "CNN", {}, 270_026, 0),
   # Halved: 30-22-11-5-2. Localisation 60-56-28-24-12: 144 x 20.
@@ -62,111 +63,40 @@ COUNTS = (
     208_586,
     68_202,
   ),
-  # The features are halved, 26 to 13-7-3: 9 x 64. 26-22-11-7-3: 9 x 20.
-  ("mnist_translation", "STN-C1", {}, 211_786, 45_786),
-  # 10 to 5: 25 x 64. Localisation 10-6-3, and no room left: 3-1, 1 x 20.
-  ("mnist_translation", "STN-C2", {}, 222_026, 42_586),
-  ("mnist_translation", "STN-SL1", {}, 208_586, 45_786),
-  ("mnist_translation", "STN-DL1", {}, 208_586, 45_786 + 5_248),
+  # The features are halved, 26 to 13-7-3: 9 x 64. 26-22-11-7: 49 x 20.
+  ("mnist_translation", "STN-C1", {}, 211_786, 61_786),
+  # 10 to 5: 25 x 64. Localisation 10-6-3, and no room left: 3, 9 x 20.
+  ("mnist_translation", "STN-C2", {}, 222_026, 45_786),
+  ("mnist_translation", "STN-SL1", {}, 208_586, 61_786),
+  ("mnist_translation", "STN-DL1", {}, 208_586, 61_786 + 5_248),
   # 112-104-52-46-23: 529 x 64. 112 halved, 56-52-26-22-11: 121 x 20.
   ("mnist_scale", "STN-C0", {}, 544_586, 59_086),
   # Features are not halved: 52-48-24-20-10: 100 x 20.
   ("mnist_scale", "STN-SL1", {}, 544_586, 82_186),
-  # 64-32-16-8-4: 16 x 192. Localisation 64-60-30-26: 676 x 32.
-  ("house_numbers", "STN-C0", {}, 32_820_951, 721_574),
-  # 32-28-14-10: 100 x 32; 16-12-6-2: 4 x 32.
-  ("house_numbers", "STN-SL1", {}, 32_820_951, 167_750),
-  ("house_numbers", "STN-SL4", {}, 32_820_951, 159_046),
-  # 95-47-23-11-5: 25 x 256. Small 95-93-46-44-22: 484 x 16.
-  ("plankton", "STN-C0", {}, 5_511_385, 502_710),
-  # Large goes on, 22-20-10-8-4: 16 x 16.
-  ("plankton", "STN-C0", {"localisation": "large"}, 5_511_385, 28_118),
-  # 23-21-10-8-4: 16 x 16; large goes on, 4-2-1 and 1: 16.
-  ("plankton", "STN-SL4", {}, 5_511_385, 32_550),
-  ("plankton", "STN-SL4", {"localisation": "large"}, 5_511_385, 21_830),
-  # 32-16-8-4: 16 x 128. Localisation 32-28-14-10-5: 25 x 40.
-  ("cifar", "STN-C0", {}, 307_946, 102_126),
-  # 16-12-6-2-1: 40; two copied blocks with their batch norms are 10,208.
-  ("cifar", "STN-SL2", {}, 307_946, 39_826),
-  ("cifar", "STN-DL2", {}, 307_946, 39_826 + 10_208),
+  # 64-32-16-8-4: 16 x 192. Localisation 64-32: 1024 x 32.
+  ("house_numbers", "STN-C0", {}, 32_820_951, 1_077_926),
+  # 32-16: 256 x 32; 16-8: 64 x 32; 4-2: 4 x 32.
+  ("house_numbers", "STN-SL1", {}, 32_820_951, 327_494),
+  ("house_numbers", "STN-SL4", {}, 32_820_951, 220_486),
+  ("house_numbers", "STN-SL8", {}, 32_820_951, 184_646),
+  ("house_numbers", "STN-C0", {"localisation": "small"}, 32_820_951, 394_502),
+  # 95-47-23-11-5: 25 x 256. Small 95-47: 2,209 x 32.
+  ("plankton", "STN-C0", {}, 5_511_385, 4_538_214),
+  # Large goes on, 47-23: 529 x 64.
+  ("plankton", "STN-C0", {"localisation": "large"}, 5_511_385, 2_236_390),
+  # 23-11: 121 x 32; large goes on, 11-5: 25 x 64.
+  ("plankton", "STN-SL4", {}, 5_511_385, 280_134),
+  ("plankton", "STN-SL4", {"localisation": "large"}, 5_511_385, 190_150),
+  # 32-16-8-4: 16 x 128. Localisation 32-16-8: 64 x 40.
+  ("cifar", "STN-C0", {}, 308_394, 227_046),
+  # 16-8-4: 16 x 40; two copied blocks with their batch norms are 10,272.
+  ("cifar", "STN-SL2", {}, 308_394, 87_946),
+  ("cifar", "STN-DL2", {}, 308_394, 87_946 + 10_272),
 )
 
 
 def column(classifier, name):
   return [getattr(conv, name) for conv in classifier.convs]
-
-
-class PaperTest(absltest.TestCase):
-  """Each entry as the paper's text or appendix has it, copied by hand."""
-
-  def test_mnist(self):
-    for net in (
-      classifiers.MNIST,
-      classifiers.MNIST_TRANSLATION,
-      classifiers.MNIST_SCALE,
-    ):
-      self.assertEqual(column(net, "filters"), [64, 64])
-      self.assertEqual(column(net, "kernel_size"), [9, 7])
-      self.assertEqual(column(net, "pool"), [2, 2])
-      self.assertEqual(column(net, "padding"), ["VALID"] * 2)
-      self.assertEqual((net.dense, net.dropout, net.slope), ((), 0, 0))
-      self.assertEqual(net.padding, "border")
-    rotation = classifiers.MNIST.localisation["small"]
-    self.assertEqual((rotation.convs, rotation.dense), ((), (32, 32, 32)))
-    for net in (classifiers.MNIST_TRANSLATION, classifiers.MNIST_SCALE):
-      small = net.localisation["small"]
-      self.assertEqual(small.convs, ((20, 5), (20, 5)))
-      self.assertEqual(small.dense, (20,))
-    self.assertEqual(classifiers.MNIST_TRANSLATION.halves_from, 60)
-    self.assertFalse(classifiers.MNIST_TRANSLATION.localisation["small"].halved)
-    self.assertEqual(classifiers.MNIST_SCALE.halves_from, 0)
-    self.assertTrue(classifiers.MNIST_SCALE.localisation["small"].halved)
-
-  def test_house_numbers(self):
-    net = classifiers.HOUSE_NUMBERS
-    self.assertEqual(
-      column(net, "filters"), [48, 64, 128, 160, 192, 192, 192, 192]
-    )
-    self.assertEqual(column(net, "kernel_size"), [5] * 8)
-    self.assertEqual(column(net, "pool"), [2, 0, 2, 0, 2, 0, 2, 0])
-    self.assertEqual(column(net, "dropout"), [0] + [0.5] * 7)
-    self.assertEqual((net.dense, net.dropout), ((3072,) * 3, 0.5))
-    small = net.localisation["small"]
-    self.assertEqual(small.convs, ((32, 5), (32, 5)))
-    self.assertEqual(small.dense, (32, 32))
-
-  def test_plankton(self):
-    net = classifiers.PLANKTON
-    self.assertEqual(
-      column(net, "filters"),
-      [32, 32, 64, 64, 128, 128, 128, 256, 256, 256],
-    )
-    self.assertEqual(column(net, "kernel_size"), [3] * 10)
-    self.assertEqual(column(net, "pool"), [0, 3, 0, 3, 0, 0, 3, 0, 0, 3])
-    self.assertEqual((net.dense, net.dropout), ((512, 512), 0.5))
-    self.assertEqual(net.slope, 1 / 3)
-    self.assertLen(net.localisation["small"].convs, 2)
-    self.assertLen(net.localisation["large"].convs, 4)
-    for layers in net.localisation.values():
-      self.assertEqual(layers.dense, (64, 64))
-      self.assertEqual({size for _, size in layers.convs}, {3})
-
-  def test_cifar(self):
-    net = classifiers.CIFAR
-    self.assertEqual(column(net, "filters"), [32, 32, 64, 64, 128, 128])
-    self.assertEqual(column(net, "pool"), [0, 2] * 3)
-    self.assertEqual(column(net, "dropout"), [0, 0.2, 0, 0.3, 0, 0.4])
-    self.assertEqual(column(net, "batch_norm"), [True] * 6)
-    small = net.localisation["small"]
-    self.assertEqual((small.convs, small.dense), (((20, 5), (40, 5)), (80,)))
-
-  def test_only_cifar_normalises(self):
-    for net in (
-      classifiers.MNIST,
-      classifiers.HOUSE_NUMBERS,
-      classifiers.PLANKTON,
-    ):
-      self.assertFalse(any(column(net, "batch_norm")))
 
 
 class ResizedTest(absltest.TestCase):
@@ -180,10 +110,10 @@ class ResizedTest(absltest.TestCase):
       column(net, "filters"), [8, 8, 16, 16, 32, 32, 32, 64, 64, 64]
     )
     self.assertEqual(net.dense, (128, 128))
-    self.assertEqual(
-      net.localisation["large"],
-      classifiers.Localisation(((8, 3),) * 4, (32, 32)),
-    )
+    large = net.localisation["large"]
+    self.assertEqual([conv.filters for conv in large.convs], [16, 16, 32, 32])
+    self.assertEqual([conv.pool for conv in large.convs], [0, 3, 0, 3])
+    self.assertEqual(large.dense, (32, 32))
     for name in ("kernel_size", "pool", "padding", "batch_norm", "dropout"):
       self.assertEqual(column(net, name), column(classifiers.PLANKTON, name))
     self.assertEqual((net.dropout, net.slope), (0.5, 1 / 3))
@@ -192,14 +122,17 @@ class ResizedTest(absltest.TestCase):
     resized = classifiers.MNIST_TRANSLATION.resized(0.1, 0.1)
     self.assertEqual(resized.halves_from, 60)
     small = classifiers.MNIST_SCALE.resized(0.1, 0.1).localisation["small"]
-    self.assertTrue(small.halved)
+    self.assertTrue(small.halve_image)
+    small = classifiers.MNIST.resized(0.1, 0.1).localisation["small"]
+    self.assertTrue(small.pool_features)
 
   def test_nothing_vanishes(self):
     net = classifiers.HOUSE_NUMBERS.resized(1e-6, 1e-6)
     self.assertEqual(column(net, "filters"), [1] * 8)
     self.assertEqual(net.dense, (1, 1, 1))
-    small = net.localisation["small"]
-    self.assertEqual((small.convs, small.dense), (((1, 5), (1, 5)), (1, 1)))
+    large = net.localisation["large"]
+    self.assertEqual([conv.filters for conv in large.convs], [1, 1])
+    self.assertEqual(large.dense, (1, 1))
 
 
 class CountTest(parameterized.TestCase):
@@ -229,13 +162,14 @@ class CountTest(parameterized.TestCase):
 
   def test_widths_multiply_one_part_each(self):
     counts = self.count("STN-C0", "cifar", width=0.5)
-    # 27 x 16, 9 times 16 x 16 ... 64 x 64, two of a norm each, 1024 x 10.
-    self.assertEqual(counts["classifier"], 71_856 + 448 + 10_250)
-    self.assertEqual(counts["localisation"], 102_126)
+    # 27 x 16, 9 times 16 x 16 ... 64 x 64; a bias and two of a norm for each of
+    # 224 filters; 1024 x 10.
+    self.assertEqual(counts["classifier"], 71_856 + 3 * 224 + 10_250)
+    self.assertEqual(counts["localisation"], 227_046)
     counts = self.count("STN-C0", "cifar", localisation_width=0.5)
-    self.assertEqual(counts["classifier"], 307_946)
-    # 760, 25 x 10 x 20 + 20, 501 x 40, 41 x 6.
-    self.assertEqual(counts["localisation"], 760 + 5_020 + 20_040 + 246)
+    self.assertEqual(counts["classifier"], 308_394)
+    # 760, 25 x 10 x 20 + 20, two of a norm for 30 filters, 1281 x 40, 41 x 6.
+    self.assertEqual(counts["localisation"], 760 + 5_020 + 60 + 51_240 + 246)
 
   @parameterized.parameters(
     (
@@ -246,6 +180,7 @@ class CountTest(parameterized.TestCase):
     ("mnist", dict(width=float("nan")), "width must be positive"),
     ("mnist", dict(localisation_width=0.0), "localisation_width must be"),
     ("plankton", dict(localisation="huge"), "localisation='huge'.*'large'"),
+    ("mnist", dict(init="zeros"), "init='zeros'.*'torch'"),
     ("house_numbers", dict(depth=3), "does not take depth=3.*dropout"),
   )
   def test_options_are_checked(self, backbone, options, message):
@@ -359,41 +294,22 @@ class ShapeTest(parameterized.TestCase):
     self.assertGreater(np.abs(expected.logits).max(), 1e-3)
 
 
-class SizeTest(parameterized.TestCase):
-  def test_matched_widths(self):
-    self.assertEqual(classifiers.matched_widths((32, 32), 784, 784), (32, 32))
-    self.assertEqual(classifiers.matched_widths((), 10, 784), ())
-    self.assertEqual(classifiers.matched_widths((1,), 10**6, 784), (1,))
-
-  @parameterized.parameters(100, 500, 1000)
-  def test_matched_widths_cost_as_much(self, count):
-    def cost(features, widths):
-      first, second = widths
-      return (features + 1) * first + (first + 1) * second
-
-    reference = cost(784, (32, 32))
-    widths = classifiers.matched_widths((32, 32), count, 784)
-    # A unit more or less in the first layer is the precision.
-    self.assertAlmostEqual(
-      cost(count, widths), reference, delta=(count + 33) / 2 + 1
-    )
-
-  def test_what_sees_the_image_is_as_it_is_described(self):
-    layers = Localisation(((20, 5),), (32, 8), halved=True)
-    shape = (28, 28, 1)
-    self.assertIs(layers.sized_for(shape, shape), layers)
-
-  def test_behind_convolutions_nothing_is_matched_nor_halved(self):
-    layers = Localisation(((20, 5),), (32, 8), halved=True)
-    found = layers.sized_for((10, 10, 64), (28, 28, 1))
-    self.assertEqual(found, Localisation(((20, 5),), (32, 8)))
-
-  def test_dense_layers_on_features_are_matched(self):
-    layers = Localisation((), (32, 32, 32))
-    found = layers.sized_for((10, 10, 64), (28, 28, 1))
-    self.assertEqual(found.dense, (16, 32, 32))  # not below half
-    found = layers.sized_for((2, 2, 16), (28, 28, 1))
-    self.assertEqual(found.dense, (270, 32, 32))
+class HalvingTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (dict(), (28, 28, 1), None),
+    (dict(), (10, 10, 64), None),
+    (dict(halve_image=True), (28, 28, 1), "mean"),
+    (dict(halve_image=True), (10, 10, 64), None),
+    (dict(pool_features=True), (28, 28, 1), None),
+    (dict(pool_features=True), (10, 10, 64), "max"),
+    (dict(pool_features=True), (8, 9, 64), "max"),
+    (dict(pool_features=True), (7, 9, 64), None),
+  )
+  def test_image_and_features_are_halved_each_in_its_way(
+    self, options, shape, expected
+  ):
+    layers = Localisation((), (32,), **options)
+    self.assertEqual(layers.halving(shape, (28, 28, 1)), expected)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,13 @@ class DatasetsTest(parameterized.TestCase):
       self.assertEqual(statistics, ((mean,), (std,)))
 
   def test_others_are_normalised_by_their_own_images(self):
-    for name in ("cifar10", "street_numbers", "plankton"):
+    for name in ("synthetic_digits", "street_numbers", "plankton"):
       self.assertIs(data.find(name).normalisation, channel_statistics)
+
+  def test_cifar_is_not_normalised(self):
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    mean, std = data.find("cifar10").normalisation("none", images)
+    self.assertEqual((mean, std), ((0, 0, 0), (1, 1, 1)))
 
   def test_digits_of_mnist_keep_their_licence(self):
     for name in (

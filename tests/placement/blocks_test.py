@@ -20,7 +20,7 @@ class ConvBlockTest(parameterized.TestCase):
 
   def test_batch_norm_then_pool_then_nonlinearity(self):
     block = ConvBlock(
-      3, 2, 3, pool=2, batch_norm=True, slope=0.1, rngs=nnx.Rngs(0)
+      3, 2, 3, pool=2, batch_norm="before_relu", slope=0.1, rngs=nnx.Rngs(0)
     )
     scale, bias = np.array([-2.0, 0.5]), np.array([0.3, -0.1])
     block.norm.scale[...], block.norm.bias[...] = jnp.array([scale, bias])
@@ -42,10 +42,46 @@ class ConvBlockTest(parameterized.TestCase):
     np.testing.assert_allclose(block.norm.var[...], moved[1], rtol=1e-4)
     np.testing.assert_allclose(block(x), rest(*moved), atol=1e-5)
 
+  def test_nonlinearity_then_batch_norm_then_pool(self):
+    block = ConvBlock(
+      3, 2, 3, pool=2, batch_norm="after_relu", slope=0.1, rngs=nnx.Rngs(0)
+    )
+    scale, bias = np.array([-2.0, 0.5]), np.array([0.3, -0.1])
+    block.norm.scale[...], block.norm.bias[...] = jnp.array([scale, bias])
+    block.conv.bias[...] = jnp.array([0.4, -0.2])
+    x = np.random.default_rng(0).normal(1, 2, (5, 4, 6, 3)).astype(np.float32)
+    y = np.asarray(block.conv(x), np.float64)  # with its bias
+    y = np.where(y > 0, y, 0.1 * y)
+
+    def rest(mean, variance):
+      z = scale * (y - mean) / np.sqrt(variance + 1e-5) + bias
+      return z.reshape(5, 2, 2, 3, 2, 2).max(axis=(2, 4))
+
+    np.testing.assert_allclose(block(x), rest(0, 1), atol=1e-5)
+    trained = block(x, Context(True))
+    mean, variance = (f(y, axis=(0, 1, 2)) for f in (np.mean, np.var))
+    np.testing.assert_allclose(trained, rest(mean, variance), atol=1e-5)
+
+  def test_dropout_of_whole_channels(self):
+    block = ConvBlock(
+      1, 8, 3, dropout=0.5, drop_channels=True, rngs=nnx.Rngs(0)
+    )
+    x = np.random.default_rng(0).normal(size=(20, 5, 5, 1)).astype(np.float32)
+    whole = np.asarray(block(x))
+    keys = jax.random.split(jax.random.key(0), 20)
+    ratio = np.asarray(block(x, Context(True, keys))) / np.where(
+      whole > 0, whole, 1
+    )
+    seen = np.ma.masked_array(ratio, whole <= 0)
+    least, most = seen.min(axis=(1, 2)), seen.max(axis=(1, 2))
+    np.testing.assert_allclose(least, most, atol=1e-5)
+    self.assertEqual(set(np.round(most, 4).ravel().tolist()), {0.0, 2.0})
+    self.assertBetween(float((most > 1).mean()), 0.35, 0.65)
+
   def test_compiled_gradients_through_batch_norm_and_pool(self):
     """Compiled apart, the norm may be rounded otherwise than in its pool."""
     block = ConvBlock(
-      4, 4, 3, pool=2, batch_norm=True, slope=0.1, rngs=nnx.Rngs(0)
+      4, 4, 3, pool=2, batch_norm="before_relu", slope=0.1, rngs=nnx.Rngs(0)
     )
     graphdef, state = nnx.split(block)
     x = np.random.default_rng(0).normal(size=(8, 12, 12, 4))
@@ -59,12 +95,45 @@ class ConvBlockTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(compiled).all())
     np.testing.assert_allclose(compiled, jax.grad(loss)(x), atol=1e-4)
 
+  def test_unknown_batch_norm(self):
+    with self.assertRaisesRegex(ValueError, "batch_norm=True.*'after_relu'"):
+      ConvBlock(1, 1, 3, batch_norm=True, rngs=nnx.Rngs(0))
+
   def test_unknown_padding(self):
     with self.assertRaisesRegex(ValueError, "padding='CAUSAL'"):
       ConvBlock(1, 1, 3, padding="CAUSAL", rngs=nnx.Rngs(0))
 
 
 class HeadTest(absltest.TestCase):
+  def test_dropout_of_the_features(self):
+    """A head without hidden layers, of one feature times the identity."""
+    head = blocks.DenseHead(
+      (2, 2, 100), 400, dropout=0.5, drop_input=True, rngs=nnx.Rngs(0)
+    )
+    head.last.kernel[...] = jnp.eye(400)
+    x = jnp.ones((3, 2, 2, 100))
+    np.testing.assert_allclose(head(x), np.ones((3, 400)))
+    keys = jax.random.split(jax.random.key(0), 3)
+    dropped = np.asarray(head(x, Context(True, keys)))
+    self.assertEqual(set(dropped.ravel().tolist()), {0.0, 2.0})
+    self.assertBetween(dropped.mean(), 0.85, 1.15)
+
+  def test_initial_values_of_the_last_layer(self):
+    """He's variance is for what a ReLU follows."""
+    for init, variance in (
+      ("lecun_normal", 1),
+      ("he_normal", 1),
+      ("torch", 1 / 3),
+    ):
+      head = blocks.DenseHead(
+        (2, 2, 100), 200, widths=(300,), init=init, rngs=nnx.Rngs(0)
+      )
+      found = 300 * float(head.last.kernel[...].var())
+      self.assertAlmostEqual(found, variance, delta=0.02)
+      first = 400 * float(head.hidden[0].kernel[...].var())
+      expected = 2 if init == "he_normal" else variance
+      self.assertAlmostEqual(first, expected, delta=0.04)
+
   def test_mean_head(self):
     head = MeanHead(2, 3, dropout=0.5, rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).normal(size=(4, 5, 6, 2)).astype(np.float32)

@@ -172,8 +172,8 @@ class DeformedTest(parameterized.TestCase):
         for n in (name, f"STN-C{name[-1]}")
       )
       self.assertEqual(deformed["classifier"], resampled["classifier"])
-      np.testing.assert_allclose(  # to half a filter of 16
-        deformed["localisation"], resampled["localisation"], rtol=0.03
+      np.testing.assert_allclose(  # to half a filter of 8
+        deformed["localisation"], resampled["localisation"], rtol=0.06
       )
 
   @parameterized.parameters("STN-UCN1", "DEF1")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax import placement
+from stnjax.nn import LocalisationConv
 from stnjax.paper import backbones, classifiers
 from stnjax.paper.classifiers import Conv, Localisation
 
@@ -26,7 +27,7 @@ HALVING = dataclasses.replace(
     Conv(3, 5, pool=2, padding="VALID"),
     Conv(4, 3, pool=2, padding="VALID"),
   ),
-  localisation={"small": Localisation(((2, 3),), (5,))},
+  localisation={"small": Localisation((LocalisationConv(2, 3),), (5,))},
   halves_from=28,
 )
 IMAGES = np.random.default_rng(0).normal(size=(3, 28, 28, 1)).astype(np.float32)

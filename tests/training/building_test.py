@@ -110,7 +110,7 @@ class OptionsTest(parameterized.TestCase):
     settings = Settings(network="CNN", backbone="own", **values)
     return building.build_network(settings, building.find(settings))
 
-  @parameterized.parameters("width", "localisation_width", "dropout")
+  @parameterized.parameters("width", "localisation_width", "dropout", "init")
   def test_an_option_that_a_backbone_does_not_take_is_named(self, name):
     """Unless it has the default of settings."""
 
@@ -122,7 +122,7 @@ class OptionsTest(parameterized.TestCase):
 
     self.register(own)
     self.assertEqual(self.build().stages[0].out_features, 3)
-    value = {"dropout": False}.get(name, 0.5)
+    value = {"dropout": False, "init": "torch"}.get(name, 0.5)
     with self.assertRaisesRegex(ValueError, f"{name}=.*'own' takes no {name}"):
       self.build(**{name: value})
 
@@ -152,19 +152,36 @@ class OptionsTest(parameterized.TestCase):
       padding="zeros",
       family="translation",
       batch_norm=True,
+      norm_average=0.9,
     )
     network = building.abstract_network(settings, building.find(settings))
     net = network.sites["0"]["transformer"].localiser
-    self.assertEqual([conv.out_features for conv in net.convs], [4] * 4)
+    filters = [conv.out_features for conv in net.convs]
+    self.assertEqual(filters, [8, 8, 16, 16])
     self.assertEqual([layer.out_features for layer in net.hidden], [16, 16])
     self.assertEqual(net.head.out_features, 2)
     self.assertEqual(network.padding, "zeros")
     self.assertEqual(network.stages[0].conv.out_features, 3)
     self.assertEqual(network.head.last.out_features, 121)
-    self.assertIn("0", network.norms)
+    (norm,) = network.norms
+    self.assertEqual(norm.momentum, 0.9)
+
+  def test_initial_values_are_those_of_the_settings(self):
+    settings = Settings(init="torch", width=0.25)
+    network = building.build_network(settings, building.find(settings))
+    kernel = network.stages[1].conv.kernel[...]
+    self.assertLessEqual(float(abs(kernel).max()), (7 * 7 * 16) ** -0.5)
+    self.assertGreater(float(abs(network.head.last.bias[...]).max()), 0.01)
+
+  def test_added_iterations_have_no_batch_norm(self):
+    settings = Settings(more_iterations=(3,), batch_norm=True)
+    setup = building.find(settings)
+    for build in (building.abstract_network, building.build_network):
+      with self.assertRaisesRegex(ValueError, "more_iterations cannot.*norm"):
+        build(settings, setup)
 
   def test_a_localisation_net_that_the_backbone_lacks_is_named(self):
-    settings = Settings(localisation="large")
+    settings = Settings(localisation="large", dataset="cifar10")
     with self.assertRaisesRegex(ValueError, "localisation='large'"):
       building.abstract_network(settings, building.find(settings))
 

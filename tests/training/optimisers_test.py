@@ -5,6 +5,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from stnjax import placement
@@ -107,6 +108,51 @@ class HalvingTest(parameterized.TestCase):
     np.testing.assert_allclose(ratios, [0.5, 0.5, 0.25, 0.125, 0.125])
 
 
+class TorchTest(parameterized.TestCase):
+  """Steps of the optimiser and its schedule against torch's."""
+
+  @parameterized.parameters(
+    ("sgd", {}),
+    ("sgd", {"weight_decay": 0.1}),
+    ("sgd", {"momentum": 0.9, "weight_decay": 0.1}),
+    ("sgd", {"momentum": 0.8, "nesterov": True}),
+    ("sgd", {"momentum": 0.8, "nesterov": True, "weight_decay": 0.2}),
+    ("adam", {"weight_decay": 0.1}),
+  )
+  def test_steps(self, name, options):
+    torch = pytest.importorskip("torch")
+    start = np.array([0.5, -2.0, 1.0], np.float32)
+    theirs = torch.tensor(start, requires_grad=True)
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
+    optimiser = kind([theirs], lr=0.1, **options)
+    drops = torch.optim.lr_scheduler.MultiStepLR(optimiser, [2, 5])
+    if name == "sgd":
+      options = {"momentum": 0.0, **options}
+    ours = optimisers.make_optimiser(
+      name,
+      0.1,
+      100,
+      placement.parse("CNN"),
+      schedule_name="step",
+      drop_steps=(2, 5),
+      **options,
+    )
+    params = {"head": jnp.asarray(start)}
+    state, update = ours.init(params), jax.jit(ours.update)
+    for _ in range(7):
+      optimiser.zero_grad()
+      torch.sin(theirs).sum().backward()
+      optimiser.step()
+      drops.step()
+      gradient = {"head": jnp.cos(params["head"])}
+      updates, state = update(gradient, state, params)
+      params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(
+      params["head"], theirs.detach().numpy(), rtol=1e-5
+    )
+    self.assertGreater(np.abs(params["head"] - start).max(), 0.01)
+
+
 class ScheduleTest(parameterized.TestCase):
   @parameterized.parameters(
     ("constant", [1, 1, 1, 1]),
@@ -133,16 +179,27 @@ class ScheduleTest(parameterized.TestCase):
       rates.append(-float(updates["head"]))
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
-  def test_sgd_has_momentum(self):
+  @parameterized.parameters(
+    ({}, [1, 1.9, 2.71]), ({"momentum": 0.0}, [1, 1, 1])
+  )
+  def test_momentum_of_sgd(self, options, expected):
     optimiser = optimisers.make_optimiser(
-      "sgd", 1.0, 100, placement.parse("CNN")
+      "sgd", 1.0, 100, placement.parse("CNN"), **options
     )
     params, ones = {"head": jnp.zeros(())}, {"head": jnp.ones(())}
     state, moves = optimiser.init(params), []
     for _ in range(3):
       updates, state = optimiser.update(ones, state, params)
       moves.append(-float(updates["head"]))
-    np.testing.assert_allclose(moves, [1, 1.9, 2.71], rtol=1e-6)
+    np.testing.assert_allclose(moves, expected, rtol=1e-6)
+
+  def test_steps_at_which_the_rate_drops(self):
+    rate = optimisers.schedule("step", 1.0, 100, (3, 7))
+    np.testing.assert_allclose(
+      [rate(k) for k in (0, 2, 3, 6, 7, 99)],
+      [1, 1, 0.1, 0.1, 0.01, 0.01],
+      rtol=1e-5,
+    )
 
   def test_unknown_names(self):
     with self.assertRaisesRegex(ValueError, "optimiser='lion'.*adam"):

@@ -30,6 +30,23 @@ class SettingsTest(parameterized.TestCase):
     ({"width": float("nan")}, "width must be positive"),
     ({"localisation_width": -1.0}, "localisation_width must be positive"),
     ({"localisation": "huge"}, "localisation='huge'.*'large'"),
+    ({"init": "zeros"}, "init='zeros'.*'torch'"),
+    ({"momentum": 1.0}, "momentum must be less than 1, got 1.0"),
+    ({"momentum": -0.1}, "momentum must not be negative, got -0.1"),
+    ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+    ({"weight_decay": float("nan")}, "weight_decay must not be negative"),
+    ({"norm_average": 1.0}, "norm_average must be less than 1, got 1.0"),
+    ({"norm_average": 0.0}, "norm_average must be positive"),
+    ({"nesterov": True}, "nesterov=True needs optimiser='sgd'.*'adam'"),
+    (
+      {"nesterov": True, "optimiser": "sgd", "momentum": 0.0},
+      "nesterov=True needs.*momentum=0.0",
+    ),
+    (
+      {"lr_drop_steps": (3, 2), "schedule": "step"},
+      "lr_drop_steps must be positive and rise",
+    ),
+    ({"lr_drop_steps": (3,)}, "lr_drop_steps.*schedule='step', got.*'cosine'"),
     ({"localisation_scheme": "all"}, "localisation_scheme='all'.*'gradient'"),
     ({"eval_passes": 10_001}, "eval_passes must be at most 10,000"),
     ({"more_iterations": (0,)}, "more_iterations must be positive and rise"),
@@ -73,6 +90,8 @@ class SettingsTest(parameterized.TestCase):
     ({"image_size": 8.5}, "image_size must be a whole number, got 8.5"),
     ({"dataset": None}, "dataset must be a string, got None"),
     ({"dropout": 1}, "dropout must be True or False"),
+    ({"norm_average": "0.9"}, "norm_average must be a number, got '0.9'"),
+    ({"lr_drop_steps": (1.5,)}, "lr_drop_steps must be whole numbers"),
     ({"more_iterations": (1.5,)}, "more_iterations must be whole numbers"),
     ({"more_iterations": [1]}, "more_iterations must be whole numbers"),
   )
@@ -91,6 +110,11 @@ class SettingsTest(parameterized.TestCase):
       {"dataset": "tfds:flowers/big:1.0.0"},
       {"dataset": "plankton", "localisation": "large"},
       {"localisation_scheme": "gradient"},
+      {"localisation": None, "init": "torch"},
+      {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 1e-4},
+      {"optimiser": "sgd", "nesterov": True},
+      {"norm_average": 0.9},
+      {"schedule": "step", "lr_drop_steps": (2, 5)},
     ):
       Settings(**values)
 
@@ -99,7 +123,14 @@ class SettingsTest(parameterized.TestCase):
     Settings(dataset="theirs", perturbation="its", backbone="mine", family="f")
 
   def test_they_come_back_from_json(self):
-    given = Settings(padding="zeros", more_iterations=(2, 5), image_size=32)
+    given = Settings(
+      padding="zeros",
+      more_iterations=(2, 5),
+      image_size=32,
+      norm_average=0.9,
+      schedule="step",
+      lr_drop_steps=(10, 20),
+    )
     text = json.dumps(dataclasses.asdict(given))
     self.assertEqual(settings.from_json(json.loads(text)), given)
 

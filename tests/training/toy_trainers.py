@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax import data, placement
+from stnjax.nn import LocalisationConv
 from stnjax.paper import backbones, classifiers
 from stnjax.paper.classifiers import Conv
 from stnjax.training import optimisers, steps, trainer
@@ -23,7 +24,9 @@ RICH = classifiers.Classifier(
   dense=(8,),
   dropout=0.5,
   slope=0.1,
-  localisation={"small": classifiers.Localisation(((2, 5),), (4,))},
+  localisation={
+    "small": classifiers.Localisation((LocalisationConv(2, 5),), (4,))
+  },
 )
 BACKBONES = {
   "bare": functools.partial(
