@@ -111,7 +111,7 @@ for _preset in (
     name="rotation",
     title="MNIST rotated by up to 90 degrees.",
     purpose=(
-      "Tests claims 1, 2, 4, 5, 8 and 9. The quick size predicts rotations"
+      "Tests claims 1, 2, 4, 5, 6, 8 and 9. The quick size predicts rotations"
       " only."
     ),
     minutes=6,
@@ -124,7 +124,9 @@ for _preset in (
       "STN-C0",
       "STN-C1",
       "STN-DL1",
+      "STN-DL2",
       "STN-SL1",
+      "STN-SL2",
       "STN-C0x2",
       "STN-SL1x2",
     ),
@@ -170,7 +172,7 @@ for _preset in (
     name="translation",
     title="MNIST translated in a cluttered image.",
     purpose=(
-      "Tests claims 1, 3 and 5 for translations, to which feature maps are"
+      "Tests claims 1, 3, 5, 8 and 9 for translations, to which feature maps are"
       " equivariant. The quick size predicts translations only, on images of"
       " half the size."
     ),
@@ -179,7 +181,15 @@ for _preset in (
       "residual shares of STN-C1 25 %, STN-C0 40 %, STN-SL1 54 %; errors 8.1,"
       " 17.6 and 25.6 %, CNN 35.4 %."
     ),
-    networks=("CNN", "STN-C0", "STN-C1", "STN-SL1"),
+    networks=(
+      "CNN",
+      "STN-C0",
+      "STN-C1",
+      "STN-DL1",
+      "STN-SL1",
+      "STN-C0x2",
+      "STN-SL1x2",
+    ),
     quick={
       **_QUICK,
       "perturbation": "translation",

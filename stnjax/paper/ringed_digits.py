@@ -150,7 +150,7 @@ def ring_reader(
           filters,
           3,
           pool=pool,
-          batch_norm=True,
+          batch_norm="before_relu",
           init="he_normal",
           rngs=rngs,
         )
