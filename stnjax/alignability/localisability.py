@@ -174,24 +174,19 @@ def read_poses(
       )
   for reader in reading:
     checks.option("reading", reader, READERS)
+  poses = {name: np.asarray(values) for name, values in poses.items()}
   parts = readers.folds_of(groups, folds, seed)
   layers = _extracted(features, images)
-  readouts: dict[str, dict[str, dict[str, Readout]]] = {}
+  readouts: dict[str, dict[str, dict[str, Readout]]] = {
+    reader: {name: {} for name in poses} for reader in reading
+  }
   for reader in reading:
-    readouts[reader] = {
-      name: {
-        layer: readers.read(
-          values,
-          np.asarray(pose),
-          parts,
-          reader=reader,
-          period=(periods or {}).get(name),
-          seed=seed,
-        )
-        for layer, values in layers.items()
-      }
-      for name, pose in poses.items()
-    }
+    for layer, values in layers.items():
+      found = readers.read(
+        values, poses, parts, reader=reader, periods=periods, seed=seed
+      )
+      for name, readout in found.items():
+        readouts[reader][name][layer] = readout
   return Localisability({n: (units or {}).get(n, "") for n in poses}, readouts)
 
 

@@ -1,6 +1,6 @@
 """Readers of poses from features, cross-validated: ridge and a dense net."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import NamedTuple
 
@@ -57,61 +57,77 @@ def folds_of(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 def read(
   features: np.ndarray,
-  poses: np.ndarray,
+  poses: Mapping[str, np.ndarray],
   folds: np.ndarray,
   *,
   reader: str = "ridge",
-  period: float | None = None,
+  periods: Mapping[str, float | None] | None = None,
   seed: int = 0,
-) -> Readout:
-  """Reads a pose from features by cross-validation.
+) -> dict[str, Readout]:
+  """Reads poses from features by cross-validation, all of them at once.
 
   Args:
     features: `[N, ...]`; flattened.
-    poses: `[N]`, in any unit.
+    poses: Poses by name, `[N]` each, in any unit.
     folds: `[N]`, the fold of each example, see `folds_of`.
     reader: One of `READERS`.
-    period: Difference of poses that are the same, which are read as the cosine
-      and sine of their phase; None for poses that do not repeat.
+    periods: By name, the difference of poses that are the same, which are read
+      as the cosine and sine of their phase; None, or left out, for poses that
+      do not repeat.
     seed: Seed of the dense net.
 
   Returns:
-    The readout, over the examples of all folds together.
+    Readouts by name, over the examples of all folds together.
 
   Raises:
     ValueError: For an unknown reader, or values that are not finite.
   """
   checks.option("reader", reader, READERS)
-  flat = np.asarray(features, np.float32).reshape(len(poses), -1)
-  poses = np.asarray(poses, np.float64)
-  if not np.isfinite(flat).all() or not np.isfinite(poses).all():
+  periods = {name: (periods or {}).get(name) for name in poses}
+  flat = np.asarray(features, np.float32).reshape(len(folds), -1)
+  encoded = {
+    name: _encode(np.asarray(values, np.float64), periods[name])
+    for name, values in poses.items()
+  }
+  targets = np.concatenate([*encoded.values()], axis=1)
+  if not np.isfinite(flat).all() or not np.isfinite(targets).all():
     raise ValueError("features and poses must be finite")
-  targets = poses[:, None] if period is None else _circle(poses, period)
   fit = _ridge(flat) if reader == "ridge" else _dense(flat, seed)
-  predicted = np.empty_like(targets)
-  means = np.empty_like(targets)
+  predicted, means = np.empty_like(targets), np.empty_like(targets)
   for fold in np.unique(folds):
     test = folds == fold
     predicted[test] = fit(targets, ~test, test)
     means[test] = targets[~test].mean(axis=0)
+  readouts, start = {}, 0
+  for name, true in encoded.items():
+    columns = slice(start, start := start + true.shape[1])
+    error, none = (
+      _rms(_difference(found[:, columns], true, periods[name]))
+      for found in (predicted, means)
+    )
+    r2 = 1 - (error / none) ** 2 if none else np.nan
+    readouts[name] = Readout(r2, error, none)
+  return readouts
+
+
+def _rms(values: np.ndarray) -> float:
+  return float(np.sqrt(np.mean(values**2)))
+
+
+def _encode(poses: np.ndarray, period: float | None) -> np.ndarray:
+  """What readers predict, `[N, 1]`, or `[N, 2]` for poses that repeat."""
   if period is None:
-    errors, spread = predicted - targets, means - targets
-  else:
-    errors = _difference(predicted, targets, period)
-    spread = _difference(means, targets, period)
-  error, none = (float(np.sqrt(np.mean(x**2))) for x in (errors, spread))
-  return Readout(1 - (error / none) ** 2 if none else np.nan, error, none)
-
-
-def _circle(poses: np.ndarray, period: float) -> np.ndarray:
+    return poses[:, None]
   phase = 2 * np.pi * poses / period
   return np.stack([np.cos(phase), np.sin(phase)], axis=1)
 
 
 def _difference(
-  left: np.ndarray, right: np.ndarray, period: float
+  left: np.ndarray, right: np.ndarray, period: float | None
 ) -> np.ndarray:
-  """Differences of directions `[N, 2]`, within half a period."""
+  """Differences of encoded poses `[N]`; within half a period if they repeat."""
+  if period is None:
+    return (left - right)[:, 0]
   first, second = (points @ np.array([1, 1j]) for points in (left, right))
   return np.angle(first * np.conj(second)) * period / (2 * np.pi)
 
@@ -158,6 +174,8 @@ def _leave_one_out(
     count: N.
   """
   best, weights = np.inf, np.zeros_like(rotated)
+  spread = np.linalg.norm(rotated, axis=0)
+  spread = np.where(spread > 0, spread, 1.0)
   if not values.any():  # constant features: the mean
     return weights
   for penalty in _PENALTIES * values.mean():
@@ -166,7 +184,7 @@ def _leave_one_out(
     # The mean is fitted, too: 1 / N of every example's weight.
     leverage = vectors**2 @ (values * inverse) + 1 / count
     residuals = penalty * dual / np.maximum(1 - leverage, 1e-9)[:, None]
-    loss = (residuals**2).mean()
+    loss = ((residuals / spread) ** 2).mean()
     if loss < best:
       best, weights = loss, dual
   return weights
@@ -183,8 +201,8 @@ def _dense(flat: np.ndarray, seed: int) -> Fit:
     kept = max(1, round(_HELD_OUT * len(members)))
     held, fitted = members[:kept], members[kept:]
     mean, scale = flat[fitted].mean(axis=0), flat[fitted].std()
-    middle, spread = targets[fitted].mean(axis=0), targets[fitted].std()
-    spread = spread or 1.0
+    middle, spread = targets[fitted].mean(axis=0), targets[fitted].std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
 
     def inputs(which: np.ndarray) -> jax.Array:
       return jnp.asarray((flat[which] - mean) / (scale or 1.0))

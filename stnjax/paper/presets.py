@@ -172,7 +172,7 @@ for _preset in (
     name="translation",
     title="MNIST translated in a cluttered image.",
     purpose=(
-      "Tests claims 1, 3, 5, 8 and 9 for translations, to which feature maps are"
+      "Tests claims 1, 3, 5, 8 and 9 for translations, to which features are"
       " equivariant. The quick size predicts translations only, on images of"
       " half the size."
     ),

@@ -38,7 +38,7 @@ class ReadersTest(parameterized.TestCase):
     x = rng.standard_normal((24, width)).astype(np.float32)
     y = x @ rng.standard_normal(width) + 0.5 * rng.standard_normal(24) + 3
     folds = np.arange(24) % 3
-    readout = readers.read(x, y, folds)
+    readout = readers.read(x, {"y": y}, folds)["y"]
     predicted, means = np.empty(24), np.empty(24)
     for fold in range(3):
       test = folds == fold
@@ -61,7 +61,9 @@ class ReadersTest(parameterized.TestCase):
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((90, 5)), rng.uniform(-1, 1, 90)
     folds = readers.folds_of(np.arange(90), 3, 0)
-    self.assertLess(readers.read(x, y, folds, reader=reader).r2, 0.1)
+    self.assertLess(
+      readers.read(x, {"y": y}, folds, reader=reader)["y"].r2, 0.1
+    )
 
   def test_only_the_dense_net_reads_what_is_not_linear(self):
     rng = np.random.default_rng(2)
@@ -69,7 +71,8 @@ class ReadersTest(parameterized.TestCase):
     y = 10 * np.abs(x[:, 0]) + 4
     folds = readers.folds_of(np.arange(600), 3, 0)
     linear, net = (
-      readers.read(x, y, folds, reader=r).r2 for r in alignability.READERS
+      readers.read(x, {"y": y}, folds, reader=r)["y"].r2
+      for r in alignability.READERS
     )
     self.assertLess(linear, 0.1)
     self.assertGreater(net, 0.9)
@@ -82,11 +85,17 @@ class ReadersTest(parameterized.TestCase):
     phase = np.deg2rad(angle)
     x = np.stack([np.cos(phase), np.sin(phase)], 1)
     folds = readers.folds_of(np.arange(300), 3, 0)
-    circular = readers.read(x, angle, folds, reader=reader, period=360.0)
-    self.assertLess(circular.error, 4)  # degrees
-    self.assertGreater(circular.r2, 0.99)
-    plain = readers.read(x, angle, folds)  # a line cannot follow the jump
-    self.assertGreater(plain.error, 30)
+    found = readers.read(
+      x,
+      {"circular": angle, "plain": angle},
+      folds,
+      reader=reader,
+      periods={"circular": 360.0},
+    )
+    self.assertLess(found["circular"].error, 4)  # degrees
+    self.assertGreater(found["circular"].r2, 0.99)
+    if reader == "ridge":  # a line cannot follow the jump
+      self.assertGreater(found["plain"].error, 30)
 
   def test_folds_keep_groups_together(self):
     groups = np.tile(np.arange(10), 4)
@@ -100,9 +109,9 @@ class ReadersTest(parameterized.TestCase):
       readers.folds_of(np.arange(3), 4, 0)
     folds = np.arange(4) % 2
     with self.assertRaisesRegex(ValueError, "reader='forest'"):
-      readers.read(np.ones((4, 1)), np.ones(4), folds, reader="forest")
+      readers.read(np.ones((4, 1)), {"y": np.ones(4)}, folds, reader="forest")
     with self.assertRaisesRegex(ValueError, "finite"):
-      readers.read(np.full((4, 1), np.nan), np.ones(4), folds)
+      readers.read(np.full((4, 1), np.nan), {"y": np.ones(4)}, folds)
 
 
 def blobs(centres, size=16):
