@@ -5,18 +5,18 @@
 
 reads the finished runs of the workdir and of its folders, or the results.json
 of their reports, and writes claims.md and claims.json to the workdir, with the
-tables of README. Runs that differ in network and seed alone are compared. A
-comparison holds, or does not hold, if the 95 % confidence interval of its
-difference over the seeds lies on one side of the bound; otherwise it is
-inconclusive. Comparisons with fewer than three seeds are shown, but not
-evaluated. Damaged runs are left out and named, on stderr too; the exit status
-is 0 all the same.
+tables of README. Runs that differ in network and seed alone are compared,
+paired by seed. A comparison is decided if its p-value, adjusted for all
+comparisons of the claim, is below 0.05; otherwise it is open, with the number
+of seeds that would decide it. Comparisons with fewer than three seeds are shown, but not
+evaluated; gates.json, see `experiments.gates`, says which tasks count. Damaged
+runs are left out and named, on stderr too; the exit status is 0 all the same.
 """
 
 from absl import flags
 
 from experiments.lib import cli
-from experiments.reporting import finished, groups, page, verdicts
+from experiments.reporting import finished, gates, groups, page, verdicts
 from stnjax import files
 from stnjax.paper import claims
 
@@ -37,7 +37,8 @@ def write(workdir: str) -> list[claims.Judged]:
   root = files.place("workdir", workdir)
   runs, left_out = finished.read_all(root)
   grouped = groups.group(runs)
-  judged = claims.judge(verdicts.results_of(grouped))
+  passed = gates.outcomes(root)
+  judged = claims.judge(verdicts.results_of(grouped, passed))
   content = verdicts.content(grouped, judged, left_out)
   files.write_whole(root / "claims.md", page.markdown(verdicts.TITLE, content))
   text = files.to_json(verdicts.to_json(judged), indent=1) + "\n"

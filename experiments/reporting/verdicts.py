@@ -1,6 +1,6 @@
 """Runs as groups of the paper's claims, and the verdicts as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -55,8 +55,16 @@ _CELLS = (
 )
 
 
-def results_of(runs: Sequence[groups.Group]) -> list[GroupResults]:
-  """Groups of finished runs as groups of results."""
+def results_of(
+  runs: Sequence[groups.Group],
+  passed: Mapping[tuple[str, str], bool] | None = None,
+) -> list[GroupResults]:
+  """Groups of finished runs as groups of results.
+
+  Args:
+    runs: Groups of finished runs.
+    passed: Whether tasks passed their gates, by data set and perturbation.
+  """
   return [
     GroupResults(
       group.title,
@@ -67,6 +75,9 @@ def results_of(runs: Sequence[groups.Group]) -> list[GroupResults]:
         name: {run.settings.seed: run.results for run in runs_of}
         for name, runs_of in group.members.items()
       },
+      (passed or {}).get(
+        (group.settings["dataset"], group.settings["perturbation"])
+      ),
     )
     for group in runs
   ]

@@ -1,11 +1,12 @@
 """A task on which the depth of localisation can matter: ours, not the paper's.
 
-Every image shows one to four digits, each in a broken ring, all of one
+Every image shows one to three digits, each in a broken ring, all of one
 distribution of sizes, drawn lighter or darker than the ground. The label is
-that of the digit whose ring is open at the top. Pixels alone do not tell where
-it is: distractors have as much ink, and the polarity is random. Features that
-see a whole ring do; so the depth from which the target can be found is set by
-the size of the ring. Once it is found, the digit is easy to read.
+that of the digit whose ring is open at the top. It may be anywhere, distractors
+have as much ink, and the polarity is random: to a linear reader, pixels do not
+tell where it is. Once it is found, the digit is easy to read.
+`experiments.gates` measures what the task asks of a network before any
+transformer is trained.
 
 Importing this module registers the perturbation "ringed_digits", with its
 "ringed_digits_undone", and the backbone "ring_reader".
@@ -25,13 +26,14 @@ from stnjax.placement.blocks import check_factors, scaled
 from stnjax.placement.plain import geometry
 from stnjax.sampling import warp
 
-SIDE = 40  # of the image, in pixels
-MOST_DIGITS = 4  # one for each quarter of the image
+SIDE = 48  # of the image, in pixels
+MOST_DIGITS = 3
 NORMALISATION = (0.5,), (0.2,)  # the ground is 0.5: zero padding continues it
 
 _DIGIT_SCALE = 0.5  # of MNIST's images of 28 px, whose digits have 20 px
 _RADIUS = 8.5  # of a ring, in pixels
-_JITTER = 2.0  # of a digit about the centre of its quarter, in pixels
+_REACH = 13.0  # of places about the image's centre, in pixels
+_CANDIDATES = 24  # places that are tried for a distractor
 _OCTAVES = 0.2  # bound of the logarithm of the size to base 2
 _HALF_GAP = math.radians(35)
 _LEAST_TURN = math.radians(80)  # of a distractor's gap, from the top
@@ -49,14 +51,12 @@ def draw(
     clutter_images: `[N, H, W, 1]`, uint8, of which distractors are taken.
 
   Returns:
-    The image `[40, 40, 1]`, and the truth: "translation" (x, y) of the target
+    The image `[48, 48, 1]`, and the truth: "translation" (x, y) of the target
     in pixels from the image's centre, "scale" in octaves.
   """
-  keys = iter(jax.random.split(key, 7))
+  keys = iter(jax.random.split(key, 6))
   count = jax.random.randint(next(keys), (), 1, MOST_DIGITS + 1)
-  corners = jnp.array([(x, y) for x in (-1.0, 1.0) for y in (-1.0, 1.0)])
-  quarters = jax.random.permutation(next(keys), SIDE / 4 * corners)
-  jitter = _uniform(next(keys), (MOST_DIGITS, 2), _JITTER)
+  places = _places(next(keys))
   octaves = _uniform(next(keys), (MOST_DIGITS,), _OCTAVES)
   turns = jax.random.uniform(
     next(keys),
@@ -64,7 +64,7 @@ def draw(
     minval=_LEAST_TURN,
     maxval=2 * math.pi - _LEAST_TURN,
   )
-  places, turns = quarters + jitter, turns.at[0].set(0.0)
+  turns = turns.at[0].set(0.0)
   chosen = jax.random.randint(
     next(keys), (MOST_DIGITS,), 0, len(clutter_images)
   )
@@ -78,6 +78,23 @@ def draw(
   return 0.5 + 0.5 * sign * ink, truth
 
 
+def _places(key: jax.Array) -> jax.Array:
+  """Places `[MOST_DIGITS, 2]`: the first uniform, the others beside it.
+
+  A distractor is at the first of some uniform places where rings do not touch,
+  or else at that farthest from the others.
+  """
+  keys = jax.random.split(key, MOST_DIGITS)
+  places = _uniform(keys[0], (1, 2), _REACH)
+  for each in keys[1:]:
+    tried = _uniform(each, (_CANDIDATES, 2), _REACH)
+    apart = jnp.linalg.norm(tried[:, None] - places, axis=-1).min(axis=1)
+    clear = apart > 2 * _RADIUS * 2**_OCTAVES
+    best = jnp.where(clear.any(), jnp.argmax(clear), jnp.argmax(apart))
+    places = jnp.concatenate([places, tried[best][None]])
+  return places
+
+
 def _uniform(key: jax.Array, shape: tuple[int, ...], bound: float) -> jax.Array:
   return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
@@ -85,7 +102,7 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], bound: float) -> jax.Array:
 def _ringed(
   digit: jax.Array, place: jax.Array, octaves: jax.Array, turn: jax.Array
 ) -> jax.Array:
-  """Ink `[40, 40, 1]` of a digit at a place, in a ring open at an angle."""
+  """Ink `[48, 48, 1]` of a digit at a place, in a ring open at an angle."""
   size = 2.0**octaves
   height, width, _ = digit.shape
   factors = SIDE / (_DIGIT_SCALE * size * jnp.array([width, height]))

@@ -1,0 +1,74 @@
+"""Checks whether a task can show that the placement of a transformer matters.
+
+  python -m experiments.gates --perturbation=ringed_digits --family=attention \
+    --pilots="STN-C0 STN-SL3" --workdir=runs/ringed_digits
+
+trains the CNN on the task and on the task at its true pose, reads the pose from
+its layers, and trains pilots: does an ideal transformer gain anything, do
+features tell the pose better than pixels, does a transformer start to move, how
+many seeds does a sweep need. Writes gates.md and gates.json to the workdir,
+which `experiments.claims` reads. Finished runs are not trained again. The
+perturbation must have a registered "..._undone", see `stnjax.data.undone`.
+"""
+
+import dataclasses
+
+from absl import flags
+
+from experiments.lib import cli, jobs, loading, planning, running
+from experiments.reporting import finished, gates
+from stnjax import data, files
+from stnjax.training.settings import Settings
+
+
+def flagged() -> tuple[Settings, Settings, list[jobs.Job]]:
+  """The CNN on the task and at its true pose, and all jobs to train.
+
+  Raises:
+    ValueError: For flags that cannot be used.
+  """
+  seeds = cli.seeds(_SEEDS.value)
+  plain = cli.settings_from_flags(network="CNN", seed=seeds[0])
+  undone = f"{plain.perturbation}_undone"
+  data.PERTURBATIONS[undone]  # raises
+  at_pose = dataclasses.replace(plain, perturbation=undone)
+  pilots = [dataclasses.replace(plain, network=n) for n in _PILOTS.value]
+  for settings in (plain, at_pose, *pilots):
+    cli.check_network(settings)
+  return plain, at_pose, [jobs.Job(s, seeds) for s in (plain, at_pose, *pilots)]
+
+
+def main() -> None:
+  plain, at_pose, every = flagged()
+  options = cli.training_options()
+  plan = planning.make_plan(every)
+  plan.check(options["data_dir"])
+  running.raise_if_any(
+    running.run_all(plan.jobs, device_groups=plan.device_groups, **options)
+  )
+  root = files.place("workdir", options["workdir"])
+  runs, _ = finished.read(root)
+  found = gates.Runs(
+    *(gates.same_but_seed(runs, s) for s in (plain, at_pose)),
+    [r for job in every[2:] for r in gates.same_but_seed(runs, job.settings)],
+  )
+  passed = gates.check(found, loading.once(options["data_dir"]), _IMAGES.value)
+  gates.write(root, passed, found)
+  for gate in passed:
+    print(f"{gate.question} {gate.measured}: {gates.OUTCOMES[gate.passed]}")
+  print(f"written: {root / 'gates.md'} and gates.json")
+
+
+if __name__ == "__main__":
+  _SEEDS = flags.DEFINE_list("seeds", ["0", "1"], "Seeds of all runs.")
+  _PILOTS = flags.DEFINE_spaceseplist(
+    "pilots",
+    ["STN-C0", "STN-SL1"],
+    "Networks with transformers to try, separated by spaces.",
+  )
+  _IMAGES = flags.DEFINE_integer(
+    "images", 1000, "Test images whose pose is read.", lower_bound=10
+  )
+  cli.define_training(exclude=("network", "seed"))
+  flags.adopt_module_key_flags(cli)
+  cli.run(main, check=flagged)
