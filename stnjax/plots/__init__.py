@@ -11,6 +11,7 @@ extras.needs("matplotlib", extra="experiments")
 from stnjax.plots.audits import alignability
 from stnjax.plots.classes import MOST_CLASSES, accuracy_by_size, confusion
 from stnjax.plots.errors import error_lines, labelled_points, learning_curves
+from stnjax.plots.guide import look_and_warp
 from stnjax.plots.layers import values_by_layer
 from stnjax.plots.poses import pose_density
 from stnjax.plots.timings import scaling
@@ -26,6 +27,7 @@ __all__ = [
   "images",
   "labelled_points",
   "learning_curves",
+  "look_and_warp",
   "pose_density",
   "scaling",
   "values_by_layer",
