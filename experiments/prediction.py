@@ -1,14 +1,16 @@
-"""Tests whether the audit of a plain CNN predicts where to place a transformer.
+"""Tests whether measurements of a plain CNN predict where a transformer works.
 
   python -m experiments.audit --workdir=runs
+  python -m experiments.localisability --workdir=runs
   python -m experiments.prediction --workdir=runs
   python -m experiments.prediction --workdir=experiments/results
 
 compares the share of a transform that a warp of the features after block X of
 the CNN can undo, see `stnjax.alignability`, with STN-CX, which warps those
-features: its error relative to the CNN's, and its residual share of the
-perturbation. It reads runs as `experiments.claims` does, and writes
-prediction.md, .json and .png to the workdir.
+features; and how well the pose is read from them with STN-SLX, which localises
+in them: error relative to the CNN's, and residual share of the perturbation. It
+reads runs as `experiments.claims` does, and writes prediction.md, .json and
+figures to the workdir.
 """
 
 from absl import flags
@@ -18,17 +20,17 @@ from experiments.reporting import correlations, finished, groups, page, verdicts
 from experiments.reporting.correlations import Correlation
 from stnjax import files
 
-TITLE = "Does the audit predict STN-CX?"
+TITLE = "Do measurements of the CNN predict placements?"
 
 
-def write(workdir: str) -> dict[str, Correlation]:
-  """Writes prediction.md, .json and .png.
+def write(workdir: str) -> dict[str, dict[str, Correlation]]:
+  """Writes prediction.md, prediction.json and figures.
 
   Args:
     workdir: Folder of runs, or of folders of runs or reports.
 
   Returns:
-    The correlations with "error" and "residual".
+    By predictor, the correlations with "error" and "residual".
 
   Raises:
     RunError: If there are too few runs, or they cannot be read.
@@ -37,36 +39,38 @@ def write(workdir: str) -> dict[str, Correlation]:
   root = files.place("workdir", workdir)
   runs, left_out = finished.read_all(root)
   results = verdicts.results_of(groups.group(runs))
-  points = list(correlations.points(results))
-  found = {
-    q: correlations.correlate(points, q) for q in correlations.QUANTITIES
-  }
-  found = {quantity: value for quantity, value in found.items() if value}
-  if not found:
+  every, content, values = {}, [], {}
+  for predictor in correlations.PREDICTORS:
+    points = list(correlations.points(results, predictor))
+    found = correlations.correlate_all(points)
+    if not found:
+      continue
+    path = root / f"prediction_{predictor.name}.png"
+    picture = page.Picture(path, predictor.caption)
+    files.write_whole(path, page.png(correlations.figure(points, predictor)))
+    content.append(correlations.section(points, found, picture, predictor))
+    every[predictor.name] = found
+    values[predictor.name] = {
+      "points": [point._asdict() for point in points],
+      "correlations": {q: value._asdict() for q, value in found.items()},
+    }
+  if not every:
     raise files.RunError(
-      f"{len(points)} networks that warp features have an audited CNN, of at"
-      f" least {correlations.LEAST_POINTS}; run experiments.audit first"
+      f"fewer than {correlations.LEAST_POINTS} networks have a measured CNN;"
+      " run experiments.audit or experiments.localisability first"
     )
-  picture = page.Picture(root / "prediction.png", correlations.CAPTION)
-  files.write_whole(picture.path, page.png(correlations.figure(points)))
-  content = [
-    correlations.section(points, found, picture),
-    *page.left_out(left_out),
-  ]
+  content += page.left_out(left_out)
   files.write_whole(root / "prediction.md", page.markdown(TITLE, content))
-  values = {
-    "points": [point._asdict() for point in points],
-    "correlations": {q: value._asdict() for q, value in found.items()},
-  }
   text = files.to_json(values, indent=1) + "\n"
   files.write_whole(root / "prediction.json", text)
-  return found
+  return every
 
 
 def main() -> None:
-  for quantity, correlation in write(cli.WORKDIR.value).items():
-    print(f"{quantity} against undone: {correlation}")
-  print(f"written: {cli.WORKDIR.value}/prediction.md, .json and .png")
+  for predictor, found in write(cli.WORKDIR.value).items():
+    for quantity, correlation in found.items():
+      print(f"{quantity} against {predictor}: {correlation}")
+  print(f"written: {cli.WORKDIR.value}/prediction.md, .json and figures")
 
 
 if __name__ == "__main__":

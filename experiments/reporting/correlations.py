@@ -1,4 +1,4 @@
-"""How well audits of the CNN rank networks that warp its features."""
+"""How well measurements of the plain CNN rank networks with transformers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
@@ -19,35 +19,72 @@ QUANTITIES = {
   "error": "error relative to the CNN (%)",
   "residual": "residual share (%)",
 }
-"""Labels of what is correlated with the audit."""
+"""Labels of what is correlated with a predictor."""
 
-CAPTION = (
-  "Error and residual share of each STN-CX against the percentage undone by the"
-  " audit. Both fall with it if the audit predicts."
-)
-_UNDONE = (
-  "Undone: percentage of the change by the perturbation that the best spatial"
-  " warp of the features after block X of the plain CNN undoes (mean over all"
-  " audited families if the perturbation is none of them). For the input"
-  " (STN-C0), interpolation is the limit."
+
+class Predictor(NamedTuple):
+  """A measurement of the layers of the CNN that may rank placements.
+
+  Attributes:
+    name: Short name, part of the names of files.
+    key: Name in results of a mapping from families to a value per layer.
+    kind: Placement whose depth is the layer; at depth 0, STN-C0.
+    label: Label of the values, in percent.
+    caption: Caption of the figure.
+    explanation: What the values are.
+  """
+
+  name: str
+  key: str
+  kind: str
+  label: str
+  caption: str
+  explanation: str
+
+
+PREDICTORS = (
+  Predictor(
+    "audit",
+    "undone",
+    "STN-C",
+    "undone by the audit (%)",
+    "Error and residual share of each STN-CX against the percentage undone by"
+    " the audit. Both fall with it if the audit predicts.",
+    "Undone: percentage of the change by the perturbation that the best spatial"
+    " warp of the features after block X of the plain CNN undoes (mean over all"
+    " audited families if the perturbation is none of them). For the input"
+    " (STN-C0), interpolation is the limit.",
+  ),
+  Predictor(
+    "localisability",
+    "read",
+    "STN-SL",
+    "R² of the pose read (%)",
+    "Error and residual share of STN-C0 and each STN-SLX against the R² of the"
+    " pose that is read from the layer in which it localises. Both fall with it"
+    " if localisability predicts.",
+    "R²: coefficient of determination, in percent, of the pose that a dense net"
+    " reads from the features after block X of the plain CNN, mean over the"
+    " axes of the perturbation; from the image for STN-C0.",
+  ),
 )
 _CORRELATION = (
-  "Spearman's rank correlation with the percentage undone, with the 95 %"
+  "Spearman's rank correlation with the predictor, with the 95 %"
   " confidence interval of a bootstrap over the points; -1 is a perfect"
-  " prediction. Pairs are networks within a group that the audit ranks."
+  " prediction. Pairs are networks within a group that the predictor ranks."
 )
 _RESAMPLES = 2000
-_TIE = 0.01  # audits that differ by less do not rank two networks
+_TIE = 0.01  # predictors that differ by less do not rank two networks
 
 
 class Point(NamedTuple):
-  """A network that warps features, and the audit of the CNN.
+  """A network with a transformer, and what a predictor says of its layer.
 
   Attributes:
     group: Title of the group of runs.
-    network: Name of the network, STN-CX.
-    undone: Share of the transform that a warp of layer X undoes, by the audit;
-      mean over the seeds of the CNN.
+    network: Name of the network.
+    predictor: Value of the predictor at the network's layer, as a share; mean
+      over the seeds of the CNN.
     error: Error of the network divided by that of the CNN; means over seeds.
     residual: Residual share of the network; NaN if it is not measured.
     seeds: Number of seeds of the network.
@@ -55,7 +92,7 @@ class Point(NamedTuple):
 
   group: str
   network: str
-  undone: float
+  predictor: float
   error: float
   residual: float
   seeds: int
@@ -69,8 +106,8 @@ class Correlation(NamedTuple):
     low: Lower end of its 95 % confidence interval, by bootstrap over points.
     high: Upper end of the interval.
     points: Number of points.
-    right: Number of pairs ranked as the audit ranks them.
-    pairs: Number of pairs of one group that the audit ranks.
+    right: Number of pairs ranked as the predictor ranks them.
+    pairs: Number of pairs of one group that the predictor ranks.
   """
 
   rho: float
@@ -87,18 +124,27 @@ class Correlation(NamedTuple):
     )
 
 
-def points(groups: Sequence[GroupResults]) -> Iterator[Point]:
-  """Yields a point for every STN-CX in a group with an audited CNN."""
+def points(
+  groups: Sequence[GroupResults], predictor: Predictor
+) -> Iterator[Point]:
+  """Yields a point for every network of a group with a measured CNN.
+
+  Args:
+    groups: Groups of results.
+    predictor: One of `PREDICTORS`.
+  """
   for group in groups:
-    undone = _undone(group)
-    for depth, name in group.single("STN-C").items():
-      if depth >= len(undone):
+    values = _by_layer(group, predictor)
+    plain = group.single("STN-C").get(0)
+    networks = {**({0: plain} if plain else {}), **group.single(predictor.kind)}
+    for depth, name in networks.items():
+      if depth >= len(values):
         continue
       shares = group.residual_shares(name) if group.is_aligned(name) else {}
       yield Point(
         group.title,
         name,
-        float(undone[depth]),
+        float(values[depth]),
         _mean(group.errors(name)) / _mean(group.errors("CNN")),
         _mean(shares),
         len(group.results[name]),
@@ -110,8 +156,8 @@ def _mean(by_seed: Mapping[int, float]) -> float:
   return float(np.mean([*by_seed.values()])) if by_seed else np.nan
 
 
-def _undone(group: GroupResults) -> np.ndarray:
-  """Share undone by layer, mean over the seeds of the CNN; may be empty.
+def _by_layer(group: GroupResults, predictor: Predictor) -> np.ndarray:
+  """Values by layer, mean over the seeds of the CNN; may be empty.
 
   Of the perturbation's family, or of all families where it is none of them.
   """
@@ -133,7 +179,7 @@ def _undone(group: GroupResults) -> np.ndarray:
 def correlate(
   found: Sequence[Point], quantity: str, seed: int = 0
 ) -> Correlation | None:
-  """Correlates a quantity of the networks with the audit.
+  """Correlates a quantity of the networks with the predictor.
 
   Args:
     found: Points.
@@ -147,22 +193,29 @@ def correlate(
   known = [
     p
     for p in found
-    if np.isfinite(p.undone) and np.isfinite(getattr(p, quantity))
+    if np.isfinite(p.predictor) and np.isfinite(getattr(p, quantity))
   ]
-  x = np.array([p.undone for p in known])
+  x = np.array([p.predictor for p in known])
   y = np.array([getattr(p, quantity) for p in known])
   if len(known) < LEAST_POINTS or not np.ptp(x) or not np.ptp(y):
     return None
   low, high = _bootstrap(x, y, seed)
   pairs = [
-    (p.undone - q.undone) * (getattr(p, quantity) - getattr(q, quantity)) < 0
+    (p.predictor - q.predictor) * (getattr(p, quantity) - getattr(q, quantity))
+    < 0
     for p, q in itertools.combinations(known, 2)
-    if p.group == q.group and abs(p.undone - q.undone) >= _TIE
+    if p.group == q.group and abs(p.predictor - q.predictor) >= _TIE
   ]
   rho = stats.spearmanr(x, y).statistic
   return Correlation(
     float(rho), float(low), float(high), len(x), int(sum(pairs)), len(pairs)
   )
+
+
+def correlate_all(found: Sequence[Point]) -> dict[str, Correlation]:
+  """The correlations of all quantities that have one, see `correlate`."""
+  every = {quantity: correlate(found, quantity) for quantity in QUANTITIES}
+  return {quantity: value for quantity, value in every.items() if value}
 
 
 def _bootstrap(x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
@@ -178,24 +231,25 @@ def _bootstrap(x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
   return np.quantile(correlations, [0.025, 0.975])
 
 
-def table(found: Sequence[Point]) -> Table:
+def table(found: Sequence[Point], predictor: Predictor) -> Table:
   """The points, one row each."""
   rows = [
     [
       p.group,
       p.network,
-      f"{100 * p.undone:.0f}",
+      f"{100 * p.predictor:.0f}",
       f"{100 * p.error:.0f}",
       f"{100 * p.residual:.0f}" if np.isfinite(p.residual) else UNKNOWN,
       str(p.seeds),
     ]
     for p in found
   ]
-  heading = ["runs", "network", "undone (%)", *QUANTITIES.values(), "seeds"]
+  labels = [predictor.label, *QUANTITIES.values()]
+  heading = ["runs", "network", *labels, "seeds"]
   return Table(heading, rows)
 
 
-def figure(found: Sequence[Point]) -> Figure:
+def figure(found: Sequence[Point], predictor: Predictor) -> Figure:
   """The points, one panel per quantity and one colour per group."""
   by_group: dict[str, list[Point]] = {}
   for point in found:
@@ -203,7 +257,7 @@ def figure(found: Sequence[Point]) -> Figure:
   panels = {
     label: {
       title: [
-        (100 * p.undone, 100 * getattr(p, quantity), p.network)
+        (100 * p.predictor, 100 * getattr(p, quantity), p.network)
         for p in of_group
         if np.isfinite(getattr(p, quantity))
       ]
@@ -211,13 +265,14 @@ def figure(found: Sequence[Point]) -> Figure:
     }
     for quantity, label in QUANTITIES.items()
   }
-  return plots.labelled_points("undone by the audit (%)", panels)
+  return plots.labelled_points(predictor.label, panels)
 
 
 def section(
   found: Sequence[Point],
   correlations: Mapping[str, Correlation],
   picture: Picture,
+  predictor: Predictor,
 ) -> Section:
   """The points as a table and a picture, and their correlations.
 
@@ -225,10 +280,12 @@ def section(
     found: Points.
     correlations: Correlations by quantity.
     picture: The written figure of the points.
+    predictor: The predictor.
 
   Returns:
     The section.
   """
   lines = [f"{QUANTITIES[q]}: {value}." for q, value in correlations.items()]
-  parts = [_UNDONE, table(found), _CORRELATION, *lines, picture]
-  return Section("Audits and networks", parts)
+  parts = [predictor.explanation, table(found, predictor), _CORRELATION]
+  title = f"Does the {predictor.name} predict {predictor.kind}X?"
+  return Section(title, [*parts, *lines, picture])

@@ -19,6 +19,7 @@ from stnjax.training.description import TaskDescription
 from stnjax.training.settings import Settings
 
 AUDIT = "audit.json"
+LOCALISABILITY = "localisability.json"
 
 
 class Finished(NamedTuple):
@@ -121,10 +122,37 @@ def _read_run(folder: epath.Path) -> Finished:
       name: np.round(profile, 4).tolist()
       for name, profile in trained.profile().items()
     }
+  if read := _read_poses(folder):
+    results["read"] = read
   classes = np.unique(arrays["label"]).tolist()
   return Finished(
     run.settings, run.task, results, metrics, folder, audits, classes
   )
+
+
+def _read_poses(folder: epath.Path) -> dict[str, list[float]]:
+  """R² of the poses read from the layers of the trained network, by axis.
+
+  By the dense net where there is one; empty where nothing was read.
+
+  Raises:
+    Damaged: If the file cannot be read.
+  """
+  path = folder / LOCALISABILITY
+  if not path.exists():
+    return {}
+  try:
+    readers = files.read_json(path)["states"]["trained"]
+    by_axis = readers.get("dense") or next(iter(readers.values()))
+    return {
+      axis: [float(readout["r2"]) for readout in layers.values()]
+      for axis, layers in by_axis.items()
+    }
+  except (*files.UNREADABLE, AttributeError, StopIteration) as error:
+    raise files.Damaged(
+      f"cannot read {path}: {error!r}; delete it, or run"
+      " experiments.localisability again"
+    ) from error
 
 
 def read_results(folder: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
@@ -154,15 +182,16 @@ def _from_json(path: epath.Path, value: Mapping[str, Any]) -> Finished:
     description.from_json(value["task"]),
   )
   results = records.check_results(path, value["results"], run.axes)
-  _check_undone(path, results.get("undone", {}))
+  for key in ("undone", "read"):
+    _check_profiles(path, results.get(key, {}))
   return Finished(run.settings, run.task, results)
 
 
-def _check_undone(path: epath.Path, profiles: Mapping[str, Any]) -> None:
-  """Raises unless these are shares by family and layer."""
+def _check_profiles(path: epath.Path, profiles: Mapping[str, Any]) -> None:
+  """Raises unless these are shares by family or axis, and layer."""
   shares = np.array([*profiles.values()], np.float64)  # raises if ragged
   if profiles and (shares.ndim != 2 or not shares.size):
-    raise files.Damaged(f"{path} is damaged: its audit has no layers")
+    raise files.Damaged(f"{path} is damaged: a profile has no layers")
 
 
 def read_all(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:

@@ -348,7 +348,8 @@ def test_audits_come_back_and_predict(workdir):
       for value, expected in zip(kept.residuals[layer][name], residuals):
         np.testing.assert_allclose(value, expected, atol=1e-5)
   results = verdicts.results_of(groups.group(finished.read(workdir)[0]))
-  assert [p.network for p in correlations.points(results)] == ["STN-C0"]
+  audit = correlations.PREDICTORS[0]
+  assert [p.network for p in correlations.points(results, audit)] == ["STN-C0"]
 
 
 def test_numbers_that_are_not_known_are_reported_as_such(workdir):

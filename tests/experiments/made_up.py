@@ -19,7 +19,7 @@ def run(
     error: Error in percent.
     share: Residual share of a rotation; None if it is not measured.
     undone: Profiles of an audit.
-    operations: Floating-point operations per image.
+    operations: Floating-point operations per image; None if not counted.
     **settings: Other settings that differ from the defaults.
   """
   results = {
@@ -29,8 +29,9 @@ def run(
     "seconds": 2.0,
     "seconds_per_epoch": 1.0,
     "peak_memory_mb": 9,
-    "operations": operations,
   }
+  if operations is not None:
+    results["operations"] = operations
   if share is not None:
     unknown = {"slope": None, "by_class": [None]}
     measured = {"std": 52 * share, "none": 52.0, **unknown}

@@ -25,6 +25,7 @@ ROTATION = [
   run("STN-C1x2", 0, 10.0, 0.1),
   run("STN-SL1", 0, 10.0, 0.1),
 ]
+AUDIT, LOCALISABILITY = correlations.PREDICTORS
 HOUSES = {"dataset": "street_numbers", "perturbation": "none"}
 NUMBERS = [
   run(
@@ -36,18 +37,34 @@ NUMBERS = [
 
 
 def test_points_are_networks_that_warp_features_beside_an_audited_cnn():
-  found = list(correlations.points(grouped(*ROTATION, *NUMBERS)))
+  found = list(correlations.points(grouped(*ROTATION, *NUMBERS), AUDIT))
   assert [point.network for point in found] == [
     "STN-C0", "STN-C1", "STN-C2", "STN-C1",
   ]  # fmt: skip
   first, second, *_, numbers = found
-  assert first.undone == pytest.approx(0.8)
+  assert first.predictor == pytest.approx(0.8)
   assert first.error == pytest.approx(0.09 / 0.3)
   assert first.residual == pytest.approx(0.5)
   assert (first.seeds, second.seeds) == (2, 1)
-  assert numbers.undone == pytest.approx(0.3)  # of all families
+  assert numbers.predictor == pytest.approx(0.3)  # of all families
   assert numbers.error == pytest.approx(1.2)
   assert np.isnan(numbers.residual)
+
+
+def test_networks_that_localise_in_features_beside_a_cnn_whose_poses_are_read():
+  cnn = run("CNN", 0, 20.0)
+  read = {"translation_x": [0.1, 0.5], "translation_y": [0.3, 0.9]}
+  cnn = cnn._replace(results={**cnn.results, "read": read})
+  runs = [
+    run("STN-C0", 0, 10.0, 0.4),
+    run("STN-C1", 0, 15.0, 0.4),
+    run("STN-SL1", 0, 5.0, 0.2),
+    run("STN-SL2", 0, 5.0, 0.2),  # of a layer that was not read
+  ]
+  found = list(correlations.points(grouped(cnn, *runs), LOCALISABILITY))
+  assert [point.network for point in found] == ["STN-C0", "STN-SL1"]
+  np.testing.assert_allclose([point.predictor for point in found], [0.2, 0.7])
+  np.testing.assert_allclose([point.error for point in found], [0.5, 0.25])
 
 
 def test_the_rank_correlation_is_that_of_scipy():
@@ -72,7 +89,7 @@ def test_the_rank_correlation_is_that_of_scipy():
   assert found.right == concordant
   assert correlations.correlate(points, "residual") is None
   assert correlations.correlate(points[:2], "error") is None
-  alike = [point._replace(undone=0.5) for point in points]
+  alike = [point._replace(predictor=0.5) for point in points]
   assert correlations.correlate(alike, "error") is None
 
 
@@ -94,9 +111,9 @@ def test_the_script_reads_the_results_that_reports_left(tmp_path):
   assert result.returncode == 0, result.stderr
   text = (tmp_path / "prediction.md").read_text()
   assert "| STN-C0 | 80 | 30 | 50 | 2 |" in text
-  assert (tmp_path / "prediction.png").stat().st_size > 5000
+  assert (tmp_path / "prediction_audit.png").stat().st_size > 5000
   kept = json.loads((tmp_path / "prediction.json").read_text())
-  for found in kept["correlations"].values():
+  for found in kept["audit"]["correlations"].values():
     assert found["rho"] == pytest.approx(-1)
     assert (found["points"], found["right"], found["pairs"]) == (3, 3, 3)
   empty = scripts.run("prediction", f"--workdir={tmp_path / 'none'}")
