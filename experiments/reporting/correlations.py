@@ -161,15 +161,14 @@ def _by_layer(group: GroupResults, predictor: Predictor) -> np.ndarray:
 
   Of the perturbation's family, or of all families where it is none of them.
   """
-  profiles = [
-    r["undone"] for r in group.results.get("CNN", {}).values() if "undone" in r
-  ]
+  key = predictor.key
+  profiles = [r[key] for r in group.results.get("CNN", {}).values() if key in r]
   shares = [
     [p[group.perturbation]] if group.perturbation in p else [*p.values()]
     for p in profiles
     if p
   ]
-  # Audits of as many layers as the first: old results may have others.
+  # Of as many layers as the first: old results may have others.
   alike = [share for share in shares if len(share[0]) == len(shares[0][0])]
   if not alike:
     return np.empty(0)
