@@ -1,0 +1,15 @@
+"""The experiments of the paper as data: networks, and settings in two sizes.
+
+`quick` takes minutes on 2 CPU cores and needs no data but what is embedded or
+generated. `full` follows the paper and its published code, see
+`stnjax.paper.protocols`.
+"""
+
+# ruff: isort: skip_file, lists of presets have this order
+from stnjax.paper.presets import mnist as mnist
+from stnjax.paper.presets import house_numbers as house_numbers
+from stnjax.paper.presets import plankton as plankton
+from stnjax.paper.presets import cifar as cifar
+from stnjax.paper.presets.preset import PRESETS as PRESETS
+from stnjax.paper.presets.preset import SIZES as SIZES
+from stnjax.paper.presets.preset import Preset as Preset
