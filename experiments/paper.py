@@ -23,11 +23,10 @@ from stnjax.training.settings import Settings
 def describe(name: str) -> str:
   """A preset as text: its purpose, time, results, networks and settings."""
   preset = PRESETS[name]
-  time = f"{preset.minutes} minutes (quick, one seed)."
   lines = [
     f"{preset.title} {preset.purpose}",
     f"Command: python -m experiments.paper --preset={name}",
-    f"Time: {time if preset.minutes else 'not measured.'}",
+    f"Time (quick): {preset.minutes or 'unmeasured'} minutes for one seed.",
     f"Result (quick): {preset.result or 'not measured with these networks.'}",
     f"Networks: {' '.join(preset.networks)}.",
   ]

@@ -5,7 +5,7 @@ generated. `full` follows the paper and its published code, see
 `stnjax.paper.protocols`.
 """
 
-# ruff: isort: skip_file, lists of presets have this order
+# isort: off  (the order of lists of presets)
 from stnjax.paper.presets import mnist as mnist
 from stnjax.paper.presets import house_numbers as house_numbers
 from stnjax.paper.presets import plankton as plankton
