@@ -5,7 +5,8 @@ generated. `full` follows the paper and its published code, see
 `stnjax.paper.protocols`.
 """
 
-# isort: off  (the order of lists of presets)
+# The order of lists of presets.
+# isort: off
 from stnjax.paper.presets import mnist as mnist
 from stnjax.paper.presets import house_numbers as house_numbers
 from stnjax.paper.presets import plankton as plankton
