@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import json
-from typing import Any
 
+from etils import epath
 from matplotlib.figure import Figure
 import numpy as np
 
 from experiments.lib.tables import Table
-from experiments.reporting import localising, names
+from experiments.reporting import finished, localising, names
 from experiments.reporting.finished import Finished
 from experiments.reporting.groups import Group
 from experiments.reporting.metrics import spread
@@ -37,12 +37,16 @@ def figure(group: Group, axis: str) -> Figure:
   Raises:
     RunError: If the CNN lacks either, or no network was measured.
   """
-  cnn = group.members.get("CNN", ())
-  undone = [_undone(run.audits, axis) for run in cnn if run.audits]
-  if not undone:
+  audited = [run for run in group.members.get("CNN", ()) if run.audits]
+  if not audited:
     raise RunError("no CNN has an audit; run experiments.audit first")
-  read = localising.Readouts([_readouts(run) for run in cnn])
-  layers = list(next(iter(cnn)).audits["trained"].layers)
+  known = [run for run in audited if _path(run).exists()]
+  if not known:
+    raise RunError(
+      f"{_path(audited[0])} is missing; run experiments.localisability first"
+    )
+  undone = [_undone(run.audits, axis) for run in known]
+  read = localising.Readouts([json.loads(files.read(_path(r))) for r in known])
   measured = {
     network: [run.alignment[axis] for run in runs]
     for network, runs in group.measured(axis).items()
@@ -51,7 +55,7 @@ def figure(group: Group, axis: str) -> Figure:
   if not measured:
     raise RunError("no network has a residual by image")
   return plots.look_and_warp(
-    layers,
+    audited[0].audits["trained"].layers,
     undone=100 * np.array(undone),
     read={
       reader: np.array([*read.by_layer("trained", reader, axis).values()]).T
@@ -79,11 +83,8 @@ def _undone(
   return profile[family]
 
 
-def _readouts(run: Finished) -> Mapping[str, Any]:
-  path = run.folder / f"{localising.NAME}.json"
-  if not path.exists():
-    raise RunError(f"{path} is missing; run experiments.localisability first")
-  return json.loads(files.read(path))
+def _path(run: Finished) -> epath.Path:
+  return run.folder / finished.LOCALISABILITY
 
 
 def table(group: Group, axis: str) -> Table:
