@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.lib import tables
-from experiments.reporting import finished, groups, page, verdicts
+from experiments.reporting import finished, gates, groups, page, verdicts
 from stnjax.paper import claims
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -51,7 +51,7 @@ class ReadmeTest(absltest.TestCase):
   def test_results_are_those_of_the_committed_runs(self):
     folder = ROOT / "experiments" / "results"
     grouped = groups.group(finished.read_all(epath.Path(folder))[0])
-    results = verdicts.results_of(grouped)
+    results = verdicts.results_of(grouped, gates.outcomes(epath.Path(folder)))
     judged = claims.judge(results)
     for table in (verdicts.overview(results), verdicts.verdicts(judged)):
       self.assertIn(tables.markdown(table), README)

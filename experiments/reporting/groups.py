@@ -9,6 +9,7 @@ from experiments.reporting.finished import Finished
 from stnjax.training.description import AxisDescription
 
 _DIFFERING = ("network", "seed")
+_UNNAMED = (None, "", ())  # defaults, beside which other values are named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,8 @@ def titles(
 
   Returns:
     One title per group: that of its task, and those settings, in their order,
-    that distinguish it from groups with the same title.
+    that distinguish it from groups with the same title; left out where they are
+    not set.
   """
   found = [
     names.title(task, shared["perturbation"], shared["family"])
@@ -107,7 +109,7 @@ def titles(
       values.setdefault(title, set()).add(shared[name])
     found = [
       f"{title}, {names.setting(name, shared[name])}"
-      if len(values[title]) > 1
+      if len(values[title]) > 1 and shared[name] not in _UNNAMED
       else title
       for title, shared in zip(found, settings, strict=True)
     ]

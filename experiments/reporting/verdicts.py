@@ -17,7 +17,7 @@ from stnjax.paper.comparisons import (
   MOST_SEEDS,
   OPEN,
   POWER,
-  STUCK,
+  UNALIGNED,
   VERDICTS,
   Comparison,
   GroupResults,
@@ -50,7 +50,8 @@ _CELLS = (
   f"Groups with at least {LEAST_SEEDS} seeds: error in percent, mean ±"
   " standard deviation over the seeds; in brackets the residual share in"
   " percent: 0 is perfect alignment, 100 that of an identity transformer; and"
-  f" how many seeds are stuck there (a share of at least {100 * STUCK:.0f} %)."
+  " how many seeds are unaligned (a share of at least"
+  f" {100 * UNALIGNED:.0f} %)."
   " All runs are listed at the end."
 )
 
@@ -104,8 +105,8 @@ def _cell(group: GroupResults, network: str) -> str:
   if group.is_aligned(network):
     shares = [*group.residual_shares(network).values()]
     cell += f" ({100 * np.mean(shares):.0f})"
-    if stuck := group.stuck(network):
-      cell += f", {stuck} stuck"
+    if unaligned := group.unaligned(network):
+      cell += f", {unaligned} unaligned"
   return cell
 
 

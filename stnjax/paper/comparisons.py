@@ -18,8 +18,8 @@ POWER = 0.8
 """Power for which `seeds_needed` counts seeds."""
 MOST_SEEDS = 1000
 """Most seeds that `seeds_needed` counts."""
-STUCK = 0.95
-"""Least residual share of a transformer that counts as stuck at the
+UNALIGNED = 0.95
+"""Least residual share of a transformer that aligns no better than the
 identity."""
 
 
@@ -228,10 +228,10 @@ class GroupResults:
       for seed, result in self.results[network].items()
     }
 
-  def stuck(self, network: str) -> int:
-    """Number of seeds whose transformer stayed at the identity, see `STUCK`."""
+  def unaligned(self, network: str) -> int:
+    """Number of seeds that align no better than the identity."""
     shares = self.residual_shares(network).values()
-    return sum(share >= STUCK for share in shares)
+    return sum(share >= UNALIGNED for share in shares)
 
   def cost(self, network: str) -> float:
     """Floating-point operations per image; NaN if they were not counted."""

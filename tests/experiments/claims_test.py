@@ -308,11 +308,11 @@ def test_iterations_are_compared_at_equal_cost():
   assert set(comparison.sides) == {"STN-SL1", "STN-C0x3"}
 
 
-def test_seeds_at_the_identity_are_counted():
+def test_unaligned_seeds_are_counted():
   runs = seeds("STN-DL1", [9.0] * 3, [0.96, 1.02, 0.5])
   (group,) = made_up.grouped(*runs)
-  assert group.stuck("STN-DL1") == 2
-  assert "2 stuck" in verdicts.overview([group]).rows[0][1]
+  assert group.unaligned("STN-DL1") == 2
+  assert "2 unaligned" in verdicts.overview([group]).rows[0][1]
 
 
 def test_interval_of_one_seed():
