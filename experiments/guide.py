@@ -32,7 +32,8 @@ def main() -> None:
       files.write_whole(path, page.png(figure))
       picture = page.Picture(path, guide.CAPTION.format(axis=axis))
       parts += [picture, guide.table(group, axis)]
-    sections.append(page.Section(group.title, parts))
+    if parts:
+      sections.append(page.Section(group.title, parts))
   path = root / "guide.md"
   files.write_whole(
     path, page.markdown("Where to look, what to warp", sections)
