@@ -17,12 +17,11 @@ from absl import flags
 
 from experiments.lib import cli, jobs, loading, planning, running
 from experiments.reporting import finished, gates
-from stnjax import data, files
-from stnjax.training.settings import Settings
+from stnjax import data, files, placement
 
 
-def flagged() -> tuple[Settings, Settings, list[jobs.Job]]:
-  """The CNN on the task and at its true pose, and all jobs to train.
+def flagged() -> list[jobs.Job]:
+  """The CNN on the task, the CNN at the true pose, and the pilots.
 
   Raises:
     ValueError: For flags that cannot be used.
@@ -33,13 +32,19 @@ def flagged() -> tuple[Settings, Settings, list[jobs.Job]]:
   data.PERTURBATIONS[undone]  # raises
   at_pose = dataclasses.replace(plain, perturbation=undone)
   pilots = [dataclasses.replace(plain, network=n) for n in _PILOTS.value]
+  for settings in pilots:
+    if not placement.parse(settings.network).depths:
+      raise ValueError(
+        f"--pilots: {settings.network} has no transformer; accepted: networks"
+        " with one"
+      )
   for settings in (plain, at_pose, *pilots):
     cli.check_network(settings)
-  return plain, at_pose, [jobs.Job(s, seeds) for s in (plain, at_pose, *pilots)]
+  return [jobs.Job(s, seeds) for s in (plain, at_pose, *pilots)]
 
 
 def main() -> None:
-  plain, at_pose, every = flagged()
+  every = flagged()
   options = cli.training_options()
   plan = planning.make_plan(every)
   plan.check(options["data_dir"])
@@ -48,10 +53,8 @@ def main() -> None:
   )
   root = files.place("workdir", options["workdir"])
   runs, _ = finished.read(root)
-  found = gates.Runs(
-    *(gates.same_but_seed(runs, s) for s in (plain, at_pose)),
-    [r for job in every[2:] for r in gates.same_but_seed(runs, job.settings)],
-  )
+  plain, at_pose, *pilots = (gates.members(runs, job) for job in every)
+  found = gates.Runs(plain, at_pose, [run for of in pilots for run in of])
   passed = gates.check(found, loading.once(options["data_dir"]), _IMAGES.value)
   gates.write(root, passed, found)
   for gate in passed:

@@ -34,6 +34,8 @@ def main() -> None:
       parts += [picture, guide.table(group, axis)]
     if parts:
       sections.append(page.Section(group.title, parts))
+  if not sections:
+    raise files.RunError(f"{root} holds no network with a measured pose")
   path = root / "guide.md"
   files.write_whole(
     path, page.markdown("Where to look, what to warp", sections)

@@ -4,7 +4,7 @@ They are passed, or not, before any sweep is run: a task on which no transformer
 can gain anything, or none starts to move, decides nothing about placements.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import NamedTuple
@@ -13,11 +13,13 @@ from etils import epath
 import numpy as np
 
 from experiments.lib import loading
+from experiments.lib.jobs import Job
 from experiments.lib.tables import Table
 from experiments.reporting import localising, page
 from experiments.reporting.finished import Finished
 from stnjax import files
 from stnjax.paper import comparisons
+from stnjax.training import settings
 from stnjax.training.run_folder import Run
 from stnjax.training.settings import Settings
 
@@ -120,7 +122,8 @@ def seen(run: Finished, load: loading.Load, count: int) -> Gate:
     "ridge regression reads the pose from pixels with R² below"
     f" {MOST_R2_OF_PIXELS:g}, and from a block of the trained CNN with more"
     f" than {LEAST_R2_OF_FEATURES:g}",
-    f"R² by layer, in brackets untrained: {listed}",
+    f"R² by layer (CNN of seed {run.settings.seed}; in brackets untrained):"
+    f" {listed}",
     bool(pixels < MOST_R2_OF_PIXELS and max(blocks) > LEAST_R2_OF_FEATURES),
   )
 
@@ -142,7 +145,8 @@ def moved(pilots: Sequence[Finished]) -> Gate:
   listed = ", ".join(
     f"{name} {np.mean(values):.2f}" for name, values in shares.items()
   )
-  least = min((np.mean(values) for values in shares.values()), default=np.nan)
+  means = [np.mean(values) for values in shares.values()]
+  least = np.nanmin(means) if np.isfinite(means).any() else np.nan
   return Gate(
     "Does a transformer start to move?",
     "after a tenth of the training, the residual share of one network is below"
@@ -202,15 +206,10 @@ def check(runs: Runs, load: loading.Load, count: int) -> list[Gate]:
   ]
 
 
-def same_but_seed(
-  runs: Sequence[Finished], settings: Settings
-) -> list[Finished]:
-  """The runs with these settings, whatever their seed."""
-  return [
-    run
-    for run in runs
-    if dataclasses.replace(run.settings, seed=settings.seed) == settings
-  ]
+def members(runs: Sequence[Finished], job: Job) -> list[Finished]:
+  """The finished runs of a job, one per seed."""
+  wanted = set(job.members())
+  return [run for run in runs if run.settings in wanted]
 
 
 def write(root: epath.Path, gates: Sequence[Gate], runs: Runs) -> None:
@@ -234,8 +233,8 @@ def write(root: epath.Path, gates: Sequence[Gate], runs: Runs) -> None:
   text = page.markdown("Gates of a task", [section])
   files.write_whole(root / f"{NAME}.md", text)
   values = {
-    "dataset": first.settings.dataset,
-    "perturbation": first.settings.perturbation,
+    "settings": dataclasses.asdict(first.settings),
+    "seeds": [run.settings.seed for run in runs.plain],
     "passed": all(gate.passed is not False for gate in gates),
     "gates": [gate._asdict() for gate in gates],
   }
@@ -243,29 +242,34 @@ def write(root: epath.Path, gates: Sequence[Gate], runs: Runs) -> None:
   files.write_whole(root / f"{NAME}.json", text)
 
 
-def outcomes(root: epath.Path) -> dict[tuple[str, str], bool]:
-  """Whether tasks passed, by data set and perturbation.
+def outcomes(root: epath.Path) -> list[tuple[Settings, bool]]:
+  """Settings of tasks, and whether they passed their gates.
 
   Args:
     root: Workdir, in which, and in whose folders, gates.json is looked for.
 
   Raises:
-    Damaged: If a file cannot be read.
+    Damaged: If a file cannot be read, or two disagree on a task.
   """
-  return dict(_read(root))
-
-
-def _read(root: epath.Path) -> Iterator[tuple[tuple[str, str], bool]]:
+  found: dict[Settings, tuple[bool, epath.Path]] = {}
   for folder in (root, *files.subfolders(root)):
     path = folder / f"{NAME}.json"
     if not path.exists():
       continue
-    values = files.read_json(path)
     try:
-      task = str(values["dataset"]), str(values["perturbation"])
-      yield task, bool(values["passed"])
-    except (KeyError, TypeError) as error:
+      values = files.read_json(path)
+      task = dataclasses.replace(
+        settings.from_json(values["settings"]), network="CNN", seed=0
+      )
+      outcome = bool(values["passed"])
+    except files.UNREADABLE as error:
       raise files.Damaged(
         f"{path} is damaged ({error!r}); delete it, or run experiments.gates"
         " again"
       ) from error
+    before, other = found.setdefault(task, (outcome, path))
+    if before != outcome:
+      raise files.Damaged(
+        f"{path} and {other} disagree on the gates of one task; delete one"
+      )
+  return [(task, outcome) for task, (outcome, _) in found.items()]

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.lib import loading
 from experiments.lib.tables import Table
-from experiments.reporting.analysing import Analysed
+from experiments.reporting.analysing import Analysed, NotApplicable
 from experiments.reporting.finished import Finished
 from experiments.reporting.groups import Group
 from stnjax import data, placement, plots
@@ -91,6 +91,11 @@ def _networks(
   per_epoch = trainer.steps_per_epoch(
     len(train.labels), run.settings.batch_size
   )
+  total = per_epoch * run.settings.epochs
+  if max(steps, default=0) > total:
+    raise NotApplicable(
+      f"step {max(steps)} is beyond the {total} steps of its training"
+    )
   step = 0
   for wanted in sorted(set(steps)):
     while step < wanted:

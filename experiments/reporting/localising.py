@@ -44,7 +44,7 @@ def measure(
   Args:
     run: Finished run.
     load: Loads the images, see `loading.once`.
-    count: Number of test images, each perturbed once.
+    count: Number of test images, each perturbed once; all if there are fewer.
     reading: Readers, of `alignability.READERS`.
 
   Returns:
@@ -56,7 +56,7 @@ def measure(
     RunError: If the checkpoint cannot be read.
   """
   setup, train, evaluation = load(run.settings)
-  perturbation = setup.perturbation
+  perturbation, count = setup.perturbation, min(count, len(evaluation.labels))
   if not perturbation.axes:
     raise NotApplicable(f"the pose under {perturbation.name} is not known")
   clutter = train.images if perturbation.needs_clutter else None

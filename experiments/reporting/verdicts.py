@@ -1,6 +1,6 @@
 """Runs as groups of the paper's claims, and the verdicts as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -22,6 +22,7 @@ from stnjax.paper.comparisons import (
   Comparison,
   GroupResults,
 )
+from stnjax.training.settings import Settings
 
 TITLE = "The paper's claims"
 _HEADING = (
@@ -58,13 +59,14 @@ _CELLS = (
 
 def results_of(
   runs: Sequence[groups.Group],
-  passed: Mapping[tuple[str, str], bool] | None = None,
+  passed: Sequence[tuple[Settings, bool]] = (),
 ) -> list[GroupResults]:
   """Groups of finished runs as groups of results.
 
   Args:
     runs: Groups of finished runs.
-    passed: Whether tasks passed their gates, by data set and perturbation.
+    passed: Settings of tasks, and whether they passed their gates, see
+      `gates.outcomes`.
   """
   return [
     GroupResults(
@@ -76,12 +78,20 @@ def results_of(
         name: {run.settings.seed: run.results for run in runs_of}
         for name, runs_of in group.members.items()
       },
-      (passed or {}).get(
-        (group.settings["dataset"], group.settings["perturbation"])
-      ),
+      _passed(group, passed),
     )
     for group in runs
   ]
+
+
+def _passed(
+  group: groups.Group, passed: Sequence[tuple[Settings, bool]]
+) -> bool | None:
+  """Whether a group's task passed its gates; None if they were not run."""
+  for settings, outcome in passed:
+    if all(getattr(settings, k) == v for k, v in group.settings.items()):
+      return outcome
+  return None
 
 
 def overview(results: Sequence[GroupResults]) -> Table:
@@ -114,11 +124,13 @@ def verdicts(judged: Sequence[Judged]) -> Table:
   """Verdict of each claim, and its number of comparisons by verdict."""
   rows = []
   for number, (claim, comparisons, verdict) in enumerate(judged, 1):
-    evaluated = [c.verdict for c in comparisons if c.evaluated and c.counts]
+    counted = [c for c in comparisons if c.counts]
+    evaluated = [c.verdict for c in counted if c.evaluated]
     counts = [evaluated.count(kind) for kind in VERDICTS]
-    counts.append(len(comparisons) - len(evaluated))
+    counts.append(len(counted) - len(evaluated))
+    counts.append(len(comparisons) - len(counted))
     rows.append([f"{number}. {claim.statement}", verdict, *map(str, counts)])
-  heading = ["claim", "verdict", *VERDICTS, "too few seeds"]
+  heading = ["claim", "verdict", *VERDICTS, "not evaluated", "not counted"]
   return Table(heading, rows)
 
 
@@ -167,7 +179,8 @@ def _outcome(comparison: Comparison) -> str:
   if not comparison.counts:
     return "not counted: the task failed its gates"
   if not comparison.evaluated:
-    return "too few seeds"
+    finite = np.isfinite(comparison.differences).all()
+    return "too few seeds" if finite else "not evaluated: a seed is not finite"
   needed = comparison.needed
   if comparison.verdict != OPEN or needed is None:
     return comparison.verdict

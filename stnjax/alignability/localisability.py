@@ -166,11 +166,20 @@ def read_poses(
   images = checked_images(images)
   count = len(images)
   groups = np.arange(count) if groups is None else np.asarray(groups)
-  for name, values in {**poses, "groups": groups}.items():
+  if not poses:
+    raise ValueError("poses is empty; accepted: at least one pose by name")
+  named = {f"poses {name!r}": values for name, values in poses.items()}
+  for name, values in {**named, "groups": groups}.items():
     if np.shape(values) != (count,):
       raise ValueError(
-        f"poses {name!r} must be [N] with N = {count}, the number of images,"
-        f" got shape {np.shape(values)}"
+        f"{name} must be [N] with N = {count}, the number of images, got shape"
+        f" {np.shape(values)}"
+      )
+  for option, by_name in {"units": units, "periods": periods}.items():
+    if unknown := set(by_name or ()) - set(poses):
+      raise ValueError(
+        f"{option} names {', '.join(sorted(unknown))}; accepted:"
+        f" {', '.join(poses)}"
       )
   for reader in reading:
     checks.option("reading", reader, READERS)
@@ -183,7 +192,13 @@ def read_poses(
   for reader in reading:
     for layer, values in layers.items():
       found = readers.read(
-        values, poses, parts, reader=reader, periods=periods, seed=seed
+        values,
+        poses,
+        parts,
+        reader=reader,
+        periods=periods,
+        groups=groups,
+        seed=seed,
       )
       for name, readout in found.items():
         readouts[reader][name][layer] = readout

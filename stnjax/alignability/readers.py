@@ -21,6 +21,7 @@ _HIDDEN = 32
 _BATCH = 64
 _STEPS = 2000  # of Adam
 _HELD_OUT = 0.2  # share of the training images that stops the dense net
+_LEAST_SPREAD = 1e-9  # of poses, relative to their size; less is rounding
 
 
 class Readout(NamedTuple):
@@ -62,6 +63,7 @@ def read(
   *,
   reader: str = "ridge",
   periods: Mapping[str, float | None] | None = None,
+  groups: np.ndarray | None = None,
   seed: int = 0,
 ) -> dict[str, Readout]:
   """Reads poses from features by cross-validation, all of them at once.
@@ -74,13 +76,16 @@ def read(
     periods: By name, the difference of poses that are the same, which are read
       as the cosine and sine of their phase; None, or left out, for poses that
       do not repeat.
+    groups: `[N]`; examples of one group, such as views of one image, are fitted
+      or held out together. By default each is its own.
     seed: Seed of the dense net.
 
   Returns:
     Readouts by name, over the examples of all folds together.
 
   Raises:
-    ValueError: For an unknown reader, or values that are not finite.
+    ValueError: For an unknown reader, values that are not finite, or too few
+      examples for the dense net.
   """
   checks.option("reader", reader, READERS)
   periods = {name: (periods or {}).get(name) for name in poses}
@@ -92,20 +97,26 @@ def read(
   targets = np.concatenate([*encoded.values()], axis=1)
   if not np.isfinite(flat).all() or not np.isfinite(targets).all():
     raise ValueError("features and poses must be finite")
-  fit = _ridge(flat) if reader == "ridge" else _dense(flat, seed)
+  groups = np.arange(len(flat)) if groups is None else np.asarray(groups)
+  ends = np.cumsum([values.shape[1] for values in encoded.values()])
+  columns = np.split(np.arange(targets.shape[1]), ends[:-1])
+  if reader == "ridge":
+    fit = _ridge(flat, groups, columns)
+  else:
+    fit = _dense(flat, groups, seed)
   predicted, means = np.empty_like(targets), np.empty_like(targets)
   for fold in np.unique(folds):
     test = folds == fold
     predicted[test] = fit(targets, ~test, test)
     means[test] = targets[~test].mean(axis=0)
-  readouts, start = {}, 0
-  for name, true in encoded.items():
-    columns = slice(start, start := start + true.shape[1])
+  readouts = {}
+  for (name, true), own in zip(encoded.items(), columns, strict=True):
     error, none = (
-      _rms(_difference(found[:, columns], true, periods[name]))
+      _rms(_difference(found[:, own], true, periods[name]))
       for found in (predicted, means)
     )
-    r2 = 1 - (error / none) ** 2 if none else np.nan
+    varies = none > _LEAST_SPREAD * np.abs(poses[name]).max()
+    r2 = 1 - (error / none) ** 2 if varies else np.nan
     readouts[name] = Readout(r2, error, none)
   return readouts
 
@@ -137,8 +148,16 @@ Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 predictions of the test examples."""
 
 
-def _ridge(flat: np.ndarray) -> Fit:
-  """Ridge regression in its dual form, its penalty by leave-one-out errors."""
+def _ridge(
+  flat: np.ndarray, groups: np.ndarray, columns: Sequence[np.ndarray]
+) -> Fit:
+  """Ridge regression in its dual form, a penalty for each pose.
+
+  Args:
+    flat: `[N, D]`, the features.
+    groups: `[N]`, groups of examples that are left out together.
+    columns: Columns of the targets that belong to each pose.
+  """
   # float64: rounded products would have more dimensions than the features.
   flat = flat.astype(np.float64)
   flat -= flat.mean(axis=0)
@@ -155,57 +174,72 @@ def _ridge(flat: np.ndarray) -> Fit:
     values = values.clip(min=0)
     mean = targets[train].mean(axis=0)
     rotated = vectors.T @ (targets[train] - mean)
-    weights = _leave_one_out(values, vectors, rotated, len(centred))
+    parts = _members(groups[train])
+    weights = np.empty_like(rotated)
+    for own in columns:
+      weights[:, own] = _leave_out(values, vectors, rotated[:, own], parts)
     seen = outer - outer.mean(axis=1, keepdims=True) - rows + middle
     return mean + seen @ weights
 
   return fit
 
 
-def _leave_one_out(
-  values: np.ndarray, vectors: np.ndarray, rotated: np.ndarray, count: int
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+  """Indices of the members of each group."""
+  order = np.argsort(groups, kind="stable")
+  starts = np.unique(groups[order], return_index=True)[1]
+  return np.split(order, starts[1:])
+
+
+def _leave_out(
+  values: np.ndarray,
+  vectors: np.ndarray,
+  rotated: np.ndarray,
+  parts: Sequence[np.ndarray],
 ) -> np.ndarray:
-  """Dual weights with the penalty of the least leave-one-out error.
+  """Dual weights with the penalty of the least error of groups left out.
 
   Args:
     values: `[N]`, eigenvalues of the centred products.
     vectors: `[N, N]`, their eigenvectors, in columns.
     rotated: `[N, P]`, the centred targets in the basis of the eigenvectors.
-    count: N.
+    parts: Indices of the members of each group.
   """
   best, weights = np.inf, np.zeros_like(rotated)
-  spread = np.linalg.norm(rotated, axis=0)
-  spread = np.where(spread > 0, spread, 1.0)
   if not values.any():  # constant features: the mean
     return weights
   for penalty in _PENALTIES * values.mean():
     inverse = 1 / (values + penalty)
     dual = vectors @ (inverse[:, None] * rotated)
-    # The mean is fitted, too: 1 / N of every example's weight.
-    leverage = vectors**2 @ (values * inverse) + 1 / count
-    residuals = penalty * dual / np.maximum(1 - leverage, 1e-9)[:, None]
-    loss = ((residuals / spread) ** 2).mean()
+    loss = 0.0
+    for members in parts:
+      rows = vectors[members]
+      # The mean is fitted, too: 1 / N of every example's weight.
+      hat = (rows * (values * inverse)) @ rows.T + 1 / len(values)
+      left = np.eye(len(members)) - hat + 1e-9 * np.eye(len(members))
+      loss += (np.linalg.solve(left, penalty * dual[members]) ** 2).sum()
     if loss < best:
       best, weights = loss, dual
   return weights
 
 
-def _dense(flat: np.ndarray, seed: int) -> Fit:
-  """A dense net on standardised features, stopped by held-out examples."""
+def _dense(flat: np.ndarray, groups: np.ndarray, seed: int) -> Fit:
+  """A dense net on standardised features, stopped by held-out groups."""
 
   def fit(
     targets: np.ndarray, train: np.ndarray, test: np.ndarray
   ) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    members = rng.permutation(np.flatnonzero(train))
-    kept = max(1, round(_HELD_OUT * len(members)))
-    held, fitted = members[:kept], members[kept:]
-    mean, scale = flat[fitted].mean(axis=0), flat[fitted].std()
+    members = np.flatnonzero(train)
+    parts = folds_of(groups[train], _parts(groups[train]), seed)
+    held, fitted = members[parts == 0], members[parts != 0]
+    mean = flat[fitted].mean(axis=0)
+    scale = float((flat[fitted] - mean).std()) or 1.0
     middle, spread = targets[fitted].mean(axis=0), targets[fitted].std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
+    varies = spread > _LEAST_SPREAD * np.abs(targets).max()
+    spread = np.where(varies, spread, 1.0)
 
     def inputs(which: np.ndarray) -> jax.Array:
-      return jnp.asarray((flat[which] - mean) / (scale or 1.0))
+      return jnp.asarray((flat[which] - mean) / scale)
 
     goal = jnp.asarray((targets - middle) / spread, jnp.float32)
     predict = _train(
@@ -215,6 +249,17 @@ def _dense(flat: np.ndarray, seed: int) -> Fit:
     return middle + spread * found
 
   return fit
+
+
+def _parts(groups: np.ndarray) -> int:
+  """Number of parts, one of which is held out; at most one for each group."""
+  count = len(np.unique(groups))
+  if count < 4:
+    raise ValueError(
+      "the dense net needs at least 4 images in every fitted part, got"
+      f" {count}; pass more images, or reading=('ridge',)"
+    )
+  return min(round(1 / _HELD_OUT), count)
 
 
 def _train(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from stnjax.paper.comparisons import (
   FAILS,
   HOLDS,
+  LEAST_SEEDS,
   OPEN,
   Comparison,
   GroupResults,
@@ -64,7 +65,7 @@ def _features_err_more(group: GroupResults) -> Iterator[Comparison]:
 
 def _deeper_helps(group: GroupResults) -> Iterator[Comparison]:
   plain = group.single("STN-C").get(0)
-  deep = [name for depth, name in group.single("STN-SL").items() if depth]
+  deep = [*_enough(group, group.single("STN-SL")).values()]
   if not plain or not deep:
     return
   best, most = group.best_on_other_seeds(deep)
@@ -79,9 +80,24 @@ def _deeper_helps(group: GroupResults) -> Iterator[Comparison]:
   yield dataclasses.replace(comparison, counts=group.gates is not False)
 
 
+def _enough(group: GroupResults, by_depth: Mapping[int, str]) -> dict[int, str]:
+  """Networks behind the input; only those with enough seeds, if there are any.
+
+  One with fewer would leave its seeds alone to all that it is compared with.
+  """
+  deep = {depth: name for depth, name in by_depth.items() if depth}
+  enough = {
+    depth: name
+    for depth, name in deep.items()
+    if len(group.results[name]) >= LEAST_SEEDS
+  }
+  return enough or deep
+
+
 def _shared_is_stable(group: GroupResults) -> Iterator[Comparison]:
-  own, shared = group.single("STN-DL"), group.single("STN-SL")
-  depths = sorted(depth for depth in own.keys() & shared.keys() if depth)
+  own = _enough(group, group.single("STN-DL"))
+  shared = _enough(group, group.single("STN-SL"))
+  depths = sorted(own.keys() & shared.keys())
   if not depths or depths[-1] < 2:
     return
   own, shared = ({d: names[d] for d in depths} for names in (own, shared))

@@ -90,13 +90,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return adjusted
 
 
-def seeds_needed(differences: Sequence[float]) -> int | None:
-  """Paired seeds with which a t test at `LEVEL` has the power `POWER`.
+def seeds_needed(
+  differences: Sequence[float], level: float = LEVEL
+) -> int | None:
+  """Paired seeds with which a t test has the power `POWER`.
 
   For a true mean and standard deviation as those of the differences.
 
   Args:
     differences: One difference per seed.
+    level: Level of significance, two-sided.
 
   Returns:
     The number of seeds; `MOST_SEEDS` + 1 if more are needed; None for fewer
@@ -110,7 +113,7 @@ def seeds_needed(differences: Sequence[float]) -> int | None:
     return 2 if values[0] else MOST_SEEDS + 1
   effect = abs(values.mean()) / spread
   counts = np.arange(2, MOST_SEEDS + 1)
-  critical = stats.t.ppf(1 - LEVEL / 2, counts - 1)
+  critical = stats.t.ppf(1 - level / 2, counts - 1)
   centre = effect * np.sqrt(counts)
   power = stats.nct.sf(critical, counts - 1, centre)
   enough = np.flatnonzero(power >= POWER)
@@ -161,8 +164,17 @@ class Comparison:
 
   @property
   def needed(self) -> int | None:
-    """Seeds that would decide an open comparison, see `seeds_needed`."""
-    return seeds_needed(self.differences) if self.verdict == OPEN else None
+    """Seeds that would decide an open comparison, see `seeds_needed`.
+
+    At the level that the adjustment leaves to it: `LEVEL` times its p-value
+    over the adjusted one.
+    """
+    if self.verdict != OPEN:
+      return None
+    level = LEVEL
+    if self.adjusted > 0:
+      level *= p_value(self.differences) / self.adjusted
+    return seeds_needed(self.differences, level)
 
 
 def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -223,7 +235,12 @@ class GroupResults:
     """
     return {
       seed: float(
-        np.mean([a["std"] / a["none"] for a in result["alignment"].values()])
+        np.mean(
+          [
+            a["std"] / a["none"] if a["none"] else np.nan
+            for a in result["alignment"].values()
+          ]
+        )
       )
       for seed, result in self.results[network].items()
     }
@@ -231,7 +248,7 @@ class GroupResults:
   def unaligned(self, network: str) -> int:
     """Number of seeds that align no better than the identity."""
     shares = self.residual_shares(network).values()
-    return sum(share >= UNALIGNED for share in shares)
+    return sum(not share < UNALIGNED for share in shares)
 
   def cost(self, network: str) -> float:
     """Floating-point operations per image; NaN if they were not counted."""

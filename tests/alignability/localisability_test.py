@@ -31,6 +31,27 @@ def ridge_by_hand(x, y, x_test, penalties):
   return solve(x, y, penalties[int(np.argmin(losses))])(x_test)
 
 
+def leaving_groups_out(x, y, groups, x_test):
+  """Primal ridge; the penalty of least error of groups that are left out."""
+
+  def solve(x, y, penalty):
+    middle, mean = x.mean(0), y.mean()
+    inner = (x - middle).T @ (x - middle) + penalty * np.eye(x.shape[1])
+    weights = linalg.solve(inner, (x - middle).T @ (y - mean))
+    return lambda new: (new - middle) @ weights + mean
+
+  unit = ((x - x.mean(0)) ** 2).sum() / len(x)
+  losses = {}
+  for penalty in unit * 10.0 ** np.arange(-6, 2):
+    errors = [
+      solve(x[groups != g], y[groups != g], penalty)(x[groups == g])
+      - y[groups == g]
+      for g in np.unique(groups)
+    ]
+    losses[penalty] = np.mean(np.square(np.concatenate(errors)))
+  return solve(x, y, min(losses, key=losses.get))(x_test)
+
+
 class ReadersTest(parameterized.TestCase):
   @parameterized.parameters(3, 30)  # fewer features than examples, and more
   def test_ridge(self, width):
@@ -96,6 +117,45 @@ class ReadersTest(parameterized.TestCase):
     self.assertGreater(found["circular"].r2, 0.99)
     if reader == "ridge":  # a line cannot follow the jump
       self.assertGreater(found["plain"].error, 30)
+
+  def test_a_pose_is_read_alike_beside_others(self):
+    """Also beside those that cannot be read, and those that do not vary."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((60, 5))
+    y = x[:, 0] + 0.1 * rng.standard_normal(60)
+    noise = {f"n{i}": rng.standard_normal(60) for i in range(4)}
+    folds = readers.folds_of(np.arange(60), 3, 0)
+    alone = readers.read(x, {"y": y}, folds)["y"]
+    beside = readers.read(x, {**noise, "y": y, "c": np.full(60, 0.1)}, folds)
+    np.testing.assert_allclose(beside["y"], alone)
+    self.assertTrue(np.isnan(beside["c"].r2))
+
+  @pytest.mark.slow
+  def test_a_constant_pose_cannot_be_read_by_the_dense_net(self):
+    x = np.random.default_rng(5).standard_normal((60, 5))
+    folds = readers.folds_of(np.arange(60), 3, 0)
+    found = readers.read(x, {"c": np.full(60, 0.1)}, folds, reader="dense")
+    self.assertTrue(np.isnan(found["c"].r2))
+
+  def test_groups_are_left_out_together(self):
+    """Views of an image do not choose the penalty for other views of it."""
+    rng = np.random.default_rng(6)
+    groups = np.tile(np.arange(24), 4)
+    own = rng.standard_normal((24, 40))
+    x = (own[groups] + 0.1 * rng.standard_normal((96, 40))).astype(np.float32)
+    y = rng.standard_normal(24)[groups]  # of the image, not of the features
+    folds = readers.folds_of(groups, 3, 0)
+    apart = readers.read(x, {"y": y}, folds)["y"]
+    together = readers.read(x, {"y": y}, folds, groups=groups)["y"]
+    self.assertLess(together.error, apart.error)
+    expected = np.empty(96)
+    for fold in range(3):
+      train, test = folds != fold, folds == fold
+      expected[test] = leaving_groups_out(
+        x[train].astype(float), y[train], groups[train], x[test]
+      )
+    error = np.sqrt(np.mean((expected - y) ** 2))
+    np.testing.assert_allclose(together.error, error, rtol=1e-4)
 
   def test_folds_keep_groups_together(self):
     groups = np.tile(np.arange(10), 4)
@@ -193,6 +253,20 @@ class LocalisabilityTest(parameterized.TestCase):
     images = jnp.ones((6, 4, 4, 1))
     with self.assertRaisesRegex(ValueError, r"poses 'x' must be \[N\]"):
       alignability.read_poses(lambda x: x, images, {"x": np.ones(5)})
+    with self.assertRaisesRegex(ValueError, "groups must be"):
+      alignability.read_poses(
+        lambda x: x, images, {"groups": np.ones(6)}, groups=np.ones(5)
+      )
+    with self.assertRaisesRegex(ValueError, "periods names xx; accepted: x"):
+      alignability.read_poses(
+        lambda x: x, images, {"x": np.ones(6)}, periods={"xx": 360.0}
+      )
+    with self.assertRaisesRegex(ValueError, "poses is empty"):
+      alignability.read_poses(lambda x: x, images, {})
+    with self.assertRaisesRegex(ValueError, "at least 4 images"):
+      alignability.read_poses(
+        lambda x: x, images[:3], {"x": np.arange(3.0)}, folds=2
+      )
     with self.assertRaisesRegex(ValueError, "reading='tree'"):
       alignability.read_poses(
         lambda x: x, images, {"x": np.ones(6)}, reading=("tree",)

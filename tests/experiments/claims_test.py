@@ -86,7 +86,7 @@ def test_comparisons_of_few_seeds_are_counted_and_not_evaluated():
   assert item.verdict == comparisons.HOLDS
   assert [c.evaluated for c in item.comparisons] == [True, False]
   (row,) = verdicts.verdicts([item]).rows
-  assert row[1:] == [comparisons.HOLDS, "1", "0", "0", "1"]
+  assert row[1:] == [comparisons.HOLDS, "1", "0", "0", "1", "0"]
 
 
 def test_iterations_and_depth():
@@ -282,6 +282,37 @@ def test_the_best_depth_is_chosen_on_other_seeds():
   best, _ = group.best_on_other_seeds([*errors])
   # Without seed 0, SL2 is better; with it, SL1 is.
   assert best == {0: 5.0, 1: 6.0, 2: 6.0}
+
+
+def test_a_depth_with_few_seeds_does_not_take_away_those_of_others():
+  runs = seeds("STN-C0", HIGH) + seeds("STN-SL1", LOW)
+  runs += seeds("STN-SL2", [9.0])
+  (comparison,) = judge(*runs)["deeper_helps"].comparisons
+  assert comparison.verdict == comparisons.HOLDS
+  assert comparison.difference.seeds == 4
+
+
+def test_seeds_that_are_needed_after_the_adjustment():
+  """More than were run, wherever the adjustment leaves a comparison open."""
+  rng = np.random.default_rng(0)
+  noise = rng.standard_normal(5)
+  noise = (noise - noise.mean()) / noise.std(ddof=1)
+  runs = seeds("STN-C0", np.full(5, 9.0))
+  for depth in range(1, 5):
+    runs += seeds(f"STN-C{depth}", 9 + noise + 1.35)
+  for comparison in judge(*runs)["features_err_more"].comparisons:
+    assert comparisons.seeds_needed(comparison.differences) <= 7
+    expected = comparisons.seeds_needed(comparison.differences, 0.05 / 4)
+    assert comparison.needed == expected > 7
+
+
+def test_a_seed_that_diverged():
+  runs = seeds("STN-C0", [5.0] * 3, [0.1, 0.2, np.nan])
+  (group,) = made_up.grouped(*runs)
+  assert group.unaligned("STN-C0") == 1
+  item = judge(*runs)["input_aligns"]
+  text = "\n".join(verdicts.lines([item]))
+  assert "not evaluated: a seed is not finite" in text
 
 
 def test_slopes_with_depth():

@@ -7,9 +7,11 @@ from etils import epath
 import numpy as np
 import pytest
 
-from experiments.reporting import gates
+from experiments.lib import jobs
+from experiments.reporting import gates, groups, verdicts
 from stnjax.files import Damaged
 from stnjax.paper import claims
+from stnjax.training.settings import Settings
 from tests import scripts
 from tests.experiments import made_up
 from tests.experiments.made_up import run, seeds
@@ -69,14 +71,38 @@ def test_failed_gates_do_not_count_for_depth(tmp_path):
 
 def test_outcomes_are_read_from_folders(tmp_path):
   root = epath.Path(tmp_path)
-  assert gates.outcomes(root) == {}
+  assert gates.outcomes(root) == []
   (root / "rings").mkdir()
-  values = {"dataset": "digits", "perturbation": "rings", "passed": True}
+  settings = Settings(network="CNN", epochs=7)
+  values = {"settings": dataclasses.asdict(settings), "passed": True}
   (root / "rings" / "gates.json").write_text(json.dumps(values))
-  assert gates.outcomes(root) == {("digits", "rings"): True}
+  assert gates.outcomes(root) == [(settings, True)]
+  (root / "gates.json").write_text(json.dumps({**values, "passed": False}))
+  with pytest.raises(Damaged, match="disagree on the gates of one task"):
+    gates.outcomes(root)
   (root / "gates.json").write_text("{}")
   with pytest.raises(Damaged, match="gates.json is damaged"):
     gates.outcomes(root)
+
+
+def test_gates_are_of_one_way_to_train():
+  """Those of one learning rate say nothing of another."""
+  runs = seeds("STN-C0", [9.0] * 3) + seeds("STN-C0", [9.0] * 3, epochs=7)
+  task = Settings(network="CNN", epochs=7)
+  found = verdicts.results_of(groups.group(runs), [(task, False)])
+  assert [group.gates for group in found] == [None, False]
+
+
+def test_only_the_seeds_of_a_job_count():
+  runs = seeds("CNN", [30.0, 31.0, 32.0])
+  job = jobs.Job(Settings(network="CNN", seed=1), (1, 2))
+  assert [run.settings.seed for run in gates.members(runs, job)] == [1, 2]
+
+
+def test_a_pilot_that_diverged_does_not_hide_another():
+  lost = with_metrics("STN-C0", np.nan, np.nan)
+  assert gates.moved([lost, with_metrics("STN-SL1", 0.5, 0.1)]).passed
+  assert gates.moved([lost]).passed is False
 
 
 def test_a_perturbation_that_cannot_be_undone(tmp_path):
@@ -100,7 +126,8 @@ def test_the_command(tmp_path):
   ]
   process = scripts.run("gates", *options)
   values = json.loads((tmp_path / "gates.json").read_text())
-  assert values["perturbation"] == "rotation"
+  assert values["settings"]["perturbation"] == "rotation"
+  assert values["seeds"] == [0, 1]
   assert values["passed"] is False  # after one epoch
   assert len(values["gates"]) == 4
   text = (tmp_path / "gates.md").read_text()
