@@ -452,7 +452,7 @@ def test_sweep_trains_skips_what_is_done_and_reports(tmp_path):
   page = pathlib.Path(re.search(r"^report: (.+)$", out, re.M)[1])
   html = page.read_text()
   assert not re.search(r'(src|href)="(?!data:)', html)
-  assert html.count("data:image/png;base64,") == 3
+  assert html.count("data:image/png;base64,") == 5
   text = (page.parent / "report.md").read_text()
   results = [
     json.loads((tmp_path / name / "results.json").read_text())

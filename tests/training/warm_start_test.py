@@ -109,7 +109,7 @@ class WarmStartTest(parameterized.TestCase):
     for name in ("stages", "sites", "head"):
       assert_alike(getattr(warm, name), getattr(source, name))
     np.testing.assert_array_equal(
-      warm.norms["1"].mean[...], source.norms["1"].mean[...]
+      warm.norms[0].mean[...], source.norms[0].mean[...]
     )
     self.assertNotIn("initial values", start.report)
     # Another family has another head of localisation: whole or not at all.
