@@ -126,6 +126,7 @@ class StrictModesTest(parameterized.TestCase):
     chex.assert_trees_all_equal(strictly(CALLS[name]), CALLS[name]())
 
   @parameterized.parameters(("linear", 2), ("linearised", 2))
+  @pytest.mark.slow
   def test_gradients_that_are_worked_out_later(self, method, num_axes):
     self.check_gradients(method, num_axes)
 

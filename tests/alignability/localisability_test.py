@@ -86,6 +86,7 @@ class ReadersTest(parameterized.TestCase):
       readers.read(x, {"y": y}, folds, reader=reader)["y"].r2, 0.1
     )
 
+  @pytest.mark.slow
   def test_only_the_dense_net_reads_what_is_not_linear(self):
     rng = np.random.default_rng(2)
     x = rng.standard_normal((600, 2))
@@ -228,6 +229,7 @@ class LocalisabilityTest(parameterized.TestCase):
     )
     self.assertEqual(found.layers, ("input", "block 9", "block 10", "block 2"))
 
+  @pytest.mark.slow
   def test_translations_of_images(self):
     """The true shift, in pixels, by a centre of mass worked out by hand."""
     rng = np.random.default_rng(1)

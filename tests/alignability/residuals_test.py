@@ -137,6 +137,7 @@ def check_constant_images(method, **options):
       assert 0 < residuals.coverage[0] < 1
 
 
+@pytest.mark.slow
 def test_borders_do_not_count(x64):
   """Constant images change only at their border."""
   check_constant_images("linear", **SMALL)

@@ -4,6 +4,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import data
 import stnjax.paper  # noqa: F401, registers its perturbations
@@ -36,6 +37,7 @@ class UndoneTest(parameterized.TestCase):
     self.assertEqual(back.shape, (6, 30, 30, 1))
     np.testing.assert_allclose(back[:, 1:-1, 1:-1], images, atol=2e-6)
 
+  @pytest.mark.slow
   def test_scale(self):
     """Every object has the size of the largest, four times its own."""
     dark = jnp.zeros((2, 28, 28, 1), jnp.uint8)

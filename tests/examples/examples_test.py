@@ -15,6 +15,7 @@ NEEDS = {"equinox_network": "equinox"}
 
 class ExamplesTest(parameterized.TestCase):
   @parameterized.parameters("nnx_network", "own_backbone")
+  @pytest.mark.slow
   def test_it_learns(self, name):
     self.check(name)
 

@@ -39,6 +39,7 @@ def audits(workdir):
     return auditing.audit(Run(workdir, TOY), count=4, steps=2)
 
 
+@pytest.mark.slow
 def test_the_network_of_a_run_is_the_one_that_was_evaluated(workdir):
   run = Run(workdir, TOY)
   images = toy_sets.load("mnist_subset", "train").images

@@ -72,6 +72,7 @@ MORE = [
   "words, message",
   [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],
 )
+@pytest.mark.slow
 def test_scripts_end_with_one_line(words, message, tmp_path):
   script, *flags = words.split()
   done = scripts.run(script, *flags, f"--output={tmp_path}/results")

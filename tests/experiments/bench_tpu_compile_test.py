@@ -43,6 +43,7 @@ class PartsTest(parameterized.TestCase):
     row = tpu_warps.measure(FakeCompiler(), "stnjax", (2, 4, 4, 3), "forward")
     self.assertEqual((row["seconds"], row.get("tiles", 1)), (6.0, 1))
 
+  @pytest.mark.slow
   def test_tiles_are_those_of_the_kernel(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, 5, 6, 3)).astype(np.float32)

@@ -77,6 +77,7 @@ class SameNetworkTest(parameterized.TestCase):
         layer.bias.copy_(before)
     training.check_same_logits(name, network, peer, images)
 
+  @pytest.mark.slow
   def test_same_logits_until_a_weight_changes(self):
     self.check_until_a_weight_changes("STN-C1", "sweep")
 

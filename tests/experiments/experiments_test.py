@@ -485,6 +485,7 @@ def train_two(workdir, **options):
     loop.train(TWO, (0, 1), workdir, devices=jax.devices()[:1], **options)
 
 
+@pytest.mark.slow
 def test_resumed_in_an_epoch_two_seeds_end_with_the_same_metrics(
   two_seeds, tmp_path, monkeypatch
 ):

@@ -123,6 +123,7 @@ def poison_after(monkeypatch, part):
 @pytest.mark.parametrize(
   "part", ["params", pytest.param("optimiser", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_state_that_is_not_finite_is_no_end(part, tmp_path, monkeypatch):
   poison_after(monkeypatch, part)
   with pytest.raises(RunError, match="parameters are not finite after"):
@@ -250,6 +251,7 @@ def test_metrics_that_lack_epochs_are_not_gone_on_from(tmp_path, monkeypatch):
     (["--data_dir=file:///sets"], "data_dir='file.*accepted: a local"),
   ],
 )
+@pytest.mark.slow
 def test_places_of_another_kind_are_one_clear_line(flags, message, tmp_path):
   where = [] if "workdir" in flags[0] else [f"--workdir={tmp_path}"]
   for name in ("train", "sweep"):

@@ -82,6 +82,7 @@ class PoolTest(parameterized.TestCase):
     shape=((2, 6, 4, 3), (1, 7, 5, 1), (0, 4, 4, 1), (1, 2, 9, 1)),
     size_and_stride=((2, 2), (3, 3), (3, 2)),
   )
+  @pytest.mark.slow
   def test_against_reduce_window(self, shape, size_and_stride):
     size, stride = size_and_stride
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)

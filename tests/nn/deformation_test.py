@@ -275,6 +275,7 @@ class PointsTest(parameterized.TestCase):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
   @parameterized.parameters((2, 3), (3, 3))
+  @pytest.mark.slow
   def test_the_identity_moves_nothing(self, *shape):
     points = deformation.regular_points((9, 8), (5, 4), "VALID")
     thetas = jnp.broadcast_to(jnp.eye(*shape), (3, *points.shape[:2], *shape))

@@ -185,6 +185,7 @@ class ForwardTest(parameterized.TestCase):
       net(x), forward(net, mean, ("valid",)), rtol=1e-4, atol=1e-4
     )
 
+  @pytest.mark.slow
   def test_untrained_it_returns_zeros(self):
     net = LocalisationNet((28, 28, 1), 8, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(net(features(2, 28, 28, 1)), np.zeros((2, 8)))

@@ -5,6 +5,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import stnjax
 from stnjax import coordinates, nn, transforms
@@ -32,6 +33,7 @@ PARAMETERS = (0.1, -0.2, 0.3, 0.05, -0.1, 0.2)
 
 class TransformerTest(parameterized.TestCase):
   @parameterized.parameters(*transforms.FAMILIES, BULGE)
+  @pytest.mark.slow
   def test_zeros_are_the_identity(self, family):
     count = transforms.num_params(family)
     for padding in ("zeros", "border"):
@@ -96,6 +98,7 @@ class TransformerTest(parameterized.TestCase):
     # Half the width is a pixel: one to the right, two below.
     np.testing.assert_allclose(with_edge, [1, 2], atol=1e-6)
 
+  @pytest.mark.slow
   def test_in_a_module_it_learns(self):
     rngs = nnx.Rngs(0)
     localiser = nn.LocalisationNet((9, 7, 1), 6, convs=((4, 3),), rngs=rngs)

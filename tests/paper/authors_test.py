@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import placement
 import stnjax.paper  # noqa: F401, registers its backbones
@@ -313,6 +314,7 @@ class InitialValuesTest(parameterized.TestCase):
   @parameterized.parameters(
     ("mnist", "STN-DL1"), ("mnist_translation", "STN-C0"), ("cifar", "STN-SL2")
   )
+  @pytest.mark.slow
   def test_all_layers_are_uniform_but_the_last_of_localisation(
     self, backbone, name
   ):

@@ -5,6 +5,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from stnjax import data, placement
@@ -58,6 +59,7 @@ class PicturesTest(parameterized.TestCase):
     self.assertTrue(np.all(light ^ dark))
     self.assertBetween(light.mean(), 0.4, 0.6)
 
+  @pytest.mark.slow
   def test_distractors_have_as_much_ink_as_the_target(self):
     """A ring covers as much wherever it is open."""
     pictures, truth = drawn(BLANK, seed=2)
@@ -69,6 +71,7 @@ class PicturesTest(parameterized.TestCase):
     self.assertBetween(rings.mean(), 1.8, 2.05)
     self.assertBetween(rings.max(), 2.8, 3.6)
 
+  @pytest.mark.slow
   def test_the_digit_is_inside_its_ring(self):
     square = BLANK[:8].copy()
     square[:, 12:16, 12:16] = 1  # the middle of the image
@@ -77,6 +80,7 @@ class PicturesTest(parameterized.TestCase):
       row, column = round(23.5 + y), round(23.5 + x)
       self.assertGreater(abs(image[row, column, 0] - 0.5), 0.3)
 
+  @pytest.mark.slow
   def test_undone(self):
     """The ideal theta puts the target's ring into the middle, at one size."""
     keys = jax.random.split(jax.random.key(0), 40)
@@ -90,6 +94,7 @@ class PicturesTest(parameterized.TestCase):
 
 class BackboneTest(parameterized.TestCase):
   @parameterized.parameters("CNN", "STN-C0", "STN-SL3", "STN-DL4", "STN-C2")
+  @pytest.mark.slow
   def test_networks(self, name):
     network = placement.create(
       "ring_reader",

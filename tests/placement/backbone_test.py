@@ -364,6 +364,7 @@ class GeometryTest(parameterized.TestCase):
       np.testing.assert_allclose(np.mean(features, (1, 2, 3)), 0, atol=1e-5)
       np.testing.assert_allclose(np.std(features, (1, 2, 3)), 1, atol=1e-4)
 
+  @pytest.mark.slow
   def test_in_a_trace_it_is_given(self):
     depths = placement.parse("STN-C3").geometry_depths
     self.assertEqual(depths, (3,))

@@ -5,6 +5,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax.placement import Context, ConvBlock, MeanHead, blocks
 
@@ -78,6 +79,7 @@ class ConvBlockTest(parameterized.TestCase):
     self.assertEqual(set(np.round(most, 4).ravel().tolist()), {0.0, 2.0})
     self.assertBetween(float((most > 1).mean()), 0.35, 0.65)
 
+  @pytest.mark.slow
   def test_compiled_gradients_through_batch_norm_and_pool(self):
     """Compiled apart, the norm may be rounded otherwise than in its pool."""
     block = ConvBlock(

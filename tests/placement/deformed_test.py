@@ -78,6 +78,7 @@ class DeformedTest(parameterized.TestCase):
   @parameterized.parameters(
     ("STN-UCN1", "rotation", True), ("DEF0", "affine", False)
   )
+  @pytest.mark.slow
   def test_forward(self, name, family, batch_norm):
     self.compare(name, family, batch_norm)
 
@@ -126,6 +127,7 @@ class DeformedTest(parameterized.TestCase):
     for gradient in jax.tree.leaves(gradients(shake(network))):
       self.assertGreater(np.abs(gradient).max(), 0)
 
+  @pytest.mark.slow
   def test_theta_gradient_scales_what_flows_through_the_points(self):
     plain, scaled = (
       gradients(shake(create("STN-UCN1", theta_gradient=factor)))

@@ -55,6 +55,7 @@ class HalvingTest(parameterized.TestCase):
     )
     self.assertEqual(output.warped.shape, IMAGES.shape)  # but not the picture
 
+  @pytest.mark.slow
   def test_repeated_iterations_halve_at_the_last(self):
     self.check_iterations("SL")
 

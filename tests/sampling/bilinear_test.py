@@ -230,6 +230,7 @@ class TransformationTest(parameterized.TestCase):
     text = many.lower(self.image[0], self.points).as_text()
     self.assertNotIn("tensor<4x5x6x2xf64>", text)
 
+  @pytest.mark.slow
   def test_forward_mode_and_second_derivatives(self):
     image, points = self.image[0], self.points[0, :3]
     moves = np.ones_like(image), np.full_like(points, 0.3)

@@ -63,6 +63,7 @@ class AffineTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(value))
     self.assertTrue(np.isfinite(grad).all())
 
+  @pytest.mark.slow
   def test_a_multiple_of_a_homography_is_the_same(self):
     self.check_multiples(2, "float32")
 

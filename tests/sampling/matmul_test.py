@@ -190,6 +190,7 @@ class LoweringTest(parameterized.TestCase):
     ("linear", "reflection"),
     ("spline", "zeros"),
   )
+  @pytest.mark.slow
   def test_tpu_programs_neither_gather_nor_scatter(self, method, padding):
     def grads(image, grid):
       def loss(*x):

@@ -191,6 +191,7 @@ class FillTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(np.isfinite(out).ravel(), [False, True, True])
 
+  @pytest.mark.slow
   def test_gradients_of_a_fill_that_is_not_finite(self):
     self.check_gradients("linear")
 

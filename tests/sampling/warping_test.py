@@ -60,6 +60,7 @@ class WarpTest(parameterized.TestCase):
     dict(method="spline", padding="border"),
   )
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_every_option_is_passed_on(self, **mode):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2))

@@ -224,6 +224,7 @@ class TrainerTest(parameterized.TestCase):
       settings, building.find(settings[0]), IMAGES, jax.devices()[:1]
     )
 
+  @pytest.mark.slow
   def test_each_seed_has_its_own_initial_parameters(self):
     _, states = self.build(seeds=(3, 7))
     for index, seed in enumerate((3, 7)):

@@ -46,6 +46,7 @@ def outputs(network):
 
 
 @pytest.mark.parametrize("name", ["STN-SL1", "STN-C1", "STN-UCN1"])
+@pytest.mark.slow
 def test_a_frozen_classifier_trains_as_it_evaluates(name):
   trained, evaluated, before, after = outputs(network_of(name, True, True))
   np.testing.assert_allclose(trained, evaluated, atol=1e-6)
@@ -88,6 +89,7 @@ def test_steps_change_localisation_alone(name, kind):
   assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_the_setting_freezes_the_network_and_the_optimiser():
   settings = Settings(
     width=0.03125, trained="localisation", batch_size=16, epochs=1

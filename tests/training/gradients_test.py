@@ -136,6 +136,7 @@ def test_the_factor_at_theta_scales_the_part_through_it():
     np.testing.assert_allclose(half[layer].direct, norms.direct, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_train_mode_changes_nothing_in_the_network():
   network = toy_trainers.network_of(
     "STN-DL1", "rich", "rotation", True, 1, "affine"

@@ -93,6 +93,7 @@ class NnxLayersTest(absltest.TestCase):
       stats[1]["mean"][...], active.mean((0, 1, 2)), atol=1e-5
     )
 
+  @pytest.mark.slow
   def test_on_four_devices_statistics_are_averaged(self):
     self.check_pmap("CNN")
 

@@ -22,6 +22,7 @@ SEEDS = (4, 0, 9, 7)
 
 
 class SeedTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_together_each_comes_out_as_alone(self):
     self.check_together("CNN", {"backbone": "rich"}, alone=SEEDS[1:2])
 

@@ -20,6 +20,7 @@ def params(network):
   return steps.split(network).params
 
 
+@pytest.mark.slow
 def test_the_network_of_a_run(tmp_path):
   setup = building.find(SETTINGS)
   run = Run(str(tmp_path), SETTINGS)

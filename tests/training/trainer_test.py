@@ -105,6 +105,7 @@ class TrainTest(parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, f"num_steps={count} leaves"):
         built.train(state, train, count)
 
+  @pytest.mark.slow
   def test_every_image_is_seen_once_an_epoch_in_another_order(self):
     train = examples(32)
     train.images[:, 0, 0, 0] = np.arange(32)  # a mark to know an image by
@@ -171,6 +172,7 @@ class TrainTest(parameterized.TestCase):
     self.assertLess(losses[-1], losses[0])
     self.assertGreater(moved[0], 1e-4)
 
+  @pytest.mark.slow
   def test_a_family_of_grids_trains_and_has_a_pose(self):
     self.check_grids("thin_plate")
 
@@ -237,6 +239,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertGreater(np.abs(before - images / 255).max(), 0.1)  # turned
     self.assertBetween(before.max(), 0.5, 1.0)
 
+  @pytest.mark.slow
   def test_augmentation_is_for_training_alone(self):
     test, flags = examples(16), []
     built, states = make_afresh("CNN", perturbation="light_augmentation")

@@ -145,6 +145,7 @@ class WarmStartTest(parameterized.TestCase):
     ({"backbone": "plain"}, "has backbone='plain'"),
     ({"dataset": "synthetic_digits"}, "another backbone: it has .* parameter"),
   )
+  @pytest.mark.slow
   def test_networks_that_do_not_fit(self, changes, message):
     run, _ = finished(self.workdir(), settings("CNN"))
     with self.assertRaisesRegex(RunError, message):
