@@ -2,8 +2,8 @@
 
   python -m experiments.rotation_consistency --workdir=runs
 
-rotates each test image by 17 angles over the circle, and compares what is left
-of them after the transformer: the smallest mean distance of one version from
+rotates each test image by 17 angles over the circle, and compares the residual
+rotations after the transformer: the smallest mean distance of one version from
 the others, modulo 180 deg, averaged over the images. --family=scale does so for
 scalings, --low and --high change the range. Writes <family>_consistency.json to
 each run's folder, and <family>_consistency.md to the workdir. Networks without

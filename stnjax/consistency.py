@@ -183,7 +183,7 @@ def spread(values: np.ndarray, period: float | None = None) -> np.ndarray:
   """Smallest mean distance of one version from the others.
 
   Args:
-    values: `[..., V]`, what is left of each version, at least two.
+    values: `[..., V]`, residual of each version, at least two.
     period: Period of the values, 180 for axes in degrees, whose distances are
       at most half of it; None for none.
 

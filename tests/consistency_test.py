@@ -1,4 +1,4 @@
-"""Consistency: known transforms, and what is left of them."""
+"""Consistency: known transforms and their residuals."""
 
 import math
 

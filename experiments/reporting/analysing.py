@@ -1,7 +1,6 @@
 """Analyses of finished runs: a JSON file for each, and a page for all."""
 
 from collections.abc import Callable, Mapping, Sequence
-import re
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -58,12 +57,7 @@ def analyse(
     RunError: If no run is left.
   """
   root = files.place("workdir", workdir)
-  try:
-    pattern = re.compile(only)
-  except re.error as error:
-    raise ValueError(
-      f"--only={only!r} is not a valid regular expression: {error}"
-    ) from error
+  pattern = finished.pattern_of(only)
   runs, left_out = finished.read(root)
   finished.announce(left_out)
   values, errors, reasons = {}, [], []

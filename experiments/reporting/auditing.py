@@ -1,7 +1,6 @@
 """Audits of trained networks: which layers a spatial warp could align."""
 
 import dataclasses
-import re
 
 import jax
 import numpy as np
@@ -32,12 +31,7 @@ def finished_runs(workdir: str, only: str) -> list[Run]:
     RunError: where no run is left.
   """
   root = files.place("workdir", workdir)
-  try:
-    pattern = re.compile(only)
-  except re.error as error:
-    raise ValueError(
-      f"--only={only!r} is not a valid regular expression: {error}"
-    ) from error
+  pattern = finished.pattern_of(only)
   runs, damaged = [], []
   for folder in files.subfolders(root):
     if not (folder / "DONE").exists() or not pattern.search(folder.name):

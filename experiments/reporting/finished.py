@@ -6,6 +6,7 @@ folders of the runs: no data set, perturbation or backbone need be registered.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -230,6 +231,20 @@ def read_all(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
   if not unique:
     raise none_in(root, left_out)
   return [*unique.values()], left_out
+
+
+def pattern_of(only: str) -> re.Pattern[str]:
+  """The pattern of --only, which names of runs must match somewhere.
+
+  Raises:
+    ValueError: If it is not a valid regular expression.
+  """
+  try:
+    return re.compile(only)
+  except re.error as error:
+    raise ValueError(
+      f"--only={only!r} is not a valid regular expression: {error}"
+    ) from error
 
 
 def announce(left_out: Sequence[LeftOut]) -> None:

@@ -1,7 +1,6 @@
 """Where to look, what to warp, and what came of it: one figure, one table."""
 
 from collections.abc import Mapping, Sequence
-import json
 
 from etils import epath
 from matplotlib.figure import Figure
@@ -46,7 +45,7 @@ def figure(group: Group, axis: str) -> Figure:
       f"{_path(audited[0])} is missing; run experiments.localisability first"
     )
   undone = [_undone(run.audits, axis) for run in known]
-  read = localising.Readouts([json.loads(files.read(_path(r))) for r in known])
+  read = localising.Readouts([files.read_json(_path(r)) for r in known])
   measured = {
     network: [run.alignment[axis] for run in runs]
     for network, runs in group.measured(axis).items()

@@ -21,7 +21,7 @@ from stnjax.paper.comparisons import (
   adjust,
 )
 
-_HARD = ("svhn", "street_numbers", "ringed_digits", "house_number_search")
+_HARD = ("svhn", "street_numbers", "ringed_digits")
 """Data sets and perturbations that count as difficult data."""
 
 

@@ -86,7 +86,7 @@ def test_outcomes_are_read_from_folders(tmp_path):
 
 
 def test_gates_are_of_one_way_to_train():
-  """Those of one learning rate say nothing of another."""
+  """Gates measured with some settings do not count for others."""
   runs = seeds("STN-C0", [9.0] * 3) + seeds("STN-C0", [9.0] * 3, epochs=7)
   task = Settings(network="CNN", epochs=7)
   found = verdicts.results_of(groups.group(runs), [(task, False)])
