@@ -13,7 +13,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import transforms
+from stnjax import data, transforms
 from stnjax.registry import Registry
 
 
@@ -166,13 +166,7 @@ def residuals(
   Raises:
     ValueError: For another family.
   """
-  poses = np.asarray(poses, np.float64)
-  if poses.shape[-2] == 3:
-    poses = poses / poses[..., 2:, 2:]
-    tilt = poses[..., :2, 2:] * poses[..., 2:, :2]
-    poses = np.concatenate(
-      [poses[..., :2, :2] - tilt, poses[..., :2, 2:]], axis=-1
-    )
+  poses = data.affine_part(np.asarray(poses, np.float64))
   applied = np.asarray(applied, np.float64)
   linear = applied[..., :2] @ poses[..., :2]
   offset = applied[..., :2] @ poses[..., 2:] + applied[..., 2:]
