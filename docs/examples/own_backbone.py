@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 import stnjax
-from stnjax import placement, transforms
+from stnjax import nn, placement, transforms
 
 
 def bars(key, count=64):
@@ -28,6 +28,12 @@ class Residual(nnx.Module):
     return x + nnx.relu(self.norm(self.conv(x)))
 
 
+def localiser(shape, image_shape, num_params, *, rngs):
+  return nn.LocalisationNet(
+    shape, num_params, convs=((8, 3),), dense=(16,), rngs=rngs
+  )
+
+
 @placement.BACKBONES.register("two_stages")
 def two_stages(task, *, rngs, width=1.0):
   """Any NNX modules or functions, from [B, H, W, C] to [B, h, w, F]."""
@@ -37,7 +43,7 @@ def two_stages(task, *, rngs, width=1.0):
     Residual(filters, rngs),
   ]
   head = placement.MeanHead(filters, task.num_classes, rngs=rngs)
-  return placement.Backbone(stages, head)
+  return placement.Backbone(stages, head, localiser=localiser)
 
 
 @nnx.jit

@@ -1,6 +1,6 @@
 """Networks with a spatial transformer at a placement.
 
-Any backbone, a list of stages, and a placement make a network:
+Any backbone, a list of stages, and a placement make a network::
 
   name      localisation sees                  what is warped
   CNN                                          nothing

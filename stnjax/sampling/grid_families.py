@@ -21,13 +21,14 @@ def family_grid(
   """The grid of a transform family; zero parameters are the identity lattice.
 
   Convention: `stnjax.coordinates`, with `align_corners=False`. Families of
-  matrices are those of `transforms.matrix`; families of grids are
-    thin_plate: offsets of 4 x 4 control points (4 x 4 x 4 for volumes) whose
-      outermost ones are at -1 and 1, row by row, each (x, y) or (x, y, z); see
-      `tps_grid`.
-    velocity: a velocity field on 6 x 6 points (6 x 6 x 6 for volumes), laid out
-      likewise and interpolated linearly, along which coordinates flow for unit
-      time; see `velocity_grid`.
+  matrices are those of `transforms.matrix`; families of grids are:
+
+  - thin_plate: offsets of 4 x 4 control points (4 x 4 x 4 for volumes) whose
+    outermost ones are at -1 and 1, row by row, each (x, y) or (x, y, z); see
+    `tps_grid`.
+  - velocity: a velocity field on 6 x 6 points (6 x 6 x 6 for volumes), row by
+    row, each (x, y) or (x, y, z), interpolated linearly. Coordinates flow along
+    it for unit time; see `velocity_grid`.
 
   Args:
     params: `[..., num_params(family, num_axes=N)]`, real, for an output shape

@@ -64,4 +64,6 @@ def _plane_slope(offsets: jax.Array, values: jax.Array) -> jax.Array:
 LINEARISED = dataclasses.replace(
   LINEAR, name="linearised", read=_read, takes_key=True
 )
+"""The method "linearised"."""
+
 METHODS.register(LINEARISED.name, LINEARISED)

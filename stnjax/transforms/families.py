@@ -111,18 +111,19 @@ def matrix(
   """Turns parameter vectors into matrices; zeros are the identity.
 
   Convention, per family (offsets in normalised units, angles in radians):
-    translation: (tx, ty).
-    rotation: (angle); for volumes a vector along the axis of rotation, whose
-      length is the angle.
-    scale: (log of the factor on the coordinates); above 0 the object shrinks.
-    attention: (log of the factor, tx, ty), a window that moves and zooms, eq. 2
-      of Jaderberg et al. 2015; for volumes (log of the factor, tx, ty, tz).
-    similarity: (log of the factor, angle, tx, ty); for volumes (log of the
-      factor, rotation vector, tx, ty, tz).
-    affine: six numbers added row by row to the identity `[2, 3]`, as in
-      Jaderberg et al. 2015; twelve for volumes.
-    projective: eight numbers added row by row to the identity `[3, 3]`, whose
-      last entry stays 1; fifteen for volumes.
+
+  - translation: (tx, ty).
+  - rotation: (angle); for volumes a vector along the axis of rotation, whose
+    length is the angle.
+  - scale: (log of the factor on the coordinates); above 0 the object shrinks.
+  - attention: (log of the factor, tx, ty), a window that moves and zooms, eq. 2
+    of Jaderberg et al. 2015; for volumes (log of the factor, tx, ty, tz).
+  - similarity: (log of the factor, angle, tx, ty); for volumes (log of the
+    factor, rotation vector, tx, ty, tz).
+  - affine: six numbers added row by row to the identity `[2, 3]`, as in
+    Jaderberg et al. 2015; twelve for volumes.
+  - projective: eight numbers added row by row to the identity `[3, 3]`, whose
+    last entry stays 1; fifteen for volumes.
 
   Args:
     params: `[..., num_params(family)]`, real.

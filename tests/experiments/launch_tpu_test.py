@@ -355,13 +355,13 @@ def test_scripts_whose_files_the_tpu_reaches(words, checks_here):
   check(words)
 
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"python -m experiments\.launch_tpu (.+)", README)
+GUIDE = (ROOT / "docs" / "cloud_tpu.md").read_text()
+COMMANDS = re.findall(r"python -m experiments\.launch_tpu (.+)", GUIDE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
-def test_scripts_of_readme(line, checks_here):
+def test_scripts_of_the_guide(line, checks_here):
   flags, _, words = line.partition(" -- ")
   values = dict(re.findall("--([a-z]+)=([^ ]+)", flags))
   nodes = int(values.get("nodes", 1))
@@ -370,7 +370,7 @@ def test_scripts_of_readme(line, checks_here):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_of_readme(line):
+def test_commands_of_the_guide(line):
   assert "--nodry_run" in line
   result = script(*shlex.split(line.replace("--nodry_run", "--dry_run")))
   assert result.returncode == 0, result.stderr

@@ -1,0 +1,163 @@
+"""README and docs: code runs, links lead somewhere, tables are of the runs."""
+
+import ast
+import importlib
+import pathlib
+import pkgutil
+import re
+import sys
+
+from absl.testing import absltest, parameterized
+from etils import epath
+import numpy as np
+import pytest
+
+from experiments.lib import tables
+from experiments.reporting import finished, gates, groups, page, verdicts
+import stnjax
+from stnjax.paper import claims
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+RESULTS = ROOT / "experiments" / "results"
+PAGES = sorted(
+  [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]
+)
+CHECKED = {  # values that comments state, by page
+  "README.md": 3,
+  "alignability.md": 2,
+  "index.md": 1,
+  "own_network.md": 1,
+  "start.md": 4,
+  "warp.md": 3,
+}
+
+
+def blocks(path):
+  return re.findall(r"```python\n(.*?)```", path.read_text(), re.S)
+
+
+class CodeTest(parameterized.TestCase):
+  @parameterized.parameters(*CHECKED)
+  @pytest.mark.slow
+  def test_blocks_run_and_give_what_comments_say(self, name):
+    path = ROOT / name if name == "README.md" else DOCS / name
+    names, checked = {}, 0
+    for block in blocks(path):
+      lines = block.splitlines()
+      for node in ast.parse(block).body:
+        value = None
+        if isinstance(node, ast.Expr):
+          value = eval(ast.unparse(node), names)
+        else:
+          exec(ast.unparse(node), names)
+          if isinstance(node, ast.Assign):
+            value = eval(ast.unparse(node.targets[0]), names)
+        comment = lines[node.end_lineno - 1].partition("  # ")[2]
+        checked += self.check(comment, value)
+    self.assertEqual(checked, CHECKED[name])
+
+  def check(self, comment, value):
+    if comment.startswith("Array("):
+      number = float(re.match(r"Array\((.+?),", comment)[1])
+      np.testing.assert_allclose(value, number, rtol=1e-5)
+    elif comment.startswith("[") and not isinstance(value, tuple):
+      self.assertEqual(str(list(value.shape)), comment)
+    elif comment.startswith(("(", "{")):
+      self.assertEqual(value, ast.literal_eval(comment))
+    else:
+      return False
+    return True
+
+  def test_other_blocks_are_of_examples_that_run(self):
+    examples = {
+      ast.dump(node)
+      for path in (DOCS / "examples").glob("*.py")
+      for node in ast.parse(path.read_text()).body
+    }
+    for path in PAGES:
+      if path.name in CHECKED:
+        continue
+      for block in blocks(path):
+        for node in ast.parse(block).body:
+          self.assertIn(ast.dump(node), examples, ast.unparse(node))
+
+
+class LinksTest(parameterized.TestCase):
+  @parameterized.parameters(*PAGES)
+  def test_links_to_files_lead_somewhere(self, path):
+    for target in re.findall(r"\]\(\s*(?!http)(.+?)\)", path.read_text()):
+      target, _, anchor = target.partition("#")
+      found = (path.parent / target).resolve() if target else path
+      if target.startswith("api/"):
+        continue  # written when the site is built
+      self.assertTrue(found.exists(), target)
+      if anchor:
+        titles = re.findall(r"^#+ (.+)", found.read_text(), re.M)
+        anchors = {t.lower().replace(" ", "-") for t in titles}
+        self.assertIn(anchor, anchors)
+
+
+class ResultsTest(absltest.TestCase):
+  def test_tables_are_of_the_committed_runs(self):
+    grouped = groups.group(finished.read_all(epath.Path(RESULTS))[0])
+    results = verdicts.results_of(grouped, gates.outcomes(epath.Path(RESULTS)))
+    judged = claims.judge(results)
+    text = (DOCS / "results.md").read_text()
+    for table in (verdicts.overview(results), verdicts.verdicts(judged)):
+      self.assertIn(tables.markdown(table), text)
+    content = verdicts.content(grouped, judged)
+    text = page.markdown(verdicts.TITLE, content)
+    self.assertEqual((RESULTS / "claims.md").read_text(), text)
+
+  def test_readme_has_the_table_of_the_guide(self):
+    guide = (RESULTS / "rotation" / "guide.md").read_text()
+    table = re.search(r"^\|.+?\n(?!\|)", guide, re.M | re.S)[0]
+    self.assertIn(table, (ROOT / "README.md").read_text())
+
+
+class ReferenceTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    sys.path.insert(0, str(DOCS))
+    self.addCleanup(sys.path.remove, str(DOCS))
+    self.reference = importlib.import_module("reference")
+
+  def test_every_package_has_a_page(self):
+    on_pages = {m for p in self.reference.PAGES.values() for m in p.modules}
+    packages = {
+      f"stnjax.{info.name}"
+      for info in pkgutil.iter_modules(stnjax.__path__)
+      if info.ispkg
+    }
+    self.assertEmpty(packages - on_pages)
+
+  def test_every_public_name_has_an_entry(self):
+    folder = pathlib.Path(self.create_tempdir())
+    self.reference.write(folder)
+    entries = set()
+    for path in folder.glob("*.rst"):
+      entries |= set(re.findall(r"^\.\. .+?:: (.+)$", path.read_text(), re.M))
+    missing = []
+    for page_ in self.reference.PAGES.values():
+      for name in page_.modules:
+        module = importlib.import_module(name)
+        for offered in re.findall(
+          r"^from stnjax\S* import (?:\(\n\s*)?(\w+) as \1",
+          pathlib.Path(module.__file__).read_text(),
+          re.M,
+        ):
+          if hasattr(getattr(module, offered), "__path__"):
+            continue
+          path = f"{name}.{offered}"
+          if path not in entries and path not in MODULES:
+            missing.append(path)
+    self.assertEmpty(missing)
+
+
+MODULES = {
+  info.name for info in pkgutil.walk_packages(stnjax.__path__, "stnjax.")
+}
+
+if __name__ == "__main__":
+  absltest.main()
