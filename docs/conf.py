@@ -1,5 +1,6 @@
 """Configuration of the site: `python -m sphinx -W docs build/docs`."""
 
+import inspect
 import pathlib
 import shutil
 import sys
@@ -33,6 +34,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 default_role = "code"  # docstrings have single backquotes
+autoclass_content = "both"  # the class, then its arguments
 autodoc_typehints = "none"  # types are in the signature of the source
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -88,6 +90,16 @@ def list_names(app, what, name, obj, options, lines: list[str]) -> None:
       lines.insert(index, "")
 
 
+def sign_modules(app, what, name, obj, options, signature, returned):
+  """Gives NNX modules, whose metaclass hides it, the signature of __init__."""
+  del app, name, options
+  if what == "class" and signature == "(*args, **kwargs)":
+    parameters = list(inspect.signature(obj.__init__).parameters.values())[1:]
+    plain = [p.replace(annotation=p.empty) for p in parameters]
+    signature = str(inspect.Signature(plain))
+  return signature, returned
+
+
 def setup(app):
   """Adds the pages that are not written by hand."""
 
@@ -98,3 +110,4 @@ def setup(app):
   app.connect("builder-inited", write)
   app.connect("source-read", link_copies)
   app.connect("autodoc-process-docstring", list_names)
+  app.connect("autodoc-process-signature", sign_modules)

@@ -1,6 +1,6 @@
 """Layers in Flax NNX: spatial transformers, localisation nets, convolutions.
 
-A spatial transformer in a network of your own:
+A spatial transformer in a network of your own::
 
   st = nn.SpatialTransformer(nn.LocalisationNet((28, 28, 1), 6, rngs=rngs))
   warped, theta = st(images)
