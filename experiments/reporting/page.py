@@ -1,9 +1,10 @@
-"""Sections of text, tables and pictures as a Markdown file or an HTML page."""
+"""Sections of text, tables and pictures, and their Markdown.
 
-import base64
-from collections.abc import Iterator, Sequence
+`html_page` makes an HTML page of them.
+"""
+
+from collections.abc import Sequence
 import dataclasses
-import html
 import io
 from urllib.parse import quote
 
@@ -25,11 +26,27 @@ class Picture:
 
 
 @dataclasses.dataclass
+class Folded:
+  """Text that a page hides behind its first word, such as "Settings: ...".
+
+  Attributes:
+    word: First word, without the colon.
+    text: Text behind it.
+  """
+
+  word: str
+  text: str
+
+
+Part = str | Table | Picture | Folded
+
+
+@dataclasses.dataclass
 class Section:
   """A title and its content, in order."""
 
   title: str
-  parts: Sequence[str | Table | Picture]
+  parts: Sequence[Part]
 
 
 def png(figure: Figure) -> bytes:
@@ -70,62 +87,9 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
         alt = tables.escaped(part.caption, tables.IN_LINK)
         link = quote(part.path.name)
         lines += [f"![{alt}]({link})", "", tables.paragraph(part.caption)]
+      elif isinstance(part, Folded):
+        lines.append(tables.paragraph(f"{part.word}: {part.text}"))
       else:
         lines.append(tables.paragraph(part))
       lines.append("")
   return "\n".join(lines)
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
-       margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd;
-         text-align: right; }
-th { font-weight: 600; border-bottom: 2px solid #888; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; }
-figcaption { color: #555; }
-"""
-
-
-def page(title: str, sections: Sequence[Section]) -> str:
-  """Sections as one HTML page that contains its pictures.
-
-  Args:
-    title: Title of the page.
-    sections: Sections of the page; their texts appear as they are, escaped.
-
-  Returns:
-    The text of the file.
-  """
-  body = [f"<h1>{html.escape(title)}</h1>"]
-  for section in sections:
-    body.append(f"<h2>{html.escape(section.title)}</h2>")
-    for part in section.parts:
-      body += _elements(part)
-  return (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    "</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
-  )
-
-
-def _elements(part: str | Table | Picture) -> Iterator[str]:
-  """Lines of HTML."""
-  if isinstance(part, Table):
-    yield "<table>"
-    for tag, row in [("th", part.heading), *(("td", row) for row in part.rows)]:
-      cells = (f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-      yield f"<tr>{''.join(cells)}</tr>"
-    yield "</table>"
-  elif isinstance(part, Picture):
-    content = base64.b64encode(part.path.read_bytes()).decode()
-    caption = html.escape(part.caption)
-    yield (
-      f'<figure><img alt="{caption}" src="data:image/png;base64,{content}">'
-      f"<figcaption>{caption}</figcaption></figure>"
-    )
-  else:
-    yield f"<p>{html.escape(part)}</p>"

@@ -2,7 +2,13 @@
 
 from etils import epath
 
-from experiments.reporting import finished, groups, page, sections
+from experiments.reporting import (
+  finished,
+  groups,
+  html_page,
+  page,
+  sections,
+)
 from stnjax import files
 
 TITLE = "Placement of the spatial transformer"
@@ -31,14 +37,18 @@ def write(workdir: str) -> epath.Path:
   output = root / "report"
   with files.writing(output):
     output.mkdir(parents=True, exist_ok=True)
+  grouped = groups.group(runs)
   content = [
-    sections.section(group, output, number)
-    for number, group in enumerate(groups.group(runs), 1)
+    sections.summary(grouped),
+    *(
+      sections.section(group, output, number)
+      for number, group in enumerate(grouped, 1)
+    ),
   ]
   content += page.left_out(left_out)
   files.write_whole(output / "report.md", page.markdown(TITLE, content))
   values = [run.to_json() for run in runs]
   text = files.to_json(values, indent=1) + "\n"
   files.write_whole(output / "results.json", text)
-  files.write_whole(output / "report.html", page.page(TITLE, content))
+  files.write_whole(output / "report.html", html_page.page(TITLE, content))
   return output / "report.html"

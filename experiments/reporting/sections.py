@@ -12,8 +12,10 @@ from experiments.reporting import page as pages
 from experiments.reporting.figures import figures
 from experiments.reporting.groups import Group
 from experiments.reporting.metrics import UNKNOWN, spread
-from experiments.reporting.page import Picture, Section
+from experiments.reporting.page import Folded, Picture, Section
 from stnjax import alignability, files, plots
+
+_SHOWN = ("std", "none")
 
 
 def section(group: Group, folder: epath.Path, number: int) -> Section:
@@ -64,11 +66,42 @@ def section(group: Group, folder: epath.Path, number: int) -> Section:
   return Section(group.title, parts)
 
 
-def _settings(group: Group) -> str:
-  """The settings and the hardware of a group, in a sentence each."""
+def summary(groups: Sequence[Group]) -> Section:
+  """What came out: a paragraph for each group."""
+  return Section("Summary", [_in_short(group) for group in groups])
+
+
+def _in_short(group: Group) -> str:
+  """The network of the lowest error, and those of the lowest residuals."""
+  errors = {
+    network: 100 * np.mean([run.results["error"] for run in runs])
+    for network, runs in group.members.items()
+  }
+  best = min(errors, key=errors.get)
+  plain = f" (CNN: {errors['CNN']:.3g} %)" if "CNN" in errors else ""
+  lines = [f"{group.title}: {best} has the lowest error, {errors[best]:.3g} %"]
+  lines[0] += f"{plain if best != 'CNN' else ''}."
+  for name, axis in group.axes.items():
+    found = {
+      network: [
+        np.mean([run.alignment[name][k] for run in runs]) for k in _SHOWN
+      ]
+      for network, runs in group.measured(name).items()
+    }
+    aligned, (left, none) = min(found.items(), key=lambda item: item[1][0])
+    lines.append(
+      f"{aligned} has the lowest {names.residual(axis, 'class')},"
+      f" {left:.3g} (an identity transformer: {none:.3g})."
+    )
+  return " ".join(lines)
+
+
+def _settings(group: Group) -> Folded:
+  """The settings and the hardware of a group."""
   flags = [f"{k}={names.flag_value(v)}" for k, v in group.settings.items()]
   hardware = sorted({run.results["hardware"] for run in group.runs})
-  return f"Settings: {', '.join(flags)}. Hardware: {'; '.join(hardware)}."
+  text = f"{', '.join(flags)}. Hardware: {'; '.join(hardware)}."
+  return Folded("Settings", text)
 
 
 def _by_class(group: Group) -> Iterator[str | Table]:
