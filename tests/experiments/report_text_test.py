@@ -1,6 +1,7 @@
 """Texts from files in report.md, read by a Markdown parser of its own."""
 
 import html
+import html.parser
 import pathlib
 import re
 import urllib.parse
@@ -9,7 +10,14 @@ from absl.testing import absltest, parameterized
 import markdown_it
 
 from experiments.lib.tables import Table
-from experiments.reporting import figures, groups, metrics, names, page
+from experiments.reporting import (
+  figures,
+  groups,
+  html_page,
+  metrics,
+  names,
+  page,
+)
 from tests.experiments import made_up
 
 PARSER = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -62,6 +70,67 @@ class TextTest(parameterized.TestCase):
     source = page.markdown("", [page.Section("", [picture])])
     (link,) = re.findall('src="(.*?)"', PARSER.render(source))
     self.assertEqual(urllib.parse.unquote(html.unescape(link)), name)
+
+
+class Elements(html.parser.HTMLParser):
+  """Tags with their attributes, and the text of cells and of folded parts."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.cells, self.inside = [], [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    self.inside.append(tag)
+    if tag in ("td", "p", "summary"):
+      self.cells.append("")
+
+  def handle_endtag(self, tag):
+    while self.inside and self.inside.pop() != tag:
+      pass
+
+  def handle_data(self, data):
+    if {"td", "p", "summary"} & set(self.inside):
+      self.cells[-1] += data
+
+
+class HtmlTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    picture = pathlib.Path(self.create_tempdir()) / "a.png"
+    picture.write_bytes(b"PNG")
+    self.odd = '<b onclick="x">&amp; "a" (1)</b>'
+    parts = [
+      self.odd,
+      Table(["network", self.odd], [[self.odd, "1,200 ± 3 (1 to 2)"]]),
+      page.Picture(picture, self.odd),
+      page.Folded("Settings", self.odd),
+    ]
+    self.text = html_page.page(self.odd, [page.Section(self.odd, parts)])
+    self.elements = Elements(self.text)
+
+  def test_text_is_shown_as_it_is(self):
+    self.assertNotIn("b", [tag for tag, _ in self.elements.tags])
+    self.assertNotIn("onclick", {k for _, a in self.elements.tags for k in a})
+    odd = self.odd
+    cells = [odd, odd, "1,200 ± 3(1 to 2)", "Settings", odd]
+    self.assertEqual(self.elements.cells, cells)
+    (image,) = [a for tag, a in self.elements.tags if tag == "img"]
+    self.assertEqual(image["alt"], self.odd)
+
+  def test_nothing_is_loaded(self):
+    for tag, attributes in self.elements.tags:
+      self.assertNotIn(tag, ("link", "iframe", "object"))
+      source = attributes.get("src", "data:")
+      self.assertStartsWith(source, "data:", tag)
+    self.assertNotIn("@import", self.text)
+    self.assertNotIn("url(", self.text)
+
+  def test_headings_of_columns_are_buttons(self):
+    tags = [tag for tag, _ in self.elements.tags]
+    self.assertEqual(tags.count("button"), tags.count("th"))
+    self.assertIn("details", tags)
 
 
 class PlacementTest(absltest.TestCase):
