@@ -100,6 +100,34 @@ CALLS = {
   "to_pixels_matrix": lambda: transforms.to_pixels(SQUARE, (4, 5)),
   "from_opencv": lambda: transforms.from_opencv(SQUARE, (4, 5)),
   "decompose": lambda: transforms.decompose(jnp.stack([THETA] * 2)),
+  "decompose_volume": lambda: transforms.decompose(jnp.stack([VOLUME] * 2)),
+  "shearing_of_volumes": lambda: transforms.shearing([1, 2, 3], num_axes=3),
+  "about": lambda: transforms.about(THETA, np.array([1, 2])),
+  **{
+    f"from_points_{family}_{axes}": lambda family=family, axes=axes: (
+      transforms.from_points(
+        np.arange(15).reshape(5, 3)[:, :axes] ** 2,
+        jnp.stack([grid((5, axes))] * 2),
+        family,
+        weights=np.arange(5),
+      )
+    )
+    for family in ("rigid", "similarity", "affine", "projective")
+    for axes in (2, 3)
+  },
+  "from_boxes": lambda: transforms.from_boxes(
+    np.ones((2, 3, 4), np.int32), (4, 5), align_corners=True
+  ),
+  "apply_to_points": lambda: transforms.apply_to_points(
+    jnp.stack([SQUARE] * 2), np.ones((3, 2), np.int32), input_shape=(4, 5)
+  ),
+  "apply_to_boxes": lambda: transforms.apply_to_boxes(
+    jnp.stack([SQUARE] * 2), np.ones((3, 4), np.int32), input_shape=(4, 5)
+  ),
+  "fit_output": lambda: transforms.fit_output(np.asarray(THETA), (4, 5))[0],
+  "from_physical": lambda: transforms.from_physical(
+    VOLUME, (1, 2, 3), (4, 5, 6), origin=(0, 0, 0)
+  ),
   "to_homogeneous": lambda: transforms.to_homogeneous(THETA),
 }
 
