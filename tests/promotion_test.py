@@ -69,6 +69,16 @@ CALLS = {
   "tps_grid_volume": lambda: stnjax.tps_grid(grid((2, 3, 2, 3)), (5, 4, 3)),
   "flow_grid": lambda: stnjax.flow_grid(grid()),
   "velocity_grid": lambda: stnjax.velocity_grid(grid()),
+  "flow_grid_pixels": lambda: stnjax.flow_grid(grid(), units="pixels"),
+  "compose_flows": lambda: sampling.compose_flows(grid(), grid()[0]),
+  "invert_flow": lambda: sampling.invert_flow(grid(), steps=2),
+  "jacobian_determinant": lambda: sampling.jacobian_determinant(grid()),
+  "jacobian_determinant_volume": lambda: sampling.jacobian_determinant(
+    grid((2, 3, 2, 3))
+  ),
+  "sample_pixels": lambda: sampling.sample_pixels(
+    image("uint8"), np.ones((4, 3, 2), np.int32)
+  ),
   "to_pixels": lambda: coordinates.to_pixels(grid(), (5, 6)),
   "to_normalised": lambda: coordinates.to_normalised(grid(), (5, 6)),
   "lattice": lambda: coordinates.lattice((2, 3), dtype=jnp.bfloat16),

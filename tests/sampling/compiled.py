@@ -12,7 +12,7 @@ from stnjax import sampling, transforms
 _TRACED = {
   "image", "values", "grid", "transform", "matrix", "params", "offsets",
   "displacement", "velocity", "fill_value", "key", "coordinates", "pixels",
-  "points", "boxes", "source", "target", "weights",
+  "points", "boxes", "displacements", "source", "target", "weights",
 }  # fmt: skip
 
 
@@ -35,6 +35,8 @@ from_pixels = whole(transforms.from_pixels)
 from_points = whole(transforms.from_points)
 grid_sample = whole(stnjax.grid_sample)
 invert = whole(transforms.invert)
+invert_flow = whole(sampling.invert_flow)
+jacobian_determinant = whole(sampling.jacobian_determinant)
 matrix = whole(transforms.matrix)
 splat = whole(stnjax.splat)
 spline_coefficients = whole(stnjax.spline_coefficients)
