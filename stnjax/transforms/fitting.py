@@ -45,7 +45,7 @@ def from_points(
     whose last entry is 1 unless it vanishes. NaN in all entries where the
     points do not determine the transform: coincident points, collinear ones for
     "affine" and in volumes, three of four collinear in both sets for
-    "projective".
+    "projective"; three of four collinear in one set give a singular matrix.
 
   Raises:
     ValueError: For an unknown family, a wrong shape, too few points.

@@ -321,6 +321,17 @@ class GradientTest(parameterized.TestCase):
     for slope in jacobian(points, points, 0 * ones, family):
       np.testing.assert_array_equal(slope, 0)
 
+  def test_three_of_four_points_of_a_homography_on_a_line(self):
+    line = np.array([[0.0, 0], [1, 1], [2, 2], [0, 3]])
+    other = np.array([[0.0, 0], [1.5, 1], [3, 2], [5, 1]])
+    square = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    np.testing.assert_array_equal(fit(line, other, "projective"), np.nan)
+    for pair in ((line, square), (square, line)):
+      matrix = fit(*pair, "projective")
+      self.assertLess(np.linalg.svd(matrix)[1][-1], 1e-12)
+      for slope in jacobian(*pair, np.ones(4), "projective"):
+        self.assertTrue(np.isfinite(slope).all())
+
   @parameterized.parameters(*FAMILIES)
   def test_of_a_weight_of_zero(self, family):
     source, target = noisy_points(count=7, size=1.0, noise=0.1)
