@@ -46,6 +46,25 @@ def half_extent(size: int, align_corners: bool) -> float:
   return (size - 1) / 2 if align_corners else size / 2
 
 
+def middle(shape: Sequence[int]) -> np.ndarray:
+  """The pixel coordinates of the middle of an image.
+
+  Args:
+    shape: Spatial shape of the image, `(H, W)` or `(D, H, W)`.
+
+  Returns:
+    `[N]`, (x, y) or (x, y, z), float64; 0 is the centre of the first pixel.
+
+  Raises:
+    ValueError: Where `shape` is not 2 or 3 positive sizes.
+
+  >>> middle((2, 5)).tolist()
+  [2.0, 0.5]
+  """
+  shape = checks.spatial_shape("shape", shape)
+  return (np.array(shape[::-1]) - 1) / 2
+
+
 @promotion.usual
 def to_pixels(
   coordinates: jax.Array, shape: Sequence[int], *, align_corners: bool = False
@@ -70,9 +89,8 @@ def to_pixels(
   coordinates = checks.coordinates("coordinates", coordinates, len(shape))
   sizes = shape[::-1]
   scale = np.array([half_extent(s, align_corners) for s in sizes])
-  middle = np.array([(s - 1) / 2 for s in sizes])
   dtype = coordinates.dtype
-  return coordinates * scale.astype(dtype) + middle.astype(dtype)
+  return coordinates * scale.astype(dtype) + middle(shape).astype(dtype)
 
 
 @promotion.usual
@@ -100,9 +118,8 @@ def to_normalised(
   sizes = shape[::-1]
   extents = [half_extent(s, align_corners) for s in sizes]
   scale = np.array([1 / e if e else 0.0 for e in extents])
-  middle = np.array([(s - 1) / 2 for s in sizes])
   dtype = pixels.dtype
-  return (pixels - middle.astype(dtype)) * scale.astype(dtype)
+  return (pixels - middle(shape).astype(dtype)) * scale.astype(dtype)
 
 
 @promotion.usual
@@ -133,5 +150,4 @@ def lattice(
   pixels = np.moveaxis(indices, 0, -1)[..., ::-1]
   sizes = output_shape[::-1]
   extents = np.array([half_extent(s, align_corners) or 1.0 for s in sizes])
-  middle = np.array([(s - 1) / 2 for s in sizes])
-  return jnp.asarray((pixels - middle) / extents, dtype)
+  return jnp.asarray((pixels - middle(output_shape)) / extents, dtype)

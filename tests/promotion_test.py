@@ -69,6 +69,16 @@ CALLS = {
   "tps_grid_volume": lambda: stnjax.tps_grid(grid((2, 3, 2, 3)), (5, 4, 3)),
   "flow_grid": lambda: stnjax.flow_grid(grid()),
   "velocity_grid": lambda: stnjax.velocity_grid(grid()),
+  "flow_grid_pixels": lambda: stnjax.flow_grid(grid(), units="pixels"),
+  "compose_flows": lambda: sampling.compose_flows(grid(), grid()[0]),
+  "invert_flow": lambda: sampling.invert_flow(grid(), steps=2),
+  "jacobian_determinant": lambda: sampling.jacobian_determinant(grid()),
+  "jacobian_determinant_volume": lambda: sampling.jacobian_determinant(
+    grid((2, 3, 2, 3))
+  ),
+  "sample_pixels": lambda: sampling.sample_pixels(
+    image("uint8"), np.ones((4, 3, 2), np.int32)
+  ),
   "to_pixels": lambda: coordinates.to_pixels(grid(), (5, 6)),
   "to_normalised": lambda: coordinates.to_normalised(grid(), (5, 6)),
   "lattice": lambda: coordinates.lattice((2, 3), dtype=jnp.bfloat16),
@@ -100,6 +110,34 @@ CALLS = {
   "to_pixels_matrix": lambda: transforms.to_pixels(SQUARE, (4, 5)),
   "from_opencv": lambda: transforms.from_opencv(SQUARE, (4, 5)),
   "decompose": lambda: transforms.decompose(jnp.stack([THETA] * 2)),
+  "decompose_volume": lambda: transforms.decompose(jnp.stack([VOLUME] * 2)),
+  "shearing_of_volumes": lambda: transforms.shearing([1, 2, 3], num_axes=3),
+  "about": lambda: transforms.about(THETA, np.array([1, 2])),
+  **{
+    f"from_points_{family}_{axes}": lambda family=family, axes=axes: (
+      transforms.from_points(
+        np.arange(15).reshape(5, 3)[:, :axes] ** 2,
+        jnp.stack([grid((5, axes))] * 2),
+        family,
+        weights=np.arange(5),
+      )
+    )
+    for family in ("rigid", "similarity", "affine", "projective")
+    for axes in (2, 3)
+  },
+  "from_boxes": lambda: transforms.from_boxes(
+    np.ones((2, 3, 4), np.int32), (4, 5), align_corners=True
+  ),
+  "apply_to_points": lambda: transforms.apply_to_points(
+    jnp.stack([SQUARE] * 2), np.ones((3, 2), np.int32), input_shape=(4, 5)
+  ),
+  "apply_to_boxes": lambda: transforms.apply_to_boxes(
+    jnp.stack([SQUARE] * 2), np.ones((3, 4), np.int32), input_shape=(4, 5)
+  ),
+  "fit_output": lambda: transforms.fit_output(np.asarray(THETA), (4, 5))[0],
+  "from_physical": lambda: transforms.from_physical(
+    VOLUME, (1, 2, 3), (4, 5, 6), origin=(0, 0, 0)
+  ),
   "to_homogeneous": lambda: transforms.to_homogeneous(THETA),
 }
 

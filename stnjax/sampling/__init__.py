@@ -9,6 +9,7 @@ Images:
 Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;
   `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
+  `compose_flows`, `invert_flow`, `jacobian_determinant`: of displacements;
   `family_grid`: of the parameters of a transform family.
 
 Found by name, and open to others:
@@ -17,12 +18,15 @@ Found by name, and open to others:
   `KERNELS`, `Kernel`: implementations by platform.
 """
 
+from stnjax.sampling.flows import compose_flows as compose_flows
+from stnjax.sampling.flows import flow_grid as flow_grid
+from stnjax.sampling.flows import invert_flow as invert_flow
+from stnjax.sampling.flows import jacobian_determinant as jacobian_determinant
+from stnjax.sampling.flows import velocity_grid as velocity_grid
 from stnjax.sampling.grid_families import family_grid as family_grid
 from stnjax.sampling.grids import affine_grid as affine_grid
 from stnjax.sampling.grids import affine_pixel_grid as affine_pixel_grid
-from stnjax.sampling.grids import flow_grid as flow_grid
 from stnjax.sampling.grids import tps_grid as tps_grid
-from stnjax.sampling.grids import velocity_grid as velocity_grid
 from stnjax.sampling.kernels import KERNELS as KERNELS
 from stnjax.sampling.kernels import Kernel as Kernel
 from stnjax.sampling.linearised import LINEARISED as LINEARISED

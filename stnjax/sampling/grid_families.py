@@ -6,7 +6,7 @@ import jax
 from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import grids, sampler
+from stnjax.sampling import flows, grids, sampler
 from stnjax.transforms import families
 from stnjax.transforms.families import FAMILIES, Family
 
@@ -73,7 +73,7 @@ def _velocity(params: jax.Array, output_shape: tuple[int, ...]) -> jax.Array:
     padding="border",
     align_corners=True,  # the outermost points are at -1 and 1
   )
-  return grids.velocity_grid(field)
+  return flows.velocity_grid(field)
 
 
 def _on_points(params: jax.Array, count: int, num_axes: int) -> jax.Array:

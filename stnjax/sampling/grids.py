@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import sampler, thinplate
+from stnjax.sampling import thinplate
 from stnjax.transforms import frames, homogeneous
 
 
@@ -182,7 +182,7 @@ def tps_grid(
   >>> tps_grid(jnp.full((2, 2, 2), 0.25), (1, 1)).tolist()
   [[[0.25, 0.25]]]
   """
-  offsets, num_axes = _checked_field("offsets", offsets, least=2)
+  offsets, num_axes = checked_field("offsets", offsets, least=2)
   output_shape = checks.spatial_shape(
     "output_shape",
     output_shape,
@@ -195,102 +195,6 @@ def tps_grid(
   return lattice + thinplate.displacement(
     offsets, output_shape, align_corners=align_corners
   )
-
-
-@promotion.usual
-def flow_grid(
-  displacement: ArrayLike, *, align_corners: bool = False
-) -> jax.Array:
-  """The grid of a displacement field: the identity lattice plus the field.
-
-  Convention: `stnjax.coordinates`. Each output pixel reads the input at its
-  own place plus the displacement.
-
-  Args:
-    displacement: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
-      normalised units, last axis (x, y) or (x, y, z).
-    align_corners: Whether -1 and 1 are the centres of the corner pixels
-      instead of their outer edges.
-
-  Returns:
-    The normalised coordinates, in the shape of `displacement`, float32 or
-    wider.
-
-  Raises:
-    ValueError: For a wrong shape.
-    TypeError: For complex or boolean displacements.
-
-  Gradient: the identity.
-
-  Reference: the "dense displacement field" of image registration.
-
-  >>> flow_grid(jnp.full((1, 2, 2), 0.25)).tolist()
-  [[[-0.25, 0.25], [0.75, 0.25]]]
-  """
-  field, num_axes = _checked_field("displacement", displacement)
-  checks.flag("align_corners", align_corners)
-  return field + coordinates.lattice(
-    field.shape[-num_axes - 1 : -1],
-    align_corners=align_corners,
-    dtype=field.dtype,
-  )
-
-
-@promotion.usual
-def velocity_grid(
-  velocity: ArrayLike, *, steps: int = 7, align_corners: bool = False
-) -> jax.Array:
-  """The grid of the flow along a velocity field for unit time.
-
-  A diffeomorphism, where the field is smooth at the scale of its pixels:
-  `velocity_grid(-velocity)` undoes it. Scaling and squaring: the field over
-  `2 ** steps` is a displacement, which is composed with itself `steps` times.
-
-  Convention: `stnjax.coordinates`. Outside, the field is that of its edge.
-
-  Args:
-    velocity: `[..., h, w, 2]`, or `[..., d, h, w, 3]` for volumes, in
-      normalised units, last axis (x, y) or (x, y, z).
-    steps: Number of squarings, at least 0. Enough if the field over
-      `2 ** steps` moves nothing by more than about half a pixel.
-    align_corners: Whether -1 and 1 are the centres of the corner pixels
-      instead of their outer edges.
-
-  Returns:
-    The normalised coordinates, in the shape of `velocity`, float32 or wider.
-
-  Raises:
-    ValueError: For a wrong shape, or `steps` below 0.
-    TypeError: For complex or boolean velocities, or `steps` that is no int.
-
-  Gradient: that of the steps, each a linear interpolation.
-
-  Reference: Arsigny et al. 2006, "A log-Euclidean framework for statistics on
-    diffeomorphisms"; Dalca et al. 2018 (arXiv:1805.04605).
-
-  >>> velocity_grid(jnp.full((1, 1, 2), 0.25)).tolist()
-  [[[0.25, 0.25]]]
-  """
-  field, num_axes = _checked_field("velocity", velocity)
-  checks.flag("align_corners", align_corners)
-  checks.whole("steps", steps, 0)
-  shape = field.shape[-num_axes - 1 : -1]
-  # In pixels, whose lattice is whole numbers.
-  lattice = np.moveaxis(np.indices(shape)[::-1], 0, -1).astype(field.dtype)
-  extents = np.array(
-    [coordinates.half_extent(s, align_corners) for s in shape[::-1]]
-  ).astype(field.dtype)
-
-  # The gradient keeps the field before each step and nothing from within.
-  @jax.checkpoint
-  def square(displacement: jax.Array, _) -> tuple[jax.Array, None]:
-    moved = sampler.sample_pixels(
-      displacement, lattice + displacement * extents, padding="border"
-    )
-    return displacement + moved, None
-
-  displacement, _ = jax.lax.scan(square, field / 2**steps, length=steps)
-  return flow_grid(displacement, align_corners=align_corners)
 
 
 def _map_axes(
@@ -357,9 +261,10 @@ def _checked(
   return theta, output_shape
 
 
-def _checked_field(
+def checked_field(
   name: str, field: ArrayLike, least: int = 1
 ) -> tuple[jax.Array, int]:
+  """Returns a field as float32 or wider, and its number of axes, or raises."""
   field = checks.floating(name, field)
   num_axes = field.shape[-1] if field.ndim else 0
   if (

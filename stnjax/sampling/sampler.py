@@ -116,8 +116,8 @@ def grid_sample(
 
 @promotion.usual
 def sample_pixels(
-  image: jax.Array,
-  points: jax.Array,
+  image: ArrayLike,
+  points: ArrayLike,
   *,
   method: str | Method = "linear",
   padding: str = "zeros",
@@ -128,7 +128,41 @@ def sample_pixels(
   key: jax.Array | None = None,
   implementation: str = "auto",
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-  """As `grid_sample`, at pixel coordinates (0 at the first pixel's centre)."""
+  """As `grid_sample`, at pixel coordinates (0 at the first pixel's centre).
+
+  `cv2.remap(image, x, y)` is `sample_pixels(image, jnp.stack([x, y], -1))`. The
+  grid of such a map for other functions is
+  `coordinates.to_normalised(points, image.shape[-3:-1])`.
+
+  Args:
+    image: `[..., H, W, C]`, or `[..., D, H, W, C]` where the points' last axis
+      is 3.
+    points: `[..., *shape, N]` pixel coordinates with N spatial axes in `shape`,
+      last axis (x, y) or (x, y, z). Batch axes broadcast against the image's.
+    method: Interpolation between pixels; see `grid_sample`.
+    padding: Values outside the image; see `grid_sample`.
+    fill_value: Value outside the image with padding="constant", a number or
+      `[C]`; 0 by default.
+    align_corners: Whether padding="reflection" mirrors at the centres of the
+      outermost pixels instead of their outer edges.
+    return_mask: Whether to return the in-bounds weight of each sample as well.
+    prefilter: Whether method="spline" computes `spline_coefficients`; False
+      where `image` already holds them.
+    key: Random key of the displaced samples of method="linearised".
+    implementation: Kernel: "auto", "gather", "bilinear" or "matmul"; see
+      `grid_sample`.
+
+  Returns:
+    `[..., *shape, C]` in the dtype of `image`; with `return_mask` also
+    `[..., *shape]`; see `grid_sample`.
+
+  Raises:
+    ValueError: As `grid_sample`, with the points as `points`.
+    TypeError: As `grid_sample`.
+
+  Gradient: as of `grid_sample`, with respect to the points in pixels.
+  """
+  points, num_axes = checked_grid(points, name="points")
   method = methods.find(method)
   checks.option("padding", padding, PADDINGS)
   padding = PADDINGS[padding]
@@ -136,7 +170,6 @@ def sample_pixels(
   checks.flag("align_corners", align_corners)
   checks.flag("return_mask", return_mask)
   checks.flag("prefilter", prefilter)
-  num_axes = points.shape[-1]
   image = checks.image("image", image, num_axes)
   if image.dtype == jnp.bool_ and not method.copies_pixels:
     raise TypeError(
@@ -169,13 +202,15 @@ def sample_pixels(
   )
 
 
-def checked_grid(grid: ArrayLike) -> tuple[jax.Array, int]:
+def checked_grid(
+  grid: ArrayLike, *, name: str = "grid"
+) -> tuple[jax.Array, int]:
   """Returns a grid as float32 or wider, and its number of axes, or raises."""
-  grid = checks.floating("grid", grid)
+  grid = checks.floating(name, grid)
   num_axes = grid.shape[-1] if grid.ndim else 0
   if num_axes not in (2, 3) or grid.ndim < num_axes + 1:
     raise ValueError(
-      "grid must be [..., h, w, 2], or [..., d, h, w, 3] for volumes,"
+      f"{name} must be [..., h, w, 2], or [..., d, h, w, 3] for volumes,"
       f" got shape {grid.shape}"
     )
   return grid, num_axes

@@ -105,6 +105,15 @@ def over_last(pixels: jax.Array) -> jax.Array:
   return _replace(result, halves, close & (divisor != 1))
 
 
+def check_extent(input_shape: tuple[int, ...], align_corners: bool) -> None:
+  """Raises where all normalised coordinates of an axis are one place."""
+  if align_corners and 1 in input_shape:
+    raise ValueError(
+      "input_shape must have sizes of at least 2 with align_corners=True,"
+      f" got {input_shape}"
+    )
+
+
 def _extents(
   matrix: jax.Array,
   input_shape: Sequence[int],

@@ -1,7 +1,5 @@
 """Matrices of transforms: built, composed, inverted, decomposed."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -95,15 +93,66 @@ def rotation(angle: ArrayLike, *, axis: str | None = None) -> jax.Array:
 
 
 @promotion.usual
-def shearing(shear: ArrayLike) -> jax.Array:
-  """Matrix that adds `shear` `[...]` times y to x.
+def shearing(shear: ArrayLike, *, num_axes: int = 2) -> jax.Array:
+  """Matrix that adds multiples of later coordinates to earlier ones.
+
+  Args:
+    shear: `[...]`, the multiple of y added to x; for volumes `[..., 3]`, those
+      of y added to x, of z added to x, and of z added to y.
+    num_axes: Number of spatial axes: 2 for images, 3 for volumes.
 
   Returns:
-    `[..., 2, 3]`.
+    `[..., num_axes, num_axes + 1]`.
+
+  Raises:
+    ValueError: For an unknown number of axes, or a shear of volumes whose last
+      axis is not 3.
   """
+  checks.option("num_axes", num_axes, (2, 3))
   shear = checks.floating("shear", shear)
-  zero, one = jnp.zeros_like(shear), jnp.ones_like(shear)
-  return from_rows([[one, shear, zero], [zero, one, zero]])
+  if num_axes == 2:
+    zero, one = jnp.zeros_like(shear), jnp.ones_like(shear)
+    return from_rows([[one, shear, zero], [zero, one, zero]])
+  if shear.ndim < 1 or shear.shape[-1] != 3:
+    raise ValueError(
+      f"shear must be [..., 3] with num_axes=3, got shape {shear.shape}"
+    )
+  xy, xz, yz = jnp.moveaxis(shear, -1, 0)
+  zero, one = jnp.zeros_like(xy), jnp.ones_like(xy)
+  return from_rows(
+    [[one, xy, xz, zero], [zero, one, yz, zero], [zero, zero, one, zero]]
+  )
+
+
+@promotion.usual
+def about(matrix: ArrayLike, centre: ArrayLike) -> jax.Array:
+  """The same transform about another centre than 0: `centre` is the new 0.
+
+  `from_pixels(about(rotation(angle), centre), shape)` turns a picture about a
+  place in pixels, without a shear on a rectangular image; its middle is
+  `coordinates.middle(shape)`. `cv2.getRotationMatrix2D(centre, degrees, s)` is
+  `about(compose(scaling([s, s]), rotation(-jnp.radians(degrees))), centre)`.
+
+  Args:
+    matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`, in any units.
+    centre: `[..., N]` place (x, y) or (x, y, z) in these units. Batch axes
+      broadcast.
+
+  Returns:
+    The matrix with `centre` in the place of 0, in the shape of `matrix`.
+
+  Raises:
+    ValueError: For a wrong shape, or batch axes that do not broadcast.
+
+  Gradient: exact.
+
+  >>> about(scaling(jnp.array([2.0, 2.0])), jnp.array([1.0, 3.0])).tolist()
+  [[2.0, 0.0, -1.0], [0.0, 2.0, -3.0]]
+  """
+  checked = checks.matrix("matrix", matrix)
+  centre = checks.coordinates("centre", centre, checked.shape[-1] - 1)
+  checks.batch("matrix", checked.shape[:-2], "centre", centre.shape[:-1])
+  return compose(translation(centre), checked, translation(-centre))
 
 
 @promotion.usual
@@ -182,58 +231,6 @@ def to_homogeneous(matrix: ArrayLike) -> jax.Array:
     return checked
   last = jnp.zeros((*checked.shape[:-2], 1, width), checked.dtype)
   return jnp.concatenate([checked, last.at[..., -1].set(1)], axis=-2)
-
-
-class Decomposition(NamedTuple):
-  """An affine transform taken apart; see `decompose`."""
-
-  rotation: jax.Array  # [...], radians in (-pi, pi]
-  scale: jax.Array  # [..., 2], x positive, y negative for a reflection
-  shear: jax.Array  # [...]
-  translation: jax.Array  # [..., 2], normalised units
-
-
-@promotion.usual
-def decompose(matrix: ArrayLike) -> Decomposition:
-  """Takes an affine matrix apart into translation, rotation, shear and scale.
-
-  `compose(translation(t), rotation(r), shearing(k), scaling(s))` is the matrix
-  again. To read off what was done to the *object*, decompose the inverse.
-
-  Args:
-    matrix: `[..., 2, 3]`.
-
-  Returns:
-    The parts. Scale in x is positive; a reflection shows as a negative scale
-    in y. Where the first column vanishes the angle is 0, and where the matrix
-    is singular the shear is 0; gradients are finite there.
-
-  Raises:
-    ValueError: For a matrix that is not `[..., 2, 3]`.
-  """
-  checked = checks.floating("matrix", matrix)
-  if checked.shape[-2:] != (2, 3):
-    raise ValueError(f"matrix must be [..., 2, 3], got shape {checked.shape}")
-  linear = checked[..., :2]
-  # Each column over a power of two, so that no square over- or underflows.
-  sizes = homogeneous.magnitude(linear, axis=-2)
-  (a, b), (c, d) = jnp.moveaxis(linear / sizes, (-2, -1), (0, 1))
-  # Both the input and the output of each division are masked: masking only
-  # the output would leave NaN in the gradient.
-  square = a * a + c * c
-  regular = square > 0
-  length = jnp.where(regular, jnp.sqrt(jnp.where(regular, square, 1.0)), 0.0)
-  angle = jnp.arctan2(jnp.where(regular, c, 0.0), jnp.where(regular, a, 1.0))
-  det = a * d - b * c
-  height = jnp.where(regular, det / jnp.where(regular, length, 1.0), d)
-  # Below, the determinant is the rounding of its two products.
-  least = jnp.finfo(det.dtype).eps * (jnp.abs(a * d) + jnp.abs(b * c))
-  invertible = jnp.abs(det) > least
-  shear = jnp.where(
-    invertible, (a * b + c * d) / jnp.where(invertible, det, 1.0), 0.0
-  )
-  scale = jnp.stack([length, height], axis=-1) * sizes[..., 0, :]
-  return Decomposition(angle, scale, shear, checked[..., 2])
 
 
 def from_rows(rows: list[list[jax.Array]]) -> jax.Array:

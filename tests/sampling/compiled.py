@@ -12,6 +12,7 @@ from stnjax import sampling, transforms
 _TRACED = {
   "image", "values", "grid", "transform", "matrix", "params", "offsets",
   "displacement", "velocity", "fill_value", "key", "coordinates", "pixels",
+  "points", "boxes", "displacements", "source", "target", "weights",
 }  # fmt: skip
 
 
@@ -22,16 +23,23 @@ def whole(function):
 
 
 affine_grid = whole(stnjax.affine_grid)
+apply_to_boxes = whole(transforms.apply_to_boxes)
+apply_to_points = whole(transforms.apply_to_points)
 decompose = whole(transforms.decompose)
 family_grid = whole(sampling.family_grid)
 flow_grid = whole(stnjax.flow_grid)
+from_boxes = whole(transforms.from_boxes)
 from_opencv = whole(transforms.from_opencv)
+from_physical = whole(transforms.from_physical)
 from_pixels = whole(transforms.from_pixels)
+from_points = whole(transforms.from_points)
 grid_sample = whole(stnjax.grid_sample)
 invert = whole(transforms.invert)
+invert_flow = whole(sampling.invert_flow)
+jacobian_determinant = whole(sampling.jacobian_determinant)
 matrix = whole(transforms.matrix)
-spline_coefficients = whole(stnjax.spline_coefficients)
 splat = whole(stnjax.splat)
+spline_coefficients = whole(stnjax.spline_coefficients)
 to_pixels = whole(transforms.to_pixels)
 tps_grid = whole(stnjax.tps_grid)
 velocity_grid = whole(stnjax.velocity_grid)

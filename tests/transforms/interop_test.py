@@ -8,8 +8,9 @@ import pytest
 import scipy.ndimage
 
 import stnjax
-from stnjax import transforms
+from stnjax import coordinates, transforms
 from tests.sampling import compiled
+from tests.sampling.cases import random_theta
 
 
 def asymmetric_image(shape=(40, 52)):
@@ -93,6 +94,103 @@ class ConverterTest(parameterized.TestCase):
     pixels[:, :num_axes] = pixels[:, :num_axes][:, ::-1]
     theta = compiled.from_pixels(pixels[::-1], shape, output_shape)
     self.check(theta, expected, image, False)
+
+  @parameterized.product(
+    num_axes=(2, 3), projective=(False, True), align_corners=(False, True)
+  )
+  @pytest.mark.usefixtures("x64")
+  def test_physical_places_against_a_loop(
+    self, num_axes, projective, align_corners
+  ):
+    rng = np.random.default_rng(0)
+    into, out = (5, 7, 6)[:num_axes], (4, 3, 8)[:num_axes]
+    matrix = random_theta(rng, num_axes, projective)
+    spacing, steps = rng.uniform(0.5, 3, (2, num_axes))
+    origin, start = rng.normal(size=(2, num_axes))
+    theta = compiled.from_physical(
+      matrix,
+      tuple(spacing),
+      into,
+      out,
+      output_spacing=tuple(steps),
+      origin=tuple(origin),
+      output_origin=tuple(start),
+      align_corners=align_corners,
+    )
+    pixels = rng.uniform(0, 3, (4, num_axes))
+    ours = compiled.apply_to_points(
+      theta,
+      pixels,
+      input_shape=into,
+      output_shape=out,
+      pull=True,
+      align_corners=align_corners,
+    )
+    for pixel, found in zip(pixels, ours, strict=True):
+      place = matrix @ [*(start + steps * pixel), 1]
+      place = place[:num_axes] / (place[num_axes] if projective else 1)
+      np.testing.assert_allclose(found, (place - origin) / spacing, atol=1e-10)
+
+  def test_physical_anisotropic_volume_against_scipy(self):
+    # A rotation by 0.3 about x, in millimetres, about the middle.
+    shape, spacing = (12, 30, 24), np.array([0.7, 0.7, 1.9])  # x, y, z
+    rng = np.random.default_rng(0)
+    image = scipy.ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
+    turn = np.asarray(transforms.rotation(0.3, axis="x"))[:, :3]
+    linear = (np.diag(1 / spacing) @ turn @ np.diag(spacing))[::-1, ::-1]
+    middle = (np.array(shape) - 1) / 2
+    expected = scipy.ndimage.affine_transform(
+      image, linear, middle - linear @ middle, order=1
+    )
+    theta = transforms.from_physical(
+      transforms.rotation(0.3, axis="x"), spacing, shape
+    )
+    self.check(theta, expected, image, False)
+
+  def test_physical_rotation_of_a_rectangle_is_that_of_skimage(self):
+    skimage = pytest.importorskip("skimage.transform")
+    image = asymmetric_image((33, 47))
+    expected = skimage.rotate(image, 25, order=1)
+    turn = transforms.rotation(np.radians(25))
+    theta = transforms.from_physical(turn, (1, 1), image.shape)
+    self.check(theta, expected, image, False)
+    # The same, in pixels.
+    middle = coordinates.middle(image.shape)
+    pixels = transforms.about(turn, middle)
+    np.testing.assert_allclose(
+      transforms.from_pixels(pixels, image.shape), theta, atol=1e-6
+    )
+
+  @parameterized.parameters(
+    (
+      ValueError,
+      "spacing must be 2 finite numbers above 0",
+      dict(spacing=(1,)),
+    ),
+    (ValueError, "spacing must be", dict(spacing=(1, 0))),
+    (ValueError, "spacing must be", dict(spacing=(1, np.nan))),
+    (TypeError, "spacing must be", dict(spacing="mm")),
+    (ValueError, "output_spacing must be", dict(output_spacing=(1, -1))),
+    (ValueError, "origin must be 2 finite", dict(origin=0)),
+    (ValueError, "output_origin must be", dict(output_origin=(1, 2, 3))),
+    (ValueError, "matrix must be", dict(matrix=np.eye(2))),
+    (ValueError, r"input_shape must be \(H, W\)", dict(input_shape=(4, 4, 4))),
+    (
+      ValueError,
+      "input_shape must have sizes of at least 2",
+      dict(input_shape=(1, 4), align_corners=True),
+    ),
+  )
+  def test_wrong_physical_arguments_are_named(self, error, message, arguments):
+    call = dict(matrix=np.eye(3), spacing=(1, 1), input_shape=(4, 4))
+    with self.assertRaisesRegex(error, message):
+      transforms.from_physical(**{**call, **arguments})
+
+  def test_traced_spacing_is_named(self):
+    with self.assertRaisesRegex(TypeError, "spacing must be"):
+      jax.jit(lambda s: transforms.from_physical(np.eye(3), s, (4, 4)))(
+        np.ones(2)
+      )
 
   @parameterized.parameters(
     ((4, 7), True, False),

@@ -2,11 +2,13 @@
 
 from absl.testing import absltest, parameterized
 import chex
+import cv2
 import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
 import pytest
+import scipy.spatial.transform
 
 from stnjax import transforms
 from tests.sampling import compiled
@@ -64,6 +66,47 @@ class BuildersTest(parameterized.TestCase):
   def test_unknown_axis_is_named(self):
     with self.assertRaisesRegex(ValueError, "axis='w' is unknown"):
       transforms.rotation(0.1, axis="w")
+
+  def test_shears_of_volumes(self):
+    matrix = transforms.shearing(jnp.array([2.0, 3.0, 4.0]), num_axes=3)
+    np.testing.assert_array_equal(
+      matrix, [[1, 2, 3, 0], [0, 1, 4, 0], [0, 0, 1, 0]]
+    )
+    batch = transforms.shearing(jnp.zeros((2, 5, 3)), num_axes=3)
+    self.assertEqual(batch.shape, (2, 5, 3, 4))
+
+  @parameterized.product(num_axes=(2, 3), projective=(False, True))
+  def test_about_a_centre(self, num_axes, projective):
+    rng = np.random.default_rng(0)
+    size = num_axes + 1
+    matrix = rng.normal(size=(2, 1, num_axes + projective, size))
+    centre = rng.normal(size=(3, num_axes))
+    ours = transforms.about(matrix, centre)
+    self.assertEqual(ours.shape, (2, 3, *matrix.shape[-2:]))
+    for i, j in np.ndindex(2, 3):
+      square = np.eye(size)
+      square[: num_axes + projective] = matrix[i, 0]
+      shift = np.eye(size)
+      shift[:num_axes, num_axes] = centre[j]
+      expected = shift @ square @ np.linalg.inv(shift)
+      np.testing.assert_allclose(
+        ours[i, j], expected[: num_axes + projective], atol=1e-5
+      )
+
+  @parameterized.parameters((30.0, 1.0), (-100.0, 0.7))
+  def test_about_is_the_rotation_of_opencv(self, angle, scale):
+    centre = (11.0, 4.5)
+    np.testing.assert_allclose(
+      transforms.about(
+        transforms.compose(
+          transforms.scaling([scale, scale]),
+          transforms.rotation(-np.radians(angle)),
+        ),
+        centre,
+      ),
+      cv2.getRotationMatrix2D(centre, angle, scale),
+      atol=1e-5,
+    )
 
 
 class MultipleTest(parameterized.TestCase):
@@ -263,12 +306,84 @@ class ErrorTest(parameterized.TestCase):
     (lambda: transforms.compose(jnp.eye(2)), "matrices must be"),
     (lambda: transforms.invert(jnp.eye(5)), "matrix must be"),
     (lambda: transforms.decompose(jnp.eye(3)), r"\[..., 2, 3\]"),
+    (lambda: transforms.shearing(0.1, num_axes=3), r"shear must be \[..., 3\]"),
+    (lambda: transforms.shearing(0.1, num_axes=4), "num_axes=4 is unknown"),
+    (lambda: transforms.about(jnp.eye(2), jnp.zeros(2)), "matrix must be"),
+    (lambda: transforms.about(jnp.eye(3), jnp.zeros(3)), "centre must end in"),
+    (
+      lambda: transforms.about(jnp.zeros((2, 2, 3)), jnp.zeros((3, 2))),
+      "batch axes of matrix and centre",
+    ),
     (lambda: transforms.translation(jnp.zeros(4)), "offset must be"),
     (lambda: transforms.scaling(2.0), "factors must be"),
   )
   def test_wrong_arguments_are_named(self, call, message):
     with self.assertRaisesRegex(ValueError, message):
       call()
+
+
+recompose_volume = jax.jit(
+  lambda parts: transforms.compose(
+    transforms.translation(parts.translation),
+    transforms.matrix(parts.rotation, "rotation", num_axes=3),
+    transforms.shearing(parts.shear, num_axes=3),
+    transforms.scaling(parts.scale),
+  )
+)
+
+
+@pytest.mark.usefixtures("x64")
+class DecompositionOfVolumesTest(parameterized.TestCase):
+  def test_parts_make_the_matrix_again(self):
+    matrix = np.random.default_rng(0).normal(size=(50, 3, 4))
+    parts = compiled.decompose(matrix)
+    self.assertEqual(parts.rotation.shape, (50, 3))
+    np.testing.assert_allclose(recompose_volume(parts), matrix, atol=1e-10)
+    self.assertTrue((parts.scale[:, :2] > 0).all())
+    np.testing.assert_array_equal(
+      parts.scale[:, 2] < 0, np.linalg.det(matrix[..., :3]) < 0
+    )
+
+  @parameterized.parameters(
+    0.0, 1e-9, 1e-3, 0.09, 0.1, 2.0, np.pi - 1e-6, np.pi
+  )
+  def test_angles_are_those_of_scipy(self, angle):
+    axes = np.random.default_rng(1).normal(size=(20, 3))
+    axes = np.concatenate([axes, np.eye(3)])
+    vectors = angle * axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    turns = scipy.spatial.transform.Rotation.from_rotvec(vectors)
+    matrix = np.concatenate([turns.as_matrix(), np.zeros((23, 3, 1))], -1)
+    found = compiled.decompose(matrix).rotation
+    again = scipy.spatial.transform.Rotation.from_rotvec(np.array(found))
+    np.testing.assert_allclose(again.as_matrix(), turns.as_matrix(), atol=1e-12)
+    if angle < 3.2 and angle != np.pi:
+      np.testing.assert_allclose(found, vectors, atol=1e-8)
+
+  @parameterized.parameters(0.0, 1e-5, 0.05, 1.0, 3.0)
+  def test_gradient(self, angle):
+    rng = np.random.default_rng(0)
+    linear = scipy.spatial.transform.Rotation.from_rotvec(
+      angle * np.array([0.6, 0.0, -0.8])
+    ).as_matrix() @ (np.eye(3) + 0.1 * rng.normal(size=(3, 3)) * (angle > 0))
+    matrix = np.concatenate([linear, rng.normal(size=(3, 1))], -1)
+    check_grads(jax.jit(transforms.decompose), (matrix,), 1, ("fwd", "rev"))
+
+  def test_is_finite_where_it_is_degenerate(self):
+    column = np.array([1.0, 2, -1])
+    matrices = [np.zeros((3, 4)), np.eye(3, 4), -np.eye(3, 4)]
+    for picks in ((0, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1)):
+      matrix = np.zeros((3, 4))
+      for place, pick in enumerate(picks):
+        matrix[:, place] = (place + 1) * column if pick == 0 else [0, 1, 1]
+      matrices.append(matrix)
+    matrices += [
+      np.diag([1.0, 1, 0]) @ np.eye(3, 4),
+      np.diag([0.0, 1, 1, 1])[:3],
+    ]
+    for matrix in matrices:
+      value, slopes = compiled.decompose(matrix), JACOBIAN(jnp.array(matrix))
+      for leaf in jax.tree.leaves((value, slopes)):
+        self.assertTrue(np.isfinite(leaf).all(), matrix)
 
 
 class ScaleOfDecompositionTest(parameterized.TestCase):
