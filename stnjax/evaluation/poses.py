@@ -28,6 +28,7 @@ def residual(
   true_pose: np.ndarray,
   predicted_pose: np.ndarray,
   labels: np.ndarray,
+  passes: np.ndarray | None = None,
 ) -> np.ndarray:
   """Residual pose of each image after perturbation and transformer.
 
@@ -43,6 +44,8 @@ def residual(
     predicted_pose: What the transformer does to the object, `[N]` or `[P, N]`,
       in the axis' unit.
     labels: Classes, `[N]`.
+    passes: `[P]`, bool, the passes over whose poses the mean of the class is
+      taken; all if None.
 
   Returns:
     `[N]` or `[P, N]` in the axis' unit; within half a period if the axis has
@@ -58,7 +61,8 @@ def residual(
   for label in np.unique(labels):
     members = labels == label
     values = total[..., members]
-    residuals[..., members] = _about(axis, values, _mean(axis, values))
+    meant = values if passes is None else values[passes]
+    residuals[..., members] = _about(axis, values, _mean(axis, meant))
   return residuals
 
 

@@ -299,8 +299,9 @@ def score_net(
 ) -> LocalisationNet:
   """A small net that scores images or features, zero for all at first.
 
-  Convolutions of 5 x 5 pixels with ReLU and pooling, until at most 8 pixels are
-  left along the shorter side, and a hidden dense layer.
+  Images of more than 16 pixels along the shorter side are halved first. Then
+  convolutions of 5 x 5 pixels with ReLU and pooling, until at most 8 pixels are
+  left, and a hidden dense layer.
 
   Args:
     in_shape: `(H, W, C)` of the images or features.
@@ -315,9 +316,16 @@ def score_net(
     ValueError: For a shape that is not `(H, W, C)`.
   """
   side, convs = min(in_shape[:2]), []
+  halve = side > 2 * _SCORED_SIDE
+  side = side // 2 if halve else side
   while side > _SCORED_SIDE:
     convs.append((filters, 5))
     side = (side - 4) // 2
   return LocalisationNet(
-    in_shape, 1, convs=convs, dense=(2 * filters,), rngs=rngs
+    in_shape,
+    1,
+    convs=convs,
+    dense=(2 * filters,),
+    halve_input="mean" if halve else None,
+    rngs=rngs,
   )

@@ -8,15 +8,16 @@ Any backbone, a list of stages, and a placement make a network:
   STN-CX    the features behind stage X        those features
   STN-DLX   its own copy of stages 1..X        the input
   STN-SLX   the classifier's stages 1..X       the input
-  STN-CANX  copies of the input at several   the input
-            poses, by stages 1..X
   STN-UCNX  the features behind stage X        the patch that stage X+1 reads
                                                at each place
   DEFX      the features behind stage X        each tap of stage X+1
+  STN-CANX  copies of the input at a grid of   the input
+            poses, by the classifier's stages
+            1..X
 
-"STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-CAN,
-STN-UCN and DEF have one depth, see `stnjax.nn.canonicalisation` and
-`stnjax.nn.deformation`.
+"STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN,
+DEF and STN-CAN have one depth, see `stnjax.nn.deformation` and
+`stnjax.nn.canonicalisation`.
 
   `create`, `place`: make a `Network`, by name or of a `Backbone`;
   `BACKBONES`, `Backbone`, `Task`: to add a backbone;
@@ -35,8 +36,8 @@ extras.needs("flax", "optax", extra="nn")
 from stnjax.placement import no_transformer as no_transformer
 from stnjax.placement import feature_warp as feature_warp
 from stnjax.placement import input_warp as input_warp
-from stnjax.placement import canonical as canonical
 from stnjax.placement import deformed as deformed
+from stnjax.placement import canonical as canonical
 # isort: on
 
 from stnjax.placement import plain as plain
