@@ -22,7 +22,7 @@ def shaken(network, depth, scale=0.3):
   """With scores and a refinement that are not zero."""
   tiny.shake(network, scale=scale)
   head = network.sites[str(depth)]["search"].scorer.head
-  values = np.random.default_rng(2).normal(size=head.kernel.shape)
+  values = np.random.default_rng(2).normal(0, 0.1, head.kernel.shape)
   head.kernel[...] = jnp.asarray(values, jnp.float32)
   return network
 
@@ -42,7 +42,7 @@ def trained(network, steps=3):
 
   for _ in range(steps):
     slope = gradient(params)
-    params = jax.tree.map(lambda p, g: p - 0.01 * g, params, slope)
+    params = jax.tree.map(lambda p, g: p - 1e-4 * g, params, slope)
   return nnx.merge(graphdef, params, rest), slope
 
 
