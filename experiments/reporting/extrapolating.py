@@ -185,8 +185,7 @@ def explanation(wanted: Amounts) -> str:
     f"Test images, all {done} by the same amount ({wanted.unit}), without"
     " clutter. Residual: root mean square of the amount plus that of the"
     " transformer, about the mean of the class over amounts within the training"
-    " range. Mean ± standard deviation over the seeds. *: within the training"
-    " range."
+    " range, marked (trained). Mean ± standard deviation over the seeds."
   )
 
 
@@ -208,7 +207,7 @@ def tables(analysed: Analysed, group: Group) -> dict[str, Table]:
   low, high = first["trained"] or (np.nan, np.nan)
   slack = 0.01 * (high - low)
   names = [
-    f"{amount:g}" + " *" * (low - slack <= amount <= high + slack)
+    f"{amount:g}" + " (trained)" * (low - slack <= amount <= high + slack)
     for amount in first["amounts"]
   ]
   found = {}
