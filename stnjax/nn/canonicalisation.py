@@ -33,9 +33,10 @@ _SCORED_SIDE = 8  # features of more pixels along a side are convolved first
 _QUARTER_TURN = np.array([[0.0, -1.0], [1.0, 0.0]])
 
 
-def _by_size(poses: Sequence[Sequence[float]]) -> np.ndarray:
+def _by_size(poses: ArrayLike) -> np.ndarray:
   """Poses in order of their distance from the identity."""
-  return np.array(sorted(poses, key=lambda pose: np.square(pose).sum()))
+  poses = np.asarray(poses)
+  return poses[np.argsort(np.square(poses).sum(axis=1), kind="stable")]
 
 
 def _register_poses() -> None:
@@ -72,11 +73,11 @@ class Choice(NamedTuple):
 
   Attributes:
     theta: `[B, 2, 3]` or `[B, 3, 3]`, the matrix of each pose.
-    index: `[B]`, integers, its index among the poses.
+    number: `[B]`, integers, its index among the poses.
   """
 
   theta: jax.Array
-  index: jax.Array
+  number: jax.Array
 
 
 class PoseSearch(nnx.Module):
@@ -181,7 +182,7 @@ class PoseSearch(nnx.Module):
     warped = sampling.warp(
       lax.collapse(stacked, 0, 2), thetas, padding=self.padding
     )
-    return warped.reshape(stacked.shape)
+    return jnp.reshape(warped, stacked.shape)
 
   def score(
     self, features: jax.Array, apply: Callable[..., jax.Array] | None = None
@@ -230,8 +231,8 @@ class PoseSearch(nnx.Module):
       )
     scores = checks.floating("scores", scores)
     soft = jax.nn.softmax(scores / self.temperature, axis=-1)
-    index = jnp.argmax(scores, axis=-1)
-    weights = jax.nn.one_hot(index, len(self.poses), dtype=soft.dtype)
+    number = jnp.argmax(scores, axis=-1)
+    weights = jax.nn.one_hot(number, len(self.poses), dtype=soft.dtype)
     weights += soft - lax.stop_gradient(soft)  # 0, with a gradient
     turns, rests = self._split(square=True)
     matrices = np.stack(
@@ -243,7 +244,7 @@ class PoseSearch(nnx.Module):
       jnp.asarray(matrices, soft.dtype),
       precision=lax.Precision.HIGHEST,
     )
-    return Choice(theta, index)
+    return Choice(theta, number)
 
   def _split(self, square: bool) -> tuple[list[int], np.ndarray]:
     """Each pose as quarter turns, counter-clockwise, and a rest.

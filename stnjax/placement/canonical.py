@@ -70,8 +70,8 @@ class Canonicalised(InputWarp):
     features = network.through(lax.collapse(copies, 0, 2), own, 0, depth)
     best = search.choose(search.score(features, own.apply))
     features = features.reshape(-1, count, *features.shape[1:])
-    index = best.index[:, None, None, None, None]
-    chosen = jnp.take_along_axis(features, index, axis=1)[:, 0]
+    number = best.number[:, None, None, None, None]
+    chosen = jnp.take_along_axis(features, number, axis=1)[:, 0]
     theta = network.scale_gradient(best.theta)
     theta = network.localise(depth, chosen, context, theta)
     warped = network.resample(depth, images, theta, last=True)

@@ -174,6 +174,25 @@ def test_tables_and_figures_group_seeds(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  "flag, message",
+  [
+    ("--family=affine", "has no amounts; accepted: rotation, scale"),
+    ("--step=0", "step must be above 0"),
+    ("--only=DEF", "holds no finished run to analyse"),
+  ],
+)
+def test_mistakes(workdir, flag, message):
+  process = scripts.Script(
+    "tests.toy_sets", "extrapolation", f"--workdir={workdir}", flag, env={}
+  )
+  code, _, err = scripts.finish(process)
+  assert code != 0
+  assert "Traceback" not in err
+  assert message in err
+
+
+@pytest.mark.slow
 def test_the_script(workdir):
   flags = ("--images=4", "--low=-90", "--high=90", "--step=90")
   process = scripts.Script(

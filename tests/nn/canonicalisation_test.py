@@ -161,14 +161,14 @@ class ChoiceTest(parameterized.TestCase):
     search = nn.PoseSearch(random_scorer(), "similarity")
     scores = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
     found = search.choose(jnp.asarray(scores))
-    np.testing.assert_array_equal(found.index, scores.argmax(axis=1))
+    np.testing.assert_array_equal(found.number, scores.argmax(axis=1))
     poses = POSES["similarity"][scores.argmax(axis=1)]
     for theta, (log, angle, x, y) in zip(found.theta, poses, strict=True):
       turn = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
       expected = np.hstack([np.exp(log) * np.array(turn), [[x], [y]]])
       np.testing.assert_allclose(theta, expected, atol=1e-7)
     alone = search.choose(jnp.eye(32)).theta
-    np.testing.assert_array_equal(found.theta, alone[found.index])
+    np.testing.assert_array_equal(found.theta, alone[found.number])
 
   def test_of_equal_scores_the_first_wins(self):
     search = nn.PoseSearch(score_net((12, 12, 2), rngs=nnx.Rngs(0)), "rotation")
