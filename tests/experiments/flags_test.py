@@ -44,9 +44,6 @@ SETTINGS = [
   ("--width=inf", "width must be positive and finite, got inf"),
   ("--width=0", "width must be positive and finite, got 0"),
   ("--width=1e-300", "width must be at least 1.18e-38"),
-  ("--parameters=100", "parameters=100 for network='STN-SL1': no width makes"),
-  ("--parameters=9000 --width=0.5", "parameters=9000 chooses the width"),
-  ("--train_images=10001", "train_images must be at most 10000"),
   ("--localisation_width=1e30", "localisation_width must be positive and less"),
   ("--localisation_width=nan", "localisation_width must be positive"),
   ("--epochs=99999999999999999999", "epochs must be at most 2,147,483,647"),
@@ -68,6 +65,9 @@ SETTINGS = [
   ),
   ("--more_iterations=1,a", "--more_iterations must be whole numbers"),
   ("--more_iterations=2,1", "more_iterations must be positive and rise"),
+  ("--parameters=100", "parameters=100 for network='.*': no width makes"),
+  ("--parameters=9000 --width=0.5", "parameters=9000 chooses the width"),
+  ("--train_images=10001", "train_images must be at most 10000"),
 ]
 OBJECTS = [
   ("--backbone=resnet", "backbone='resnet' is unknown; accepted: .*plain"),
