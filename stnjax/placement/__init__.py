@@ -11,9 +11,13 @@ Any backbone, a list of stages, and a placement make a network::
   STN-UCNX  the features behind stage X        the patch that stage X+1 reads
                                                at each place
   DEFX      the features behind stage X        each tap of stage X+1
+  STN-CANX  copies of the input at a grid of   the input
+            poses, by the classifier's stages
+            1..X
 
-"STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN
-and DEF have one depth, see `stnjax.nn.deformation`.
+"STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN,
+DEF and STN-CAN have one depth, see `stnjax.nn.deformation` and
+`stnjax.nn.canonicalisation`.
 
   `create`, `place`: make a `Network`, by name or of a `Backbone`;
   `BACKBONES`, `Backbone`, `Task`: to add a backbone;
@@ -33,6 +37,7 @@ from stnjax.placement import no_transformer as no_transformer
 from stnjax.placement import feature_warp as feature_warp
 from stnjax.placement import input_warp as input_warp
 from stnjax.placement import deformed as deformed
+from stnjax.placement import canonical as canonical
 # isort: on
 
 from stnjax.placement import plain as plain

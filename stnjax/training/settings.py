@@ -64,6 +64,11 @@ class Settings:
     0.25,
     "Factor on the filters and hidden units of the backbone; 1 is the paper's.",
   )
+  parameters: int | None = _setting(
+    None,
+    "Number of learnable parameters: the width of the backbone is chosen so"
+    " that the network has as many, within 10 %. By default --width decides.",
+  )
   localisation_width: float = _setting(
     1.0,
     "Factor on the filters and hidden units of the localisation net; 1 is the"
@@ -101,6 +106,11 @@ class Settings:
     None,
     "Share of its running averages that every batch norm keeps in a step of"
     " training; by default 0.99 unless the backbone says otherwise.",
+  )
+  train_images: int | None = _setting(
+    None,
+    "Number of training images, the first ones of each class in equal shares;"
+    " by default all.",
   )
   epochs: int = _setting(30, "Number of passes over the training set.")
   batch_size: int = _setting(64, "Images in a step, over all devices.")
@@ -173,6 +183,11 @@ class Settings:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       _check_value(field, getattr(self, field.name))
+    if self.parameters is not None and self.width != type(self).width:
+      raise ValueError(
+        f"parameters={self.parameters} chooses the width, and cannot be"
+        f" combined with width={self.width:g}; leave one of them out"
+      )
     parsed = placement.parse(self.network)
     if self.trained == "localisation" and not parsed.depths:
       raise ValueError(
@@ -210,6 +225,8 @@ class Settings:
       self.dataset,
       self.perturbation,
       *([self.backbone] if self.backbone else []),
+      *([f"parameters_{self.parameters}"] if self.parameters else []),
+      *([f"images_{self.train_images}"] if self.train_images else []),
       f"lr_{self.learning_rate:g}",
       *([f"warm_{_network_in(self.warm_start)}"] if self.warm_start else []),
       *(["localisation_only"] if self.trained == "localisation" else []),

@@ -126,6 +126,15 @@ class OptionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f"{name}=.*'own' takes no {name}"):
       self.build(**{name: value})
 
+  def test_parameters_need_a_backbone_that_takes_a_width(self):
+    def own(task, *, rngs):
+      return BACKBONES["plain"](task, rngs=rngs)
+
+    self.register(own)
+    message = "parameters=9000: backbone 'own' takes no width; leave it out"
+    with self.assertRaisesRegex(ValueError, message):
+      self.build(parameters=9000)
+
   def test_options_are_those_of_the_settings(self):
     given = []
 
