@@ -9,7 +9,9 @@ Images:
 Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;
   `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
-  `family_grid`: of the parameters of a transform family.
+  `family_grid`: of the parameters of a transform family;
+  `polar_grid`, `log_polar_grid`, `shear_grid`, `stretch_grid`: of coordinates
+    in which rotations, scalings, shears and stretches are shifts.
 
 Found by name, and open to others:
   `METHODS`, `Method`: interpolation between pixels;
@@ -17,6 +19,10 @@ Found by name, and open to others:
   `KERNELS`, `Kernel`: implementations by platform.
 """
 
+from stnjax.sampling.canonical_grids import log_polar_grid as log_polar_grid
+from stnjax.sampling.canonical_grids import polar_grid as polar_grid
+from stnjax.sampling.canonical_grids import shear_grid as shear_grid
+from stnjax.sampling.canonical_grids import stretch_grid as stretch_grid
 from stnjax.sampling.grid_families import family_grid as family_grid
 from stnjax.sampling.grids import affine_grid as affine_grid
 from stnjax.sampling.grids import affine_pixel_grid as affine_pixel_grid
