@@ -98,7 +98,7 @@ class EquivariantLocaliser(nnx.Module):
     family: str | transforms.Family,
     *,
     orientations: int = 1,
-    filters: Sequence[int] = (16, 32),
+    filters: Sequence[int] = (16, 16),
     angles: int = 32,
     octaves: tuple[float, float] = (-2.0, 2.0),
     prior: bool = True,
@@ -189,8 +189,7 @@ class EquivariantLocaliser(nnx.Module):
       place = coordinates.to_normalised(steps[:, ::-1], self._map_shape)
     parameters = []
     if self.poses is not None:
-      scores = self.pose_scores(self.canonical(features, place))
-      parameters = self._pose(scores)
+      parameters = [self.pose(self.canonical(features, place))]
     if place is not None:
       parameters.append(place * np.array(self.extent).astype(place.dtype))
     return jnp.concatenate(parameters, axis=-1)
@@ -221,14 +220,32 @@ class EquivariantLocaliser(nnx.Module):
     polar = sampling.grid_sample(features, grid, padding="border")
     return self._relative(polar)
 
-  def pose_scores(self, polar: jax.Array) -> jax.Array:
-    """Scores `[B, N, M]` of N angles, M log factors; of 1 where there are none.
+  def pose(self, polar: jax.Array) -> jax.Array:
+    """Log factor and angle, those that the family has, `[B, 1 or 2]`.
 
     Args:
       polar: `[B, A, R, C]`, as `canonical` returns it.
     """
     scores = self.poses(polar)
-    return scores if self.parts.rotation else scores.mean(1, keepdims=True)
+    if not self.parts.rotation:
+      scores = scores.mean(axis=1, keepdims=True)
+    reach = (
+      round(_REACH_DEGREES / 360 * self.angles) * self.parts.rotation,
+      round(_REACH_OCTAVES * STEPS_PER_OCTAVE) * self.parts.scale,
+    )
+    steps = group_scores.soft_peak(
+      scores,
+      self.pose_prior(scores) if self.pose_prior else 0.0,
+      reach=reach,
+      circular=True,
+    )
+    half = self.angles / 2
+    turned = (steps[:, :1] + half) % self.angles - half
+    octaves = self.octaves[0] + steps[:, 1:] / STEPS_PER_OCTAVE
+    log_factor = octaves * np.log(2).astype(steps.dtype)
+    angle = turned * np.asarray(2 * np.pi / self.angles, steps.dtype)
+    both = [(self.parts.scale, log_factor), (self.parts.rotation, angle)]
+    return jnp.concatenate([value for has, value in both if has], axis=-1)
 
   def place_scores(self, features: jax.Array) -> jax.Array:
     """Scores `[B, h, w]` of places, of features `[B, H, W, C]`."""
@@ -237,29 +254,6 @@ class EquivariantLocaliser(nnx.Module):
       grouped = features.reshape(*features.shape[:3], -1, self.orientations)
       features = grouped.max(axis=-1)
     return self.places(self._reduced(features))
-
-  def _pose(self, scores: jax.Array) -> list[jax.Array]:
-    """Log factor and angle, those that the family has, `[B, 1]` each."""
-    per_octave = STEPS_PER_OCTAVE * _REACH_OCTAVES
-    reach = (
-      round(_REACH_DEGREES / 360 * self.angles) if self.parts.rotation else 0,
-      round(per_octave) if self.parts.scale else 0,
-    )
-    steps = group_scores.soft_peak(
-      scores,
-      self.pose_prior(scores) if self.pose_prior else 0.0,
-      reach=reach,
-      circular=True,
-    )
-    parameters = []
-    if self.parts.scale:
-      octaves = self.octaves[0] + steps[:, 1:] / STEPS_PER_OCTAVE
-      parameters.append(octaves * np.log(2).astype(steps.dtype))
-    if self.parts.rotation:
-      half = self.angles / 2
-      turned = (steps[:, :1] + half) % self.angles - half
-      parameters.append(turned * (2 * np.pi / self.angles))
-    return parameters
 
   def _place_net(self, **options) -> group_scores.ScoreNet:
     filters = options["filters"]
@@ -334,7 +328,7 @@ class EquivariantLocaliser(nnx.Module):
 
   def _log_polar(self, centre: jax.Array) -> jax.Array:
     """The log-polar grid, with what the kernels see beyond the scores."""
-    around = sum((c.kernel_size[1] - 1) // 2 for c in self.poses.convs)
+    around = self.poses.columns_used // 2
     largest = (min(self.in_shape[:2]) - 1) / 2
     count = self._num_factors + 2 * around
     outside = 2.0 ** (around / STEPS_PER_OCTAVE)

@@ -17,6 +17,8 @@ from stnjax import promotion
 from stnjax.nn import convolution, initialisers
 
 _UNIFORM_SHARE = 0.05  # of the prior, so that no transform is ruled out
+_SHARPNESS = 2.0  # of the softmax about a peak
+_FLAT = 1e-3  # standard deviation of scores that are hardly a peak
 
 
 class ScoreNet(nnx.Module):
@@ -50,37 +52,76 @@ class ScoreNet(nnx.Module):
       rngs: Keys for the initial values.
     """
     self.polar = polar
-    widths, sizes = [channels, *filters, 1], [*kernels, template]
+    widths = [channels, *filters]
+
+    def conv(fan_in, fan_out, size, **options):
+      values = initialisers.of_layer(init, fan_in * size[0] * size[1])
+      return nnx.Conv(
+        fan_in, fan_out, size, padding="VALID", **values, **options, rngs=rngs
+      )
+
     self.convs = nnx.List(
       [
-        nnx.Conv(
-          fan_in,
-          fan_out,
-          size,
-          padding="VALID",
-          use_bias=fan_out != 1,  # the same for all transforms
-          **initialisers.of_layer(init, fan_in * size[0] * size[1]),
-          rngs=rngs,
-        )
+        conv(fan_in, fan_out, size)
         for (fan_in, fan_out), size in zip(
-          itertools.pairwise(widths), sizes, strict=True
+          itertools.pairwise(widths), kernels, strict=True
         )
       ]
     )
+    # A bias would be the same for all transforms.
+    self.template = conv(widths[-1], 1, template, use_bias=False)
+
+  @property
+  def columns_used(self) -> int:
+    """Columns of a polar image that the kernels use up."""
+    layers = [*self.convs, self.template]
+    return sum(layer.kernel_size[1] - 1 for layer in layers)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Scores `[B, h, w]` of `[B, H, W, C]`."""
     for conv in self.convs:
-      x = convolution.conv(self._padded(x, conv), conv.kernel[...], "VALID")
-      if conv.bias is not None:
-        x = nnx.relu(x + conv.bias[...])
-    return x[..., 0]
+      kernel = conv.kernel[...]
+      x = convolution.conv(self._padded(x, kernel), kernel, "VALID")
+      x = nnx.relu(x + conv.bias[...])
+    kernel = self.template.kernel[...]
+    if self.polar:
+      return circular_correlation(x, kernel[..., 0])
+    return convolution.conv(self._padded(x, kernel), kernel, "VALID")[..., 0]
 
-  def _padded(self, x: jax.Array, conv: nnx.Conv) -> jax.Array:
-    rows, columns = (((k - 1) // 2, k // 2) for k in conv.kernel_size)
+  def _padded(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    rows, columns = (((k - 1) // 2, k // 2) for k in kernel.shape[:2])
     if self.polar:
       return jnp.pad(x, ((0, 0), rows, (0, 0), (0, 0)), mode="wrap")
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)), mode="edge")
+
+
+@promotion.usual
+def circular_correlation(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Correlates with one kernel, around the circle along the rows.
+
+  By Fourier transforms along the rows: the kernel may be as high as the image.
+
+  Args:
+    x: `[B, H, W, C]`, whose first row follows its last one.
+    kernel: `[kh, kw, C]`, kh at most H.
+
+  Returns:
+    `[B, H, W - kw + 1]`: row i reads rows i to i + kh - 1.
+  """
+  height, width = x.shape[1:3]
+  count = width - kernel.shape[1] + 1
+  spectrum = jnp.fft.rfft(x, axis=1)
+  filters = jnp.fft.rfft(kernel, n=height, axis=0).conj()
+  products = [
+    jnp.einsum(
+      "bkwc,kc->bkw",
+      spectrum[:, :, column : column + count],
+      filters[:, column],
+      precision=lax.Precision.HIGHEST,
+    )
+    for column in range(kernel.shape[1])
+  ]
+  return jnp.fft.irfft(sum(products), n=height, axis=1)
 
 
 class LearnedPrior(nnx.Module):
@@ -138,9 +179,9 @@ def soft_peak(
 
   The peak is the highest of the scores within reach of the highest sum of score
   and log prior. The position is the mean of those within reach of the peak,
-  weighted by a softmax of the scores that tapers off. Where scores move by
-  whole steps, so does the position; with several peaks, or none, it is defined
-  as well.
+  weighted by a softmax of their standardised scores that tapers off: a factor
+  on the scores does not change it. Where scores move by whole steps, so does
+  the position; with several peaks, or none, it is defined as well.
 
   Args:
     scores: `[B, N, M]`.
@@ -149,33 +190,48 @@ def soft_peak(
     circular: Whether the first axis closes to a circle.
 
   Returns:
-    `[B, 2]`, steps along each axis.
+    `[B, 2]`, steps along each axis; a circular one may lie up to its reach
+    outside of 0 to N - 1.
 
   Gradient: exact with respect to the scores within reach of the peak.
   """
+  scores = jnp.asarray(scores)
   batch, sides = len(scores), scores.shape[1:]
   flat = lax.stop_gradient(scores + log_prior).reshape(batch, -1)
   peak = jnp.stack(jnp.unravel_index(flat.argmax(-1), sides), axis=-1)
-  offsets = np.stack(
-    np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1
-  ).reshape(-1, 2)
-  nearby = _at(scores, peak, offsets, circular)
-  peak = peak + jnp.asarray(offsets)[lax.stop_gradient(nearby).argmax(-1)]
-  nearby = _at(scores, peak, offsets, circular)
+  sizes = [2 * r + 1 for r in reach]
+  offsets = np.indices(sizes, np.int32).reshape(2, -1).T - np.int32(reach)
+  # From near to far: of equal scores, the nearest one is the peak.
+  offsets = offsets[np.argsort((offsets**2).sum(-1), stable=True)]
+  around, inside = _at(lax.stop_gradient(scores), peak, offsets, circular)
+  highest = jnp.where(inside, around, -jnp.inf).argmax(-1)
+  peak = peak + jnp.asarray(offsets)[highest]
+  around, inside = _at(scores, peak, offsets, circular)
   taper = np.cos(np.pi / 2 * offsets / (np.array(reach) + 1)) ** 2
-  logits = nearby + np.log(taper.prod(-1)).astype(scores.dtype)
-  weights = jax.nn.softmax(logits, axis=-1)
+  logits = _standardised(around, inside) * _SHARPNESS
+  weights = jnp.where(inside, taper.prod(-1).astype(scores.dtype), 0)
+  weights = jax.nn.softmax(logits, axis=-1, where=weights > 0) * weights
+  weights = weights / weights.sum(axis=-1, keepdims=True)
   return peak + weights @ offsets.astype(scores.dtype)
+
+
+def _standardised(values: jax.Array, valid: jax.Array) -> jax.Array:
+  """Values `[B, K]` with mean 0 and variance 1 of the valid ones."""
+  count = valid.sum(axis=-1, keepdims=True)
+  mean = jnp.where(valid, values, 0).sum(axis=-1, keepdims=True) / count
+  moved = jnp.where(valid, values - mean, 0)
+  variance = (moved**2).sum(axis=-1, keepdims=True) / count
+  return moved / jnp.sqrt(variance + _FLAT**2)
 
 
 def _at(
   scores: jax.Array, peak: jax.Array, offsets: np.ndarray, circular: bool
-) -> jax.Array:
-  """Scores `[B, K]` at K offsets from a peak; -inf where there are none."""
+) -> tuple[jax.Array, jax.Array]:
+  """Scores `[B, K]` at K offsets from a peak, and which of them there are."""
   rows, columns = jnp.moveaxis(peak[:, None] + offsets, -1, 0)
   count, width = scores.shape[1:]
   if circular:
     rows = rows % count
   inside = (rows >= 0) & (rows < count) & (columns >= 0) & (columns < width)
   images = jnp.arange(len(scores))[:, None]
-  return jnp.where(inside, scores[images, rows, columns], -jnp.inf)
+  return scores[images, rows, columns], inside

@@ -17,7 +17,7 @@ from stnjax.placement import base, blocks, probing
 from stnjax.placement.input_warp import SharedStages
 
 _ORIENTATIONS = 8
-_FILTERS = (16, 32)
+_FILTERS = (16, 16)
 
 
 @base.register

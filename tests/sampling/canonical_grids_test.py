@@ -138,10 +138,10 @@ class PolarTest(parameterized.TestCase):
       moved[:, 1:], np.roll(still, 1, axis=0)[:, :-1], atol=1e-4
     )
 
-  @pytest.mark.usefixtures("x64")
   @parameterized.product(
     make=(sampling.polar_grid, sampling.log_polar_grid), inverse=(False, True)
   )
+  @pytest.mark.usefixtures("x64")
   def test_gradient_of_the_centre(self, make, inverse):
     shapes = ((9, 9), (8, 6)) if inverse else ((8, 6), (9, 9))
     random = np.random.default_rng(0).normal(size=(*shapes[0], 2))
@@ -195,8 +195,8 @@ class ShearAndStretchTest(parameterized.TestCase):
     np.testing.assert_allclose(stretched[:, 6:], still[:, 5:9], atol=1e-4)
     np.testing.assert_allclose(x[0, [0, 4, 5, 9]], [-16, -1, 1, 16], atol=1e-4)
 
-  @pytest.mark.usefixtures("x64")
   @parameterized.parameters(sampling.shear_grid, sampling.stretch_grid)
+  @pytest.mark.usefixtures("x64")
   def test_centres_move_the_grid(self, make):
     centres = np.array([[0.25, 0.1], [-0.3, 0.2]])
     still = make((4, 6), SHAPE, centre=np.zeros(2))
