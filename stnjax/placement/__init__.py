@@ -8,10 +8,10 @@ Any backbone, a list of stages, and a placement make a network:
   STN-CX    the features behind stage X        those features
   STN-DLX   its own copy of stages 1..X        the input
   STN-SLX   the classifier's stages 1..X       the input
-  STN-EQX   the classifier's stages 1..X       the input
   STN-UCNX  the features behind stage X        the patch that stage X+1 reads
                                                at each place
   DEFX      the features behind stage X        each tap of stage X+1
+  STN-EQX   the classifier's stages 1..X       the input
 
 "STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN
 and DEF have one depth, see `stnjax.nn.deformation`. STN-EQ has an equivariant
@@ -34,8 +34,8 @@ extras.needs("flax", "optax", extra="nn")
 from stnjax.placement import no_transformer as no_transformer
 from stnjax.placement import feature_warp as feature_warp
 from stnjax.placement import input_warp as input_warp
-from stnjax.placement import equivariant as equivariant
 from stnjax.placement import deformed as deformed
+from stnjax.placement import equivariant as equivariant
 # isort: on
 
 from stnjax.placement import plain as plain
