@@ -77,13 +77,12 @@ class EquivariantLocaliser(nnx.Module):
     similarity: a place, then rotation and scale about it.
 
   The pose is the peak of the scores, refined between steps, see
-  `group_scores.soft_peak`. It moves with the image, exactly by whole steps of
-  the scores, and closely between them: with transformers of the family, a
-  pose about which all transformed versions of an image agree, except where two
-  peaks are equally high, at the bounds of scales and places, and for the place
-  in "similarity", which convolutions find that do not turn with the image. The
-  pose that an image is brought to is not its own: there is no identity to
-  start from.
+  `group_scores.soft_peak`. It moves with the image: exactly by whole steps of
+  the scores, closely between them. A transformer of the family therefore brings
+  all transformed versions of an image to one pose. Exceptions are images with
+  two equally high peaks, scales and places at the bounds of their range, and
+  the place in "similarity", whose convolutions do not turn with the image. An
+  untrained localiser does not predict the identity.
 
   Reference: see the module.
 
@@ -250,7 +249,7 @@ class EquivariantLocaliser(nnx.Module):
   def place_scores(self, features: jax.Array) -> jax.Array:
     """Scores `[B, h, w]` of places, of features `[B, H, W, C]`."""
     if self.parts.rotation and self.orientations > 1:
-      # What turns with the image and is no orientation: their largest.
+      # The maximum over orientations turns with the image.
       grouped = features.reshape(*features.shape[:3], -1, self.orientations)
       features = grouped.max(axis=-1)
     return self.places(self._reduced(features))
