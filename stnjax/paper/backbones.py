@@ -57,6 +57,7 @@ def backbone(
     geometry=functools.partial(
       geometry, tuple(stage.windows for stage in made)
     ),
+    localisation_width=localisation_width,
   )
 
 

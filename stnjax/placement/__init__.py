@@ -14,10 +14,12 @@ Any backbone, a list of stages, and a placement make a network::
   STN-CANX  copies of the input at a grid of   the input
             poses, by the classifier's stages
             1..X
+  STN-EQX   the classifier's stages 1..X       the input
 
 "STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN,
 DEF and STN-CAN have one depth, see `stnjax.nn.deformation` and
-`stnjax.nn.canonicalisation`.
+`stnjax.nn.canonicalisation`. STN-EQ has an equivariant localiser, see
+`stnjax.nn.equivariant_localisation`.
 
   `create`, `place`: make a `Network`, by name or of a `Backbone`;
   `BACKBONES`, `Backbone`, `Task`: to add a backbone;
@@ -38,6 +40,7 @@ from stnjax.placement import feature_warp as feature_warp
 from stnjax.placement import input_warp as input_warp
 from stnjax.placement import deformed as deformed
 from stnjax.placement import canonical as canonical
+from stnjax.placement import equivariant as equivariant
 # isort: on
 
 from stnjax.placement import plain as plain

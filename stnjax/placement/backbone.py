@@ -60,6 +60,8 @@ class Backbone(nnx.Module):
     padding: str = "border",
     halve_output: bool = False,
     geometry: Callable[[int], Geometry] | None = None,
+    orientations: int = 1,
+    localisation_width: float = 1.0,
   ):
     """Keeps the parts.
 
@@ -86,6 +88,12 @@ class Backbone(nnx.Module):
         height and width.
       geometry: Function of a depth that returns the `alignability.Geometry` of
         the features behind so many stages; inferred where None.
+      orientations: Number G of orientations of the features behind stages: 1
+        for ordinary convolutions. If above 1, channel `f * G + g` is the
+        response of filter f turned by g steps of 360 / G degrees
+        counter-clockwise as drawn.
+      localisation_width: Factor on the numbers of filters of localisers that a
+        placement makes itself.
 
     Raises:
       ValueError: For an unknown padding, or unless one of `head` and
@@ -111,6 +119,8 @@ class Backbone(nnx.Module):
     self.padding = padding
     self.halve_output = halve_output
     self.geometry = geometry
+    self.orientations = orientations
+    self.localisation_width = localisation_width
 
   def make_localiser(
     self,

@@ -154,6 +154,11 @@ class Placement:
     return ()
 
   @property
+  def orientations(self) -> int:
+    """How many orientations the convolutions of the stages need to have."""
+    return 1
+
+  @property
   def halved_depth(self) -> int | None:
     """Depth whose size `halve_output` halves; None for nowhere."""
     return None

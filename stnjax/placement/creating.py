@@ -128,6 +128,8 @@ def create(
   (2, 10)
   """
   placement = names.parse(network) if isinstance(network, str) else network
+  if placement.orientations > 1:
+    options = {"orientations": placement.orientations, **options}
   made = backbones.make_backbone(
     backbone,
     task,

@@ -80,6 +80,7 @@ def plain(
     geometry=functools.partial(
       geometry, tuple(stage.windows for stage in made)
     ),
+    localisation_width=localisation_width,
   )
 
 

@@ -10,7 +10,9 @@ Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;
   `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
   `compose_flows`, `invert_flow`, `jacobian_determinant`: of displacements;
-  `family_grid`: of the parameters of a transform family.
+  `family_grid`: of the parameters of a transform family;
+  `polar_grid`, `log_polar_grid`, `shear_grid`, `stretch_grid`: of coordinates
+    in which rotations, scalings, shears and stretches are shifts.
 
 Found by name, and open to others:
   `METHODS`, `Method`: interpolation between pixels;
@@ -18,6 +20,10 @@ Found by name, and open to others:
   `KERNELS`, `Kernel`: implementations by platform.
 """
 
+from stnjax.sampling.canonical_grids import log_polar_grid as log_polar_grid
+from stnjax.sampling.canonical_grids import polar_grid as polar_grid
+from stnjax.sampling.canonical_grids import shear_grid as shear_grid
+from stnjax.sampling.canonical_grids import stretch_grid as stretch_grid
 from stnjax.sampling.flows import compose_flows as compose_flows
 from stnjax.sampling.flows import flow_grid as flow_grid
 from stnjax.sampling.flows import invert_flow as invert_flow

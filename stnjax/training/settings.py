@@ -34,8 +34,8 @@ class Settings:
 
   network: str = _setting(
     "STN-SL1",
-    "Network: CNN, or STN-C, STN-DL, STN-SL followed by the depths of the"
-    " spatial transformers, such as STN-C1, STN-SL0,1 or STN-SL1x2.",
+    "Network: CNN, or STN-C, STN-DL, STN-SL, STN-EQ followed by the depths of"
+    " the spatial transformers, such as STN-C1, STN-SL0,1 or STN-SL1x2.",
   )
   dataset: str = _setting(
     "mnist_subset",
@@ -201,7 +201,7 @@ class Settings:
     if not parsed.repeats:
       raise ValueError(
         f"more_iterations: {self.network} has no transformer to repeat;"
-        " accepted: STN-C, STN-DL and STN-SL"
+        " accepted: STN-C, STN-DL, STN-SL and STN-EQ"
       )
     most = placement.MOST_ITERATIONS - len(parsed.depths)
     if len(self.more_iterations) > most:

@@ -18,6 +18,7 @@ EXPECTED = {  # parameters -> matrix, worked out by hand
   "translation": ([0.3, -0.2], [[1, 0, 0.3], [0, 1, -0.2]]),
   "rotation": ([np.pi / 6], [[3**0.5 / 2, -0.5, 0], [0.5, 3**0.5 / 2, 0]]),
   "scale": ([np.log(2)], [[2, 0, 0], [0, 2, 0]]),
+  "rotation_scale": ([np.log(2), np.pi / 2], [[0, -2, 0], [2, 0, 0]]),
   "attention": ([np.log(2), 0.1, 0.4], [[2, 0, 0.1], [0, 2, 0.4]]),
   "similarity": (
     [np.log(2), np.pi / 2, 0.1, 0.4],
