@@ -5,8 +5,8 @@ A spatial transformer in a network of your own:
   st = nn.SpatialTransformer(nn.LocalisationNet((28, 28, 1), 6, rngs=rngs))
   warped, theta = st(images)
 
-`deformation`, `convolution`, `initialisers` and `receptive_fields` are modules
-of functions.
+`LiftingConv` and `GroupConv` are equivariant to rotations. `deformation`,
+`convolution`, `initialisers` and `receptive_fields` are modules of functions.
 """
 
 from stnjax import extras
@@ -15,8 +15,11 @@ extras.needs("flax", extra="nn")
 
 from stnjax.nn import convolution as convolution
 from stnjax.nn import deformation as deformation
+from stnjax.nn import group_convolution as group_convolution
 from stnjax.nn import initialisers as initialisers
 from stnjax.nn import receptive_fields as receptive_fields
+from stnjax.nn.group_convolution import GroupConv as GroupConv
+from stnjax.nn.group_convolution import LiftingConv as LiftingConv
 from stnjax.nn.localisation import LocalisationConv as LocalisationConv
 from stnjax.nn.localisation import LocalisationNet as LocalisationNet
 from stnjax.nn.spatial_transformer import (

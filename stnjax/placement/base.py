@@ -121,7 +121,7 @@ class Placement:
 
   @property
   def kind(self) -> str:
-    """Short name of the kind: "CNN", "C", "DL", "SL", "UCN", "DEF"."""
+    """Short name of the kind, such as "CNN", "C" or "SL"."""
     return self.prefix.removeprefix("STN-")
 
   @property
@@ -142,6 +142,14 @@ class Placement:
   def warps_input(self) -> bool:
     """Whether the transformer warps the input, and not features."""
     return False
+
+  @property
+  def orientations(self) -> int:
+    """How many orientations the convolutions of the stages must have.
+
+    1 for any stages, else those of a `Backbone` with as many.
+    """
+    return 1
 
   @property
   def looks_through(self) -> int:
