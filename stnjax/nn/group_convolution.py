@@ -12,13 +12,13 @@ turn of images by `360 / G` degrees,
 
   features(turn(x))[..., f, g] = turn(features(x))[..., f, g - 1].
 
-Quarter turns copy filters exactly. Other turns resample them by
-`sampling.warp(method="cubic")`, which takes weights of the taps inside the disc
-that fits the kernel: a tap in a corner has no place in the kernel once turned by
-45 degrees. So for G = 4 all taps are learned, else those in the disc. For G = 8,
-random filters of 5, 7 or 9 pixels and smooth images, features differ by at most
-10 % after a turn by 45 degrees, and by more than 30 % with taps in the corners.
-Of 3 x 3 filters all taps are in the disc, and features differ by up to 30 %.
+Quarter turns copy filters exactly, and all taps are learned if G = 4. Other
+turns resample filters by `sampling.warp` with method="cubic", and only the taps
+inside the disc that fits the kernel are learned: a tap in a corner has no place
+in the kernel once turned by 45 degrees. Then, for random filters of 5 to 9
+pixels and smooth images, features differ by at most 10 % after a turn by 45
+degrees; with taps in the corners, by more than 30 %. Of 3 x 3 filters, all taps
+lie in the disc, and features differ by up to 30 %.
 
 Equivariance to quarter turns is exact, but for rounding, with padding "VALID"
 or an odd kernel: "SAME" pads even kernels by one pixel more at the end.
