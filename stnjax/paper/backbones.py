@@ -48,7 +48,7 @@ def backbone(
       4, with 1/sqrt(G) of the filters, so that the number of parameters stays
       about the same; 1 for ordinary convolutions. The head is a `GroupHead`,
       whose group convolution stands for the first hidden layer; where there is
-      none, it has as many filters as the last stage.
+      none, it has as many filters as an ordinary last stage.
 
   Raises:
     ValueError: For a factor that is not positive, or too large, an unknown
@@ -123,15 +123,17 @@ def _head(
   widths = classifier.dense
   if orientations == 1:
     return DenseHead(shape, outputs, widths=widths, **options)
-  # The first layer is a group convolution.
-  first = [
-    group_blocks.scaled_filters(width, orientations) for width in widths[:1]
-  ]
+  # The maximum over orientations leaves one unit of each filter.
+  first = (
+    group_blocks.scaled_filters(widths[0], orientations)
+    if widths
+    else classifier.convs[-1].filters
+  )
   return GroupHead(
     shape,
     outputs,
     orientations=orientations,
-    widths=(*first, *widths[1:]),
+    widths=(first, *widths[1:]),
     **options,
   )
 
