@@ -54,7 +54,7 @@ def _audit_and_print(run: Run, load: loading.Load) -> None:
 
 if __name__ == "__main__":
   _ONLY = flags.DEFINE_string(
-    "only", "^CNN", "Runs whose name matches this regular expression."
+    "only", "^G?CNN", "Runs whose name matches this regular expression."
   )
   _IMAGES = flags.DEFINE_integer(
     "images", 24, "How many test images to transform.", lower_bound=2

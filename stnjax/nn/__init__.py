@@ -6,8 +6,8 @@ A spatial transformer in a network of your own::
   warped, theta = st(images)
 
 `EquivariantLocaliser` predicts poses that move as the image does, for families
-of rotations, scalings and translations; `PoseSearch` scores copies of the image
-at a grid of poses.
+of rotations, scalings and translations. `PoseSearch` scores copies of the image
+at a grid of poses. `LiftingConv` and `GroupConv` are equivariant to rotations.
 
 `canonicalisation`, `deformation`, `convolution`, `initialisers` and
 `receptive_fields` are modules of functions.
@@ -20,6 +20,7 @@ extras.needs("flax", extra="nn")
 from stnjax.nn import canonicalisation as canonicalisation
 from stnjax.nn import convolution as convolution
 from stnjax.nn import deformation as deformation
+from stnjax.nn import group_convolution as group_convolution
 from stnjax.nn import initialisers as initialisers
 from stnjax.nn import receptive_fields as receptive_fields
 from stnjax.nn.canonicalisation import PoseSearch as PoseSearch
@@ -29,6 +30,8 @@ from stnjax.nn.equivariant_localisation import (
 from stnjax.nn.equivariant_localisation import (
   EquivariantLocaliser as EquivariantLocaliser,
 )
+from stnjax.nn.group_convolution import GroupConv as GroupConv
+from stnjax.nn.group_convolution import LiftingConv as LiftingConv
 from stnjax.nn.localisation import LocalisationConv as LocalisationConv
 from stnjax.nn.localisation import LocalisationNet as LocalisationNet
 from stnjax.nn.spatial_transformer import (

@@ -15,6 +15,8 @@ Any backbone, a list of stages, and a placement make a network::
             poses, by the classifier's stages
             1..X
   STN-EQX   the classifier's stages 1..X       the input
+  GCNN                                         nothing; stages of group
+                                               convolutions, 8 orientations
 
 "STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN,
 DEF and STN-CAN have one depth, see `stnjax.nn.deformation` and
@@ -24,7 +26,8 @@ DEF and STN-CAN have one depth, see `stnjax.nn.deformation` and
   `create`, `place`: make a `Network`, by name or of a `Backbone`;
   `BACKBONES`, `Backbone`, `Task`: to add a backbone;
   `PLACEMENTS`, `Placement`, `register`: to add a placement;
-  `ConvBlock`, `DenseHead`, `MeanHead`: stages and heads at hand.
+  `ConvBlock`, `DenseHead`, `MeanHead`: stages and heads at hand;
+  `GroupConvBlock`, `GroupHead`: those of group convolutions.
 
 Reference: Finnveden, Jansson and Lindeberg 2020 (arXiv:2004.11678).
 """
@@ -41,6 +44,7 @@ from stnjax.placement import input_warp as input_warp
 from stnjax.placement import deformed as deformed
 from stnjax.placement import canonical as canonical
 from stnjax.placement import equivariant as equivariant
+from stnjax.placement import group_cnn as group_cnn
 # isort: on
 
 from stnjax.placement import plain as plain
@@ -64,6 +68,8 @@ from stnjax.placement.creating import create as create
 from stnjax.placement.creating import part as part
 from stnjax.placement.creating import place as place
 from stnjax.placement.deformed import Deformable as Deformable
+from stnjax.placement.group_blocks import GroupConvBlock as GroupConvBlock
+from stnjax.placement.group_blocks import GroupHead as GroupHead
 from stnjax.placement.names import parse as parse
 from stnjax.placement.network import Network as Network
 from stnjax.placement.network import Output as Output

@@ -121,7 +121,7 @@ class Placement:
 
   @property
   def kind(self) -> str:
-    """Short name of the kind: "CNN", "C", "DL", "SL", "UCN", "DEF"."""
+    """Short name of the kind, such as "CNN", "C" or "SL"."""
     return self.prefix.removeprefix("STN-")
 
   @property
@@ -144,6 +144,14 @@ class Placement:
     return False
 
   @property
+  def orientations(self) -> int:
+    """How many orientations the convolutions of the stages must have.
+
+    1 for any stages, else those of a `Backbone` with as many.
+    """
+    return 1
+
+  @property
   def looks_through(self) -> int:
     """How many of the classifier's own stages come before a transformer."""
     return max(self.depths, default=0)
@@ -152,11 +160,6 @@ class Placement:
   def geometry_depths(self) -> tuple[int, ...]:
     """Depths whose receptive fields `run` needs."""
     return ()
-
-  @property
-  def orientations(self) -> int:
-    """How many orientations the convolutions of the stages need to have."""
-    return 1
 
   @property
   def halved_depth(self) -> int | None:

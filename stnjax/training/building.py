@@ -217,6 +217,7 @@ def _maker(
     setup.make_backbone,
     setup.task,
     depths=parsed.geometry_depths,
+    orientations=parsed.orientations,
     **options,
   )
 

@@ -34,7 +34,8 @@ class Settings:
 
   network: str = _setting(
     "STN-SL1",
-    "Network: CNN, or STN-C, STN-DL, STN-SL, STN-EQ followed by the depths of"
+    "Network: CNN, GCNN, or STN-C, STN-DL, STN-SL, STN-EQ, STN-CAN followed by"
+    " the depths of"
     " the spatial transformers, such as STN-C1, STN-SL0,1 or STN-SL1x2.",
   )
   dataset: str = _setting(

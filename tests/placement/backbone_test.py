@@ -58,7 +58,7 @@ def strided(task, *, rngs, width=1.0, filters=4):
   return Backbone(stages, head)
 
 
-PLACED = ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0")
+PLACED = ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0", "GCNN")
 
 
 class EveryPlacementTest(parameterized.TestCase):
