@@ -6,7 +6,7 @@ object, shifted along one axis:
   `polar_grid`      rotation about the centre    along the angles
   `log_polar_grid`  rotation, and scaling        along angles and log radii
   `shear_grid`      shear, x -> x + k y          along x / y
-  `stretch_grid`    stretch, x -> s x            along log |x|
+  `stretch_grid`    stretch, x -> s x            along `log |x|`
 
 Lengths are pixels of the image, so that circles are round in images that are
 not square.
@@ -221,13 +221,13 @@ def stretch_grid(
   least_distance: float = 1.0,
   largest_distance: float | None = None,
 ) -> jax.Array:
-  """The grid in which a horizontal stretch is a shift: columns at log |x|.
+  """The grid in which a horizontal stretch is a shift: columns at `log |x|`.
 
   Convention: `stnjax.coordinates`, with `align_corners=False`. x is pixels from
   the centre. Rows are those of an image of the height of the input. The left
   half of the C columns has x from -`largest_distance` to -`least_distance`, the
   right half from `least_distance` to `largest_distance`, at equal steps of
-  log |x|. An object that is stretched along x moves outwards in both halves.
+  `log |x|`. An object that is stretched along x moves outwards in both halves.
   For vertical stretches, transpose the image.
 
   Args:

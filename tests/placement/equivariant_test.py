@@ -128,10 +128,6 @@ class EquivariantTest(parameterized.TestCase):
       place("STN-EQ1", grouped(orientations=1))
     place("STN-EQ1", grouped(orientations=1), family="translation")
 
-  def test_a_backbone_without_orientations(self):
-    with self.assertRaisesRegex(ValueError, "does not take orientations=8"):
-      tiny.create("STN-EQ1", family="rotation")
-
   def test_another_family(self):
     with self.assertRaisesRegex(ValueError, "'affine'.*accepted: 'rotation'"):
       tiny.create("STN-EQ0", family="affine")

@@ -79,8 +79,11 @@ class NameTest(parameterized.TestCase):
 
   def test_kinds_are_in_the_order_of_reports(self):
     self.assertEqual(
-      list(placement.PLACEMENTS)[:7],
-      ["CNN", "STN-C", "STN-DL", "STN-SL", "STN-UCN", "DEF", "GCNN"],
+      list(placement.PLACEMENTS)[:9],
+      [
+        *("CNN", "STN-C", "STN-DL", "STN-SL", "STN-UCN", "DEF"),
+        *("STN-CAN", "STN-EQ", "GCNN"),
+      ],
     )
 
   @parameterized.parameters(
