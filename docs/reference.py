@@ -34,6 +34,9 @@ PAGES = {
     "Layers",
     (
       "stnjax.nn",
+      "stnjax.nn.equivariant_localisation",
+      "stnjax.nn.canonicalisation",
+      "stnjax.nn.group_convolution",
       "stnjax.nn.convolution",
       "stnjax.nn.deformation",
       "stnjax.nn.initialisers",
@@ -60,6 +63,7 @@ PAGES = {
       "stnjax.paper",
       "stnjax.paper.classifiers",
       "stnjax.paper.claims",
+      "stnjax.paper.pose_claims",
       "stnjax.paper.comparisons",
     ),
   ),

@@ -235,8 +235,8 @@ def stretch_grid(
     input_shape: Spatial shape `(H, W)` of the image.
     centre: `[..., 2]`, the point that the stretch keeps, in normalised
       coordinates (x, y); the middle of the image by default.
-    least_distance: Least |x| in pixels, above 0; 1 by default.
-    largest_distance: Largest |x| in pixels; by default up to the outermost
+    least_distance: Least `|x|` in pixels, above 0; 1 by default.
+    largest_distance: Largest `|x|` in pixels; by default up to the outermost
       pixels, `(W - 1) / 2`.
 
   Returns:
