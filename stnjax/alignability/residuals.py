@@ -217,14 +217,15 @@ def _mixed(
   Least squares over one half of the images, applied to the other half, and the
   other way round.
   """
-  even, odd = slice(0, None, 2), slice(1, None, 2)
-  result = jnp.zeros(len(features), features.dtype)
-  for fitted, applied in ((even, odd), (odd, even)):
-    change = best_mixing(features[fitted], target[fitted], weight)
-    mixed = features[applied] + features[applied] @ change
-    distance = relative_distance(mixed, target[applied], weight)
-    result = result.at[applied].set(distance)
-  return result
+  odd = jnp.arange(len(features)) % 2
+  # In one batch: two eigendecompositions side by side may wait for each other
+  # forever, where XLA has two threads.
+  halves = jnp.stack([1 - odd, odd]).astype(weight.dtype)
+  weights = halves[..., None, None] * weight
+  changes = jax.vmap(best_mixing, (None, None, 0))(features, target, weights)
+  change = changes[1 - odd]  # fitted to the half that an image is not in
+  mixed = features + jnp.einsum("bhwc,bcd->bhwd", features, change)
+  return relative_distance(mixed, target, weight)
 
 
 def _pair(
