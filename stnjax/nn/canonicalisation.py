@@ -56,6 +56,14 @@ def _register_poses() -> None:
     ]),
   )  # fmt: skip
   POSES.register(
+    "rotation_scale",
+    np.array([
+      (0.5 * _OCTAVE * step, 2 * np.pi / 8 * turn)
+      for step in (0, -1, 1, -2)
+      for turn in range(8)
+    ]),
+  )  # fmt: skip
+  POSES.register(
     "similarity",
     np.array([
       (0.5 * _OCTAVE * step, 2 * np.pi / 8 * turn, 0.0, 0.0)
@@ -314,8 +322,9 @@ def score_net(
     A net from `[N, H, W, C]` to `[N, 1]`, a scorer of a `PoseSearch`.
 
   Raises:
-    ValueError: For a shape that is not `(H, W, C)`.
+    ValueError: For a shape that is not `(H, W, C)`, or filters below 1.
   """
+  checks.whole("filters", filters, 1)
   side, convs = min(in_shape[:2]), []
   halve = side > 2 * _SCORED_SIDE
   side = side // 2 if halve else side

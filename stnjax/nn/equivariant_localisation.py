@@ -22,6 +22,7 @@ Reference: Tai, Bailis and Valiant 2019 (arXiv:1901.11399); Esteves et al. 2018
 """
 
 from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 from flax import nnx
@@ -41,6 +42,7 @@ _KERNEL = 5  # pixels along a side of the kernels before the template
 _OCTAVES_AROUND = 0.75  # that a template of radii sees to either side
 _PLACE = 9  # pixels along a side of the template of a place
 _RADII = 16  # most columns of a polar image
+_LEAST_SIDE = 4  # of features that are read in polar coordinates, two radii
 _MOST_PIXELS = 40  # of the shorter side, of features that are not reduced
 _REACH_DEGREES = 45.0
 _REACH_OCTAVES = 0.5
@@ -79,10 +81,20 @@ class EquivariantLocaliser(nnx.Module):
   The pose is the peak of the scores, refined between steps, see
   `group_scores.soft_peak`. It moves with the image: exactly by whole steps of
   the scores, closely between them. A transformer of the family therefore brings
-  all transformed versions of an image to one pose. Exceptions are images with
-  two equally high peaks, scales and places at the bounds of their range, and
-  the place in "similarity", whose convolutions do not turn with the image. An
-  untrained localiser does not predict the identity.
+  all transformed versions of an image to one pose. It does not for
+
+  - images with two equally high peaks;
+  - scales and places at the bounds of their range;
+  - the place in "similarity", whose convolutions do not turn with the image;
+  - rotations of images that are not square: angles are those in pixels, and
+    the matrices of `transforms.rotation` are in normalised coordinates;
+  - images whose peaks differ by less than the logs of their shares in a prior
+    that is not uniform (`prior=True`). Trained on a part of the group, it
+    prefers poses of that part, which is what it is for; `prior=False` is
+    equivariant everywhere.
+
+  An untrained localiser does not predict the identity. The prior is learnt in
+  training, after `train()`.
 
   Reference: see the module.
 
@@ -126,8 +138,8 @@ class EquivariantLocaliser(nnx.Module):
 
     Raises:
       ValueError: For a family that is not accepted, a shape that is not
-        `(H, W, C)`, channels that orientations do not divide, or octaves that
-        do not increase.
+        `(H, W, C)` or too small, channels that orientations do not divide,
+        filters below 1, or octaves that are not finite and increasing.
     """
     self.family = families.find(family)
     checks.option("family", self.family.name, tuple(EQUIVARIANT_FAMILIES))
@@ -140,14 +152,24 @@ class EquivariantLocaliser(nnx.Module):
         f"in_shape={tuple(in_shape)} must have channels of {orientations}"
         " orientations each: a multiple of orientations"
       )
-    if not octaves[0] < octaves[1]:
-      raise ValueError(f"octaves must increase, got {tuple(octaves)}")
+    if len(octaves) != 2 or not -math.inf < octaves[0] < octaves[1] < math.inf:
+      raise ValueError(
+        f"octaves must be two finite numbers that increase, got {octaves}"
+      )
+    for count in filters:
+      checks.whole("filters", count, 1)
     self.in_shape = tuple(in_shape)
     self.orientations = orientations
     self.angles = angles
     self.octaves = tuple(octaves)
     self.extent = tuple(extent)
     self.parts = EQUIVARIANT_FAMILIES[self.family.name]
+    least = _LEAST_SIDE if self.parts[:2] != (False, False) else 1
+    if min(in_shape[:2]) < least:
+      raise ValueError(
+        f"in_shape={tuple(in_shape)} must have at least {least} pixels along"
+        f" each side for family={self.family.name!r}"
+      )
     options = {"filters": filters, "init": init, "rngs": rngs}
     moves, turns = self.parts.translation, self.parts[:2] != (False, False)
     self.places = self._place_net(**options) if moves else None

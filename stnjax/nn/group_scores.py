@@ -6,6 +6,7 @@ as angles and log factors, or rows and columns; an axis of size 1 is none.
 
 from collections.abc import Sequence
 import itertools
+import math
 
 from flax import nnx
 import jax
@@ -128,11 +129,12 @@ class LearnedPrior(nnx.Module):
   """Share of each transform among the training images, learnt as in EM.
 
   The shares are the running average of the posterior, which is the softmax of
-  scores plus log prior, over the training images. They start uniform.
+  scores plus log prior, over the training images. They start uniform. Images
+  with scores that are not finite do not count.
 
   Attributes:
-    use_running_average: Whether calls leave the shares as they are, as in
-      evaluation.
+    use_running_average: Whether calls leave the shares as they are. True until
+      `train()` is called on a module that holds the prior.
   """
 
   def __init__(self, shape: Sequence[int], *, average: float = 0.99):
@@ -142,10 +144,10 @@ class LearnedPrior(nnx.Module):
       shape: `(N, M)` of the scores of an image.
       average: Share of the running average that a batch keeps, 0 to 1.
     """
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     self.shares = nnx.BatchStat(jnp.full(tuple(shape), 1 / count))
     self.average = average
-    self.use_running_average = False
+    self.use_running_average = True
 
   def __call__(self, scores: jax.Array) -> jax.Array:
     """The log prior `[N, M]`; in training the shares are updated.
@@ -159,12 +161,18 @@ class LearnedPrior(nnx.Module):
     prior = (1 - _UNIFORM_SHARE) * shares + _UNIFORM_SHARE * uniform
     log_prior = jnp.log(prior)
     if not self.use_running_average:
-      posterior = jax.nn.softmax(
-        lax.stop_gradient(scores) + log_prior, axis=(-2, -1)
-      )
-      batch = posterior.mean(axis=0)
-      self.shares[...] = self.average * shares + (1 - self.average) * batch
+      kept = self.average * shares
+      batch = self._batch_shares(lax.stop_gradient(scores) + log_prior, shares)
+      self.shares[...] = kept + (1 - self.average) * batch
     return lax.stop_gradient(log_prior)
+
+  def _batch_shares(self, logits: jax.Array, shares: jax.Array) -> jax.Array:
+    """The mean posterior of a batch; `shares` if none of it is finite."""
+    finite = jnp.isfinite(logits).all(axis=(-2, -1), keepdims=True)
+    posterior = jax.nn.softmax(jnp.where(finite, logits, 0), axis=(-2, -1))
+    count = finite.sum()
+    total = jnp.where(finite, posterior, 0).sum(axis=0)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), shares)
 
 
 @promotion.usual
@@ -197,7 +205,8 @@ def soft_peak(
   """
   scores = jnp.asarray(scores)
   batch, sides = len(scores), scores.shape[1:]
-  flat = lax.stop_gradient(scores + log_prior).reshape(batch, -1)
+  combined = lax.stop_gradient(scores + log_prior)
+  flat = combined.reshape(batch, math.prod(sides))
   peak = jnp.stack(jnp.unravel_index(flat.argmax(-1), sides), axis=-1)
   sizes = [2 * r + 1 for r in reach]
   offsets = np.indices(sizes, np.int32).reshape(2, -1).T - np.int32(reach)

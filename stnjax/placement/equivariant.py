@@ -41,8 +41,8 @@ class EquivariantStages(SharedStages):
     """Makes the transformer.
 
     Raises:
-      ValueError: For a family that is not equivariant, or rotations behind
-        stages without orientations.
+      ValueError: For a family that is not equivariant, rotations behind stages
+        without orientations, or rotations of images that are not square.
     """
     family, backbone = site.family, site.backbone
     checks.option("family", family.name, tuple(EQUIVARIANT_FAMILIES))
@@ -54,6 +54,13 @@ class EquivariantStages(SharedStages):
         f" must turn with the image for family={family.name!r}, but the"
         " backbone has orientations=1; accepted: depth 0, a backbone of group"
         " convolutions, or a family without rotations"
+      )
+    height, width = site.image_shape[:2]
+    if rotates and height != width:
+      raise ValueError(
+        f"network={self.name!r} turns images of {height} x {width} pixels with"
+        f" family={family.name!r}; accepted: square images, as rotations in"
+        " normalised coordinates shear others"
       )
     localiser = EquivariantLocaliser(
       site.shape,

@@ -34,9 +34,9 @@ class Settings:
 
   network: str = _setting(
     "STN-SL1",
-    "Network: CNN, GCNN, or STN-C, STN-DL, STN-SL, STN-EQ, STN-CAN followed by"
-    " the depths of"
-    " the spatial transformers, such as STN-C1, STN-SL0,1 or STN-SL1x2.",
+    "Network: CNN, GCNN, or STN-C, STN-DL, STN-SL, STN-EQ, STN-CAN, STN-UCN or"
+    " DEF followed by the depths of the spatial transformers, such as STN-C1,"
+    " STN-SL0,1 or STN-SL1x2.",
   )
   dataset: str = _setting(
     "mnist_subset",

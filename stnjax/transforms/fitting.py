@@ -202,7 +202,7 @@ def _rigid(
 def _rotation(
   source: _Set, target: _Set, weights: jax.Array, *, scaled: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """The closest rotation, by request times the best scale."""
+  """The closest rotation, times the best scale if `scaled`."""
   moments = jnp.einsum(
     "...k,...kn,...km->...nm",
     weights,

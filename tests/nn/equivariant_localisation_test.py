@@ -103,21 +103,29 @@ class RotationTest(parameterized.TestCase):
         after[:, :-1], predict(net, x)[:, :-1], atol=1e-4
       )
 
-  @parameterized.parameters(False, True)
-  def test_whole_steps_of_the_polar_image(self, trained):
-    net = make("rotation", prior=not trained)
+  @parameterized.product(trained=(False, True), prior=(False, True))
+  def test_whole_steps_of_the_polar_image(self, trained, prior):
+    net = make("rotation", prior=prior)
     if trained:
       losses = train(net)
       self.assertLess(losses[-1], 0.8 * losses[0])
     polar = canonical(net, images())
+    if prior and trained:  # exact where no prior of these shares can choose
+      polar = canonical(net, np.concatenate([bumps(t) for t in (0, 1, 2)]))
+      log_prior = net.pose_prior(net.poses(polar))
+      margins = [score_margin(net, one) for one in polar]
+      self.assertGreater(np.min(margins), np.ptp(log_prior))
     before = predict_polar(net, polar)
     for steps in (1, 5, 8, 15):
       after = predict_polar(net, np.roll(polar, steps, axis=1))
       error = degrees(after, before + np.radians(steps * STEP))
       np.testing.assert_allclose(error, 0, atol=5e-3)
 
-  def test_between_steps_within_half_a_step(self):
+  @parameterized.parameters(False, True)
+  def test_between_steps_within_half_a_step(self, trained):
     net = make("rotation")
+    if trained:
+      train(net)
     turns = np.radians(np.linspace(0, 360, 13))
     x = np.concatenate([bumps(turn) for turn in turns])
     moved = np.exp(1j * (predict(net, x)[:, 0] - turns))
@@ -139,6 +147,42 @@ class RotationTest(parameterized.TestCase):
     turned = np.pad(turned, [(0, 0), (0, 0), (4, 4), (0, 0)])
     turn = degrees(predict(net, turned), predict(net, wide))
     np.testing.assert_allclose(turn, -90, atol=5e-3)
+
+
+class PriorChoiceTest(absltest.TestCase):
+  def test_it_chooses_among_peaks_alone(self):
+    net, x = make("rotation"), images(16)
+    free = make("rotation", prior=False)
+    shares = np.full(ANGLES, 1e-9)
+    shares[:3] = 1
+    net.pose_prior.shares[...] = shares[:, None] / shares.sum()
+    chosen, best = predict(net, x)[:, 0], predict(free, x)[:, 0]
+    scores = np.asarray(free.poses(canonical(free, x)))[..., 0]
+    log_prior = np.log(0.95 * shares / shares.sum() + 0.05 / ANGLES)
+    self.assertTrue((np.abs(degrees(chosen, best)) > STEP).any())
+    for pose, row in zip(chosen, scores):
+      peak = np.argmax(row + log_prior)
+      reach = 45 + STEP / 2 + STEP  # of the peak about it, and between steps
+      self.assertLess(abs(degrees(pose, np.radians(peak * STEP))), reach)
+
+  def test_a_call_changes_nothing_before_train(self):
+    net = nn.EquivariantLocaliser(
+      (SIDE, SIDE, 1), "rotation", filters=(4,), rngs=nnx.Rngs(0)
+    )
+    before = np.array(net.pose_prior.shares[...])
+    jax.jit(lambda x: net(x))(images())
+    np.testing.assert_array_equal(net.pose_prior.shares[...], before)
+    net.train()
+    net(images())
+    self.assertGreater(np.abs(net.pose_prior.shares[...] - before).max(), 0)
+
+
+def score_margin(net, polar):
+  """Highest score over the highest beyond its reach, of one polar image."""
+  scores = np.asarray(net.poses(polar[None]))[0, :, 0]
+  peak, reach = scores.argmax(), round(45 / STEP)
+  beyond = np.roll(scores, -peak)[reach + 1 : len(scores) - reach]
+  return scores[peak] - beyond.max()
 
 
 class ScaleTest(absltest.TestCase):
@@ -291,12 +335,23 @@ class ArgumentsTest(parameterized.TestCase):
     (dict(orientations=2), "multiple of orientations"),
     (dict(orientations=0), "orientations must be at least 1"),
     (dict(angles=4), "angles must be at least 8"),
-    (dict(octaves=(1.0, 1.0)), "octaves must increase"),
+    (dict(octaves=(1.0, 1.0)), "octaves must be two finite numbers"),
+    (dict(octaves=(-1.0, np.inf)), "octaves must be two finite numbers"),
+    (dict(octaves=(0.0, 1.0, 2.0)), "octaves must be two finite numbers"),
+    (dict(filters=(8, 0)), "filters must be at least 1"),
+    (dict(in_shape=(3, 9, 1)), "in_shape=.*at least 4 pixels"),
+    (dict(in_shape=(0, 9, 1), family="translation"), "in_shape=.*at least 1"),
   )
   def test_are_named(self, arguments, message):
     call = dict(in_shape=(SIDE, SIDE, 1), family="rotation")
     with self.assertRaisesRegex(ValueError, message):
       nn.EquivariantLocaliser(**(call | arguments), rngs=nnx.Rngs(0))
+
+  @parameterized.parameters(*equivariant_localisation.EQUIVARIANT_FAMILIES)
+  def test_no_images(self, family):
+    net = make(family)
+    count = transforms.num_params(family)
+    self.assertEqual(predict(net, images(0)).shape, (0, count))
 
   def test_features_of_another_shape(self):
     with self.assertRaisesRegex(ValueError, "in_shape of this Equivariant"):

@@ -100,6 +100,7 @@ class SoftPeakTest(parameterized.TestCase):
 class LearnedPriorTest(absltest.TestCase):
   def test_one_step_is_that_of_em(self):
     prior = group_scores.LearnedPrior((4, 3), average=0.0)
+    prior.train()
     scores = np.random.default_rng(0).normal(size=(5, 4, 3)).astype("f")
     shares = np.full((4, 3), 1 / 12)
     for _ in range(3):
@@ -114,6 +115,7 @@ class LearnedPriorTest(absltest.TestCase):
     rng = np.random.default_rng(0)
     for low, high in ((0, 8), (0, 16)):
       prior = group_scores.LearnedPrior((16, 1), average=0.9)
+      prior.train()
       step = nnx.jit(lambda prior, scores: prior(scores))
       for _ in range(60):
         step(prior, scores_about(rng.uniform(low, high, 64), height=20.0))
@@ -125,11 +127,26 @@ class LearnedPriorTest(absltest.TestCase):
 
   def test_evaluation_leaves_it_as_it_is(self):
     prior = group_scores.LearnedPrior((4, 1))
+    prior.train()
     prior(np.eye(4, dtype=np.float32)[..., None])
     trained = np.array(prior.shares[...])
     prior.eval()
     prior(-np.eye(4, dtype=np.float32)[..., None])
     np.testing.assert_array_equal(prior.shares[...], trained)
+
+  def test_images_without_finite_scores_do_not_count(self):
+    scores = np.random.default_rng(0).normal(size=(4, 3, 2)).astype("f")
+    one, other, empty = (group_scores.LearnedPrior((3, 2)) for _ in range(3))
+    for prior in (one, other, empty):
+      prior.train()
+    spoilt = scores.copy()
+    spoilt[2, 1, 0], spoilt[3] = np.nan, np.inf
+    one(spoilt)
+    other(scores[:2])
+    np.testing.assert_allclose(one.shares[...], other.shares[...], rtol=1e-6)
+    for nothing in (scores[:0], spoilt[2:]):
+      empty(nothing)
+      np.testing.assert_allclose(empty.shares[...], 1 / 6, rtol=1e-6)
 
   def test_scores_get_no_gradient(self):
     prior = group_scores.LearnedPrior((4, 1))

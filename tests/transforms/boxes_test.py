@@ -47,6 +47,24 @@ class CropTest(parameterized.TestCase):
     low = rng.uniform(0, 6, (2, 3, 2))
     self.boxes = np.concatenate([low, low + rng.uniform(1, 5, (2, 3, 2))], -1)
 
+  def test_mirrored_boxes_are_crops_mirrored(self):
+    boxes = self.boxes.astype(np.float32)
+    mirrored = boxes[..., [2, 1, 0, 3]]
+    for corners in ("edges", "centres"):
+      plain = self.crops(boxes, (5, 6), corners=corners)
+      np.testing.assert_allclose(
+        self.crops(mirrored, (5, 6), corners=corners),
+        plain[..., ::-1],
+        atol=1e-5,
+      )
+      np.testing.assert_allclose(
+        transforms.apply_to_boxes(
+          np.eye(2, 3), mirrored, corners=corners, input_shape=(12, 17)
+        ),
+        boxes,
+        atol=1e-4,
+      )
+
   def crops(self, boxes, size, **options):
     theta = compiled.from_boxes(boxes, (12, 17), **options)
     options.pop("corners", None)

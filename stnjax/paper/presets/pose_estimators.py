@@ -11,7 +11,10 @@ from stnjax.paper import protocols
 from stnjax.paper.presets.preset import QUICK, Preset, register
 
 _DIGITS = "10,000 embedded digits of MNIST's 60,000"
-_NETWORKS = ("CNN", "STN-C0", "STN-SL1", "STN-C1", "STN-EQ0", "STN-CAN0")
+_NETWORKS = (
+  *("CNN", "STN-C0", "STN-C0x2", "STN-DL1", "STN-SL1", "STN-C1"),
+  *("STN-EQ0", "STN-CAN0"),
+)
 _FOR_ROTATIONS = (*_NETWORKS, "GCNN")
 
 # About those of STN-C0 at a width of 0.25, and of 1.
