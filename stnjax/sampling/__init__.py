@@ -9,6 +9,7 @@ Images:
 Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;
   `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
+  `fit_tps`, `ThinPlateSpline`: of pairs of points;
   `compose_flows`, `invert_flow`, `jacobian_determinant`: of displacements;
   `family_grid`: of the parameters of a transform family.
 
@@ -35,6 +36,8 @@ from stnjax.sampling.methods import Method as Method
 from stnjax.sampling.padding import PADDINGS as PADDINGS
 from stnjax.sampling.padding import UNFILLED as UNFILLED
 from stnjax.sampling.padding import Padding as Padding
+from stnjax.sampling.point_splines import ThinPlateSpline as ThinPlateSpline
+from stnjax.sampling.point_splines import fit_tps as fit_tps
 from stnjax.sampling.sampler import grid_sample as grid_sample
 from stnjax.sampling.sampler import sample_pixels as sample_pixels
 from stnjax.sampling.splatting import splat as splat
