@@ -10,6 +10,7 @@ Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;
   `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
   `fit_tps`, `ThinPlateSpline`: of pairs of points;
+  `lens_grid`: of the distortion of a lens;
   `compose_flows`, `invert_flow`, `jacobian_determinant`: of displacements;
   `family_grid`: of the parameters of a transform family.
 
@@ -30,6 +31,7 @@ from stnjax.sampling.grids import affine_pixel_grid as affine_pixel_grid
 from stnjax.sampling.grids import tps_grid as tps_grid
 from stnjax.sampling.kernels import KERNELS as KERNELS
 from stnjax.sampling.kernels import Kernel as Kernel
+from stnjax.sampling.lenses import lens_grid as lens_grid
 from stnjax.sampling.linearised import LINEARISED as LINEARISED
 from stnjax.sampling.methods import METHODS as METHODS
 from stnjax.sampling.methods import Method as Method
