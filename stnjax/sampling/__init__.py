@@ -2,6 +2,7 @@
 
 Images:
   `warp`: transform, grid and sampling in one call;
+  `resize`: the whole image at another shape;
   `grid_sample`, `sample_pixels`: samples at normalised or pixel coordinates;
   `splat`: the adjoint of sampling;
   `spline_coefficients`: prefilter of the method "spline".
@@ -40,6 +41,7 @@ from stnjax.sampling.padding import UNFILLED as UNFILLED
 from stnjax.sampling.padding import Padding as Padding
 from stnjax.sampling.point_splines import ThinPlateSpline as ThinPlateSpline
 from stnjax.sampling.point_splines import fit_tps as fit_tps
+from stnjax.sampling.resizing import resize as resize
 from stnjax.sampling.sampler import grid_sample as grid_sample
 from stnjax.sampling.sampler import sample_pixels as sample_pixels
 from stnjax.sampling.splatting import splat as splat
