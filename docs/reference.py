@@ -37,6 +37,7 @@ PAGES = {
       "stnjax.nn.convolution",
       "stnjax.nn.deformation",
       "stnjax.nn.initialisers",
+      "stnjax.nn.predictors",
       "stnjax.nn.receptive_fields",
     ),
   ),

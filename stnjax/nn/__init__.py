@@ -6,7 +6,7 @@ A spatial transformer in a network of your own::
   warped, theta = st(images)
 
 `deformation`, `convolution`, `initialisers` and `receptive_fields` are modules
-of functions.
+of functions, `predictors` one of layers.
 """
 
 from stnjax import extras
@@ -16,6 +16,7 @@ extras.needs("flax", extra="nn")
 from stnjax.nn import convolution as convolution
 from stnjax.nn import deformation as deformation
 from stnjax.nn import initialisers as initialisers
+from stnjax.nn import predictors as predictors
 from stnjax.nn import receptive_fields as receptive_fields
 from stnjax.nn.localisation import LocalisationConv as LocalisationConv
 from stnjax.nn.localisation import LocalisationNet as LocalisationNet
