@@ -200,7 +200,7 @@ def _checked_groups(
   """The number of groups of channels, or an error that names the shapes."""
   layout = (features.ndim, kernel.ndim) == (4, 4) and points.ndim in (6, 7)
   if not layout or (
-    (points.shape[0], points.shape[-1]) != (len(features), 2)
+    (points.shape[0], points.shape[-1]) != (features.shape[0], 2)
     or points.shape[-3:-1] != kernel.shape[:2]
     or not kernel.shape[2]
     or features.shape[3] % kernel.shape[2]
