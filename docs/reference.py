@@ -30,6 +30,7 @@ PAGES = {
   "warping": Page("Warping", ("stnjax", "stnjax.coordinates")),
   "transforms": Page("Transforms", ("stnjax.transforms",)),
   "sampling": Page("Grids and sampling", ("stnjax.sampling",)),
+  "augmentation": Page("Augmentation", ("stnjax.augmentation",)),
   "nn": Page(
     "Layers",
     (

@@ -8,7 +8,8 @@ Arrays in, arrays out; jax and numpy are all that `import stnjax` imports:
   `coordinates`: the conventions of the whole library;
   `transforms`: parameters to matrices, algebra, matrices of other libraries;
   `sampling`: all of the above, and the registries of methods, paddings and
-    kernels.
+    kernels;
+  `augmentation`: random transforms, drawn per image.
 
 Networks, each package imported by name (`from stnjax import nn`):
   `nn`: `SpatialTransformer`, localisation networks, deformable convolution;
@@ -21,6 +22,7 @@ Networks, each package imported by name (`from stnjax import nn`):
   `plots`: figures.
 """
 
+from stnjax import augmentation as augmentation
 from stnjax import coordinates as coordinates
 from stnjax import sampling as sampling
 from stnjax import transforms as transforms
