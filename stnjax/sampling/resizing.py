@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
-from stnjax.sampling import reading
+from stnjax.sampling import methods, reading
 
 
 @promotion.usual
@@ -144,13 +144,11 @@ class _Kernel(NamedTuple):
 
 
 def _keys(a: float) -> _Kernel:
-  """Cubic convolution (Keys 1981, eq. 15)."""
+  near, far = methods.keys_polynomials(a)
 
   def weight(x: np.ndarray) -> np.ndarray:
     x = np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
+    return np.where(x < 1, near(x), np.where(x < 2, far(x), 0))
 
   return _Kernel(weight, 2)
 
