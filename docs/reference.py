@@ -30,6 +30,7 @@ PAGES = {
   "warping": Page("Warping", ("stnjax", "stnjax.coordinates")),
   "transforms": Page("Transforms", ("stnjax.transforms",)),
   "sampling": Page("Grids and sampling", ("stnjax.sampling",)),
+  "augmentation": Page("Augmentation", ("stnjax.augmentation",)),
   "nn": Page(
     "Layers",
     (
@@ -40,6 +41,7 @@ PAGES = {
       "stnjax.nn.convolution",
       "stnjax.nn.deformation",
       "stnjax.nn.initialisers",
+      "stnjax.nn.predictors",
       "stnjax.nn.receptive_fields",
     ),
   ),

@@ -5,12 +5,17 @@ A spatial transformer in a network of your own::
   st = nn.SpatialTransformer(nn.LocalisationNet((28, 28, 1), 6, rngs=rngs))
   warped, theta = st(images)
 
+<<<<<<< HEAD
 `EquivariantLocaliser` predicts poses that move as the image does, for families
 of rotations, scalings and translations. `PoseSearch` scores copies of the image
 at a grid of poses. `LiftingConv` and `GroupConv` are equivariant to rotations.
 
 `canonicalisation`, `deformation`, `convolution`, `initialisers` and
 `receptive_fields` are modules of functions.
+=======
+`deformation`, `convolution`, `initialisers` and `receptive_fields` are modules
+of functions, `predictors` one of layers.
+>>>>>>> more-calls
 """
 
 from stnjax import extras
@@ -22,6 +27,7 @@ from stnjax.nn import convolution as convolution
 from stnjax.nn import deformation as deformation
 from stnjax.nn import group_convolution as group_convolution
 from stnjax.nn import initialisers as initialisers
+from stnjax.nn import predictors as predictors
 from stnjax.nn import receptive_fields as receptive_fields
 from stnjax.nn.canonicalisation import PoseSearch as PoseSearch
 from stnjax.nn.equivariant_localisation import (

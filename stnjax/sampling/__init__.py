@@ -2,6 +2,7 @@
 
 Images:
   `warp`: transform, grid and sampling in one call;
+  `resize`: the whole image at another shape;
   `grid_sample`, `sample_pixels`: samples at normalised or pixel coordinates;
   `splat`: the adjoint of sampling;
   `spline_coefficients`: prefilter of the method "spline".
@@ -9,6 +10,8 @@ Images:
 Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;
   `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
+  `fit_tps`, `ThinPlateSpline`: of pairs of points;
+  `lens_grid`: of the distortion of a lens;
   `compose_flows`, `invert_flow`, `jacobian_determinant`: of displacements;
   `family_grid`: of the parameters of a transform family;
   `polar_grid`, `log_polar_grid`, `shear_grid`, `stretch_grid`: of coordinates
@@ -35,12 +38,16 @@ from stnjax.sampling.grids import affine_pixel_grid as affine_pixel_grid
 from stnjax.sampling.grids import tps_grid as tps_grid
 from stnjax.sampling.kernels import KERNELS as KERNELS
 from stnjax.sampling.kernels import Kernel as Kernel
+from stnjax.sampling.lenses import lens_grid as lens_grid
 from stnjax.sampling.linearised import LINEARISED as LINEARISED
 from stnjax.sampling.methods import METHODS as METHODS
 from stnjax.sampling.methods import Method as Method
 from stnjax.sampling.padding import PADDINGS as PADDINGS
 from stnjax.sampling.padding import UNFILLED as UNFILLED
 from stnjax.sampling.padding import Padding as Padding
+from stnjax.sampling.point_splines import ThinPlateSpline as ThinPlateSpline
+from stnjax.sampling.point_splines import fit_tps as fit_tps
+from stnjax.sampling.resizing import resize as resize
 from stnjax.sampling.sampler import grid_sample as grid_sample
 from stnjax.sampling.sampler import sample_pixels as sample_pixels
 from stnjax.sampling.splatting import splat as splat
