@@ -145,10 +145,7 @@ class Placement:
 
   @property
   def orientations(self) -> int:
-    """How many orientations the convolutions of the stages must have.
-
-    1 for any stages, else those of a `Backbone` with as many.
-    """
+    """How many orientations a backbone is asked for that is made by name."""
     return 1
 
   @property
@@ -182,6 +179,10 @@ class Placement:
     """
     kept = self.depths[: more if more < 0 else None]
     return dataclasses.replace(self, depths=kept + self.depths[-1:] * more)
+
+  def check(self, backbone: Backbone) -> None:
+    """Raises a ValueError for a backbone that cannot be used; none here."""
+    del backbone
 
   def build(self, site: Site, rngs: nnx.Rngs) -> dict[str, Any]:
     """Makes the modules of one depth, all of them localisation's.

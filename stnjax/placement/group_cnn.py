@@ -6,6 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from stnjax.placement import base
+from stnjax.placement.backbone import Backbone
 from stnjax.placement.no_transformer import NoTransformer
 
 
@@ -23,3 +24,13 @@ class GroupCNN(NoTransformer):
   def orientations(self) -> int:
     """Eight."""
     return 8
+
+  def check(self, backbone: Backbone) -> None:
+    """Raises a ValueError for stages of ordinary convolutions."""
+    if backbone.orientations != self.orientations:
+      raise ValueError(
+        f"network={self.name!r} needs stages with {self.orientations}"
+        " orientations, got a Backbone with"
+        f" orientations={backbone.orientations}; see"
+        " stnjax.nn.group_convolution"
+      )

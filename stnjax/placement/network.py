@@ -87,13 +87,7 @@ class Network(nnx.Module):
         f" {len(placement.depths)} times, but grids of family={family.name!r}"
         " do not accumulate; accepted: one run"
       )
-    needed = placement.orientations
-    if needed > 1 and backbone.orientations != needed:
-      raise ValueError(
-        f"network={placement.name!r} needs stages with {needed} orientations,"
-        f" got a Backbone with orientations={backbone.orientations}; see"
-        " stnjax.nn.group_convolution"
-      )
+    placement.check(backbone)
     self.placement = placement
     self.orientations = backbone.orientations
     self.theta_gradient = theta_gradient
