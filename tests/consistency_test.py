@@ -88,6 +88,7 @@ def test_residuals_are_sums_of_what_was_applied_and_predicted():
     np.testing.assert_allclose(again, found, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ideal_transformer_leaves_nothing():
   values = consistency.versions("rotation", 17)
   applied = consistency.matrices("rotation", values)

@@ -41,6 +41,7 @@ def means(features, channels, name, *magnitudes):
 
 
 @pytest.mark.parametrize("count", [4, 8])
+@pytest.mark.slow
 def test_quarter_turns_align_exactly(count):
   features = group_features(count)
   channels = alignability.turned_channels(count)
@@ -53,6 +54,7 @@ def test_quarter_turns_align_exactly(count):
   assert plain["input"].max() < ROUNDING
 
 
+@pytest.mark.slow
 def test_eighths_align_nearly():
   features = group_features(8)
   channels = alignability.turned_channels(8)
@@ -62,6 +64,7 @@ def test_eighths_align_nearly():
     assert permuted[layer] < 0.6 * plain[layer]
 
 
+@pytest.mark.slow
 def test_random_permutations_do_not_align_ordinary_features():
   features = relu_of(conv(kernels(filters=8)))
 
@@ -114,6 +117,7 @@ def test_transforms_without_rotation_shift_nothing():
     np.testing.assert_array_equal(channels(matrix, 8), np.arange(8))
 
 
+@pytest.mark.slow
 def test_mistakes():
   with pytest.raises(ValueError, match="orientations must be a multiple of 4"):
     alignability.turned_channels(6)

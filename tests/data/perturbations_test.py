@@ -105,6 +105,7 @@ class CheckTest(parameterized.TestCase):
     draw = draw or (lambda key, image: (image, truth))
     return data.Perturbation(name="push", draw=draw, axes=axes)
 
+  @pytest.mark.slow
   def test_the_built_in_ones_pass(self):
     for name in data.PERTURBATIONS:
       data.check_perturbation(data.PERTURBATIONS[name], (28, 28, 1))

@@ -32,6 +32,7 @@ class DrawTest(parameterized.TestCase):
     self.assertEqual((image.shape, image.dtype), ((64, 64, 3), np.uint8))
     self.assertEqual((label.shape, label.dtype), ((5,), np.int64))
 
+  @pytest.mark.slow
   def test_an_example_does_not_depend_on_those_before_it(self):
     forward = [draw(index) for index in range(6)]
     for index in reversed(range(6)):

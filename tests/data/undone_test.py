@@ -45,11 +45,13 @@ class UndoneTest(parameterized.TestCase):
     mass = np.asarray(back.sum((1, 2, 3)))
     np.testing.assert_allclose(mass, 16 * float(disc()[0].sum()), rtol=0.05)
 
+  @pytest.mark.slow
   def test_full_rotation(self):
     images = disc()
     back, _ = data.perturb(KEYS, images, "full_rotation_undone")
     np.testing.assert_allclose(back, images, atol=0.05)
 
+  @pytest.mark.slow
   def test_similarity(self):
     """Upright at its own size, but for two interpolations."""
     images = disc()

@@ -528,6 +528,7 @@ def test_runs_of_a_folder_and_those_below_it_count_once(tmp_path):
   assert "| STN-C0 | 4.1 ± 0.1 (2) |" in (tmp_path / "claims.md").read_text()
 
 
+@pytest.mark.slow
 def test_results_that_a_report_kept_are_judged_alike(tmp_path):
   runs, kept = tmp_path / "runs", tmp_path / "kept"
   for seed in range(3):

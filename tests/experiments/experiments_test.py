@@ -447,6 +447,7 @@ def test_fewer_training_images_are_the_first_of_each_class(monkeypatch):
       check(more)
 
 
+@pytest.mark.slow
 def test_images_are_loaded_once_for_each_number(monkeypatch):
   load = loading.once()
   counts = [
@@ -456,6 +457,7 @@ def test_images_are_loaded_once_for_each_number(monkeypatch):
   assert counts == [10_000, 100, 20]
 
 
+@pytest.mark.slow
 def test_dry_run_tells_and_touches_nothing(tmp_path):
   flags = [
     "--dry_run",

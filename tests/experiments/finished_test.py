@@ -495,6 +495,7 @@ def test_runs_on_other_classes_share_a_table(workdir, capsys):
   assert means["| STN-SL1"] == ["5.00"] * 3 + ["–"] + ["5.00"] * 5 + ["5.00 |"]
 
 
+@pytest.mark.slow
 def test_reports_need_no_registered_objects(tmp_path, monkeypatch):
   """Data set, perturbation and classes are known from the folder alone."""
   monkeypatch.undo()  # with pictures

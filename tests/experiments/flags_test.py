@@ -245,6 +245,7 @@ def test_the_narrowest_network_has_one_filter_a_layer():
   assert [kernel.shape[-1] for kernel in kernels] == [1, 1]
 
 
+@pytest.mark.slow
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
   flags = ["--only_check_args", "--workdir=/dev/null/x", "--dataset=svhn"]
   done = scripts.run("sweep", *flags, "--perturbation=none")

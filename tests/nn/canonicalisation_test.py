@@ -28,6 +28,7 @@ def quarter_turned(images):
 
 
 class CopiesTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_copies_are_the_images_turned_by_each_angle(self):
     search = nn.PoseSearch(random_scorer(), "rotation", padding="zeros")
     copies = search.copies(IMAGES)
@@ -98,6 +99,7 @@ class InvarianceTest(parameterized.TestCase):
     self.assertGreater(np.abs(kernel).max(), 1e-5)
     return nnx.merge(graphdef, params)
 
+  @pytest.mark.slow
   def test_a_quarter_turn_shifts_the_choice_by_four_steps(self):
     for search in (
       nn.PoseSearch(random_scorer(), "rotation"),
@@ -157,6 +159,7 @@ class InvarianceTest(parameterized.TestCase):
 
 
 class ChoiceTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_the_choice_is_exactly_one_pose(self):
     search = nn.PoseSearch(random_scorer(), "similarity")
     scores = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
@@ -222,6 +225,7 @@ class ChoiceTest(parameterized.TestCase):
 
 
 class OptionsTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_poses_of_one_s_own(self):
     poses = [[0.0] * 6, [0.1, 0, 0, 0, 0.1, 0.5]]
     search = nn.PoseSearch(lambda x: -x.mean((1, 2, 3)), "affine", poses)

@@ -144,6 +144,7 @@ class ConvTest(parameterized.TestCase):
         slope = (ends[1] - ends[0]) / 2e-6
         self.assertAlmostEqual(grad.ravel()[place], slope, delta=1e-7)
 
+  @pytest.mark.slow
   def test_at_a_pixel_the_gradient_of_the_points_is_the_right_hand_one(self):
     ramp = jnp.array([1.0, 3.0, 7.0]).reshape(1, 1, 3, 1)
     points = (
@@ -445,6 +446,7 @@ class MeanTransformTest(parameterized.TestCase):
     np.testing.assert_allclose(found[..., :2], expected, atol=1e-5)
     np.testing.assert_array_equal(found[..., 2], 0)
 
+  @pytest.mark.slow
   def test_of_one_theta_everywhere_it_is_that(self):
     """In the coordinates of an image that is not square."""
     regular = deformation.regular_points((8, 8), (3, 3), "VALID")
@@ -474,6 +476,7 @@ class MeanTransformTest(parameterized.TestCase):
 
 
 class PredictorTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_a_predictor_stays_bearable_and_has_a_filter(self):
     for count, filters in ((10**8, 512), (1, 1)):
       net = predictors.OffsetPredictor(

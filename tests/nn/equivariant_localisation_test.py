@@ -104,6 +104,7 @@ class RotationTest(parameterized.TestCase):
       )
 
   @parameterized.product(trained=(False, True), prior=(False, True))
+  @pytest.mark.slow
   def test_whole_steps_of_the_polar_image(self, trained, prior):
     net = make("rotation", prior=prior)
     if trained:
@@ -122,6 +123,7 @@ class RotationTest(parameterized.TestCase):
       np.testing.assert_allclose(error, 0, atol=5e-3)
 
   @parameterized.parameters(False, True)
+  @pytest.mark.slow
   def test_between_steps_within_half_a_step(self, trained):
     net = make("rotation")
     if trained:
@@ -150,6 +152,7 @@ class RotationTest(parameterized.TestCase):
 
 
 class PriorChoiceTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_it_chooses_among_peaks_alone(self):
     net, x = make("rotation"), images(16)
     free = make("rotation", prior=False)
@@ -165,6 +168,7 @@ class PriorChoiceTest(absltest.TestCase):
       reach = 45 + STEP / 2 + STEP  # of the peak about it, and between steps
       self.assertLess(abs(degrees(pose, np.radians(peak * STEP))), reach)
 
+  @pytest.mark.slow
   def test_a_call_changes_nothing_before_train(self):
     net = nn.EquivariantLocaliser(
       (SIDE, SIDE, 1), "rotation", filters=(4,), rngs=nnx.Rngs(0)
@@ -227,6 +231,7 @@ class PlaceTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(after[:, :-2], before[:, :-2], atol=1e-3)
 
+  @pytest.mark.slow
   def test_extent_is_a_factor(self):
     whole, part = (
       make("translation", extent=extent) for extent in ((1, 1), (0.5, 0.8))
@@ -287,6 +292,7 @@ class OrientationsTest(absltest.TestCase):
 class GradientTest(parameterized.TestCase):
   @parameterized.parameters(*nn.EQUIVARIANT_FAMILIES)
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_numerically(self, family):
     net = make(family, (12, 12, 1), filters=(2,), angles=8)
     net = jax.tree.map(lambda p: p.astype(np.float64), net)
@@ -304,6 +310,7 @@ class GradientTest(parameterized.TestCase):
     np.testing.assert_allclose(slope, numeric, rtol=1e-4, atol=1e-7)
 
   @parameterized.parameters("rotation", "similarity")
+  @pytest.mark.slow
   def test_is_finite_where_all_transforms_are_equally_good(self, family):
     net = make(family, (12, 12, 1), filters=(2,), angles=8)
     loss = jax.jit(jax.grad(lambda x: net(x).sum()))

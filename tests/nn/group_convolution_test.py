@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
+import pytest
 
 from stnjax import nn, sampling, transforms
 from stnjax.nn import convolution, group_convolution
@@ -113,6 +114,7 @@ class ValuesTest(parameterized.TestCase):
         np.testing.assert_allclose(out, np.stack(expected), atol=1e-5)
 
   @parameterized.parameters((8, 1), (8, 4), (8, 5), (12, 3), (12, 2))
+  @pytest.mark.slow
   def test_filters_between_are_warped_ones(self, count, size):
     """Each is the sum of its taps, warped alone, then quarter turns."""
     taps = group_convolution.kernel_taps(size, count)
@@ -158,6 +160,7 @@ class ValuesTest(parameterized.TestCase):
     self.assertEqual(second.bias.shape, (2,))
 
   @parameterized.parameters("float16", "bfloat16", "float32", "uint8")
+  @pytest.mark.slow
   def test_dtypes_are_those_of_a_convolution(self, dtype):
     first, second = pair(8)
     convolve = jax.jit(functools.partial(convolution.conv, padding="SAME"))
@@ -197,6 +200,7 @@ class ValuesTest(parameterized.TestCase):
     self.assertIsNone(bare.bias)
     self.assertLen(jax.tree.leaves(nnx.state(bare, nnx.Param)), 1)
 
+  @pytest.mark.slow
   def test_first_use_while_traced(self):
     """Rotations are constants, not values of a trace."""
 
@@ -237,6 +241,7 @@ class ValuesTest(parameterized.TestCase):
 
 class GradientTest(parameterized.TestCase):
   @parameterized.parameters((4, 3, "SAME"), (8, 4, "VALID"))
+  @pytest.mark.slow
   def test_gradients_are_the_numerical_ones(self, count, size, padding):
     with jax.enable_x64(True):
       convs = pair(count, size, padding, channels=1, filters=2)
@@ -286,6 +291,7 @@ class EquivarianceTest(parameterized.TestCase):
         self.assertGreater(np.abs(after - turned(after, count, 1)).max(), 0.1)
 
   @parameterized.parameters((3, 0.2), (5, 0.06), (7, 0.06), (9, 0.06))
+  @pytest.mark.slow
   def test_eighths_of_smooth_images(self, size, most):
     convs = pair(8, size, "VALID", channels=1, filters=4)
     side = 40 + 2 * size

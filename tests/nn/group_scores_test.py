@@ -63,6 +63,7 @@ class SoftPeakTest(parameterized.TestCase):
       moved = row(np.roll(scores, steps, axis=1)) - row(scores)
       np.testing.assert_allclose((moved - steps + 8) % 16, 8, atol=1e-5)
 
+  @pytest.mark.slow
   def test_two_axes_and_their_ends(self):
     scores = np.zeros((1, 6, 5), np.float32)
     scores[0, 4, 0] = 50.0
@@ -134,6 +135,7 @@ class LearnedPriorTest(absltest.TestCase):
     prior(-np.eye(4, dtype=np.float32)[..., None])
     np.testing.assert_array_equal(prior.shares[...], trained)
 
+  @pytest.mark.slow
   def test_images_without_finite_scores_do_not_count(self):
     scores = np.random.default_rng(0).normal(size=(4, 3, 2)).astype("f")
     one, other, empty = (group_scores.LearnedPrior((3, 2)) for _ in range(3))

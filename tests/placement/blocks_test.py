@@ -19,6 +19,7 @@ class ConvBlockTest(parameterized.TestCase):
     expected = np.where(images > 0, images, slope * images)
     np.testing.assert_allclose(block(images), expected, atol=1e-6)
 
+  @pytest.mark.slow
   def test_batch_norm_then_pool_then_nonlinearity(self):
     block = ConvBlock(
       3, 2, 3, pool=2, batch_norm="before_relu", slope=0.1, rngs=nnx.Rngs(0)

@@ -48,6 +48,7 @@ def trained(network, steps=3):
 
 class IdentityTest(parameterized.TestCase):
   @parameterized.parameters("STN-CAN0", "STN-CAN1")
+  @pytest.mark.slow
   def test_an_untrained_network_is_its_cnn(self, name):
     network, cnn = create(name), create("CNN")
     nnx.update(cnn.stages, nnx.state(network.stages))
@@ -59,6 +60,7 @@ class IdentityTest(parameterized.TestCase):
 
 class InvarianceTest(parameterized.TestCase):
   @parameterized.parameters(("STN-CAN0", "rotation"), ("STN-CAN1", "rotation"))
+  @pytest.mark.slow
   def test_quarter_turns_change_nothing_behind_the_transformer(
     self, name, family
   ):
@@ -126,6 +128,7 @@ class PartsTest(parameterized.TestCase):
       counts["localisation"], sum(p.size for p in jax.tree.leaves(scorer))
     )
 
+  @pytest.mark.slow
   def test_a_transformer_that_halves(self):
     network = shaken(
       create("STN-CAN0", "translation", classifier=tiny.HALVING), 0

@@ -5,6 +5,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import placement
 from stnjax.paper import classifiers
@@ -51,6 +52,7 @@ class DropoutTest(parameterized.TestCase):
     # No two images drop the same.
     self.assertLen(np.unique(dropped, axis=0), 200)
 
+  @pytest.mark.slow
   def test_an_image_s_dropout_depends_on_its_own_key_alone(self):
     network = passing(dropout=0.5, hidden=1)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1))
@@ -76,6 +78,7 @@ class DropoutTest(parameterized.TestCase):
       passing(dropout=0.5)(jnp.ones((2, 8, 8, 1)), train=True)
     passing()(jnp.ones((2, 8, 8, 1)), train=True)  # nothing to drop
 
+  @pytest.mark.slow
   def test_a_shared_stage_drops_anew_in_each_use(self):
     network = passing("STN-SL1", dropout=0.5)
     seen = []
@@ -129,6 +132,7 @@ class PlainModuleTest(absltest.TestCase):
     logits = network(jnp.ones((4, 8, 8, 1)), train=True, keys=old).logits
     self.assertBetween(float((logits == 0).mean()), 0.35, 0.65)
 
+  @pytest.mark.slow
   def test_a_shared_stage_drops_anew_in_each_use(self):
     seen = []
 

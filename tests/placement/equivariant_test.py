@@ -5,6 +5,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import placement
 from stnjax.nn import convolution
@@ -88,6 +89,7 @@ class EquivariantTest(parameterized.TestCase):
     np.testing.assert_allclose(turned.logits, first.logits, atol=2e-3)
     self.assertGreater(np.abs(first.warped - images).max(), 0.1)
 
+  @pytest.mark.slow
   def test_of_a_backbone_by_name(self):
     network = tiny.create("STN-EQ0", family="similarity", num_classes=3)
     self.assertEqual(output(network, tiny.IMAGES).logits.shape, (3, 3))

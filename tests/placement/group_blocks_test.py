@@ -75,6 +75,7 @@ class BlockTest(parameterized.TestCase):
     np.testing.assert_allclose(least, most, atol=1e-5)
     self.assertEqual(set(np.round(most, 4).ravel().tolist()), {0.0, 2.0})
 
+  @pytest.mark.slow
   def test_dropout_of_values(self):
     block = GroupConvBlock(
       1, 6, 3, orientations=4, lifts=True, dropout=0.5, rngs=nnx.Rngs(0)
@@ -105,6 +106,7 @@ class BlockTest(parameterized.TestCase):
 
 class HeadTest(parameterized.TestCase):
   @parameterized.parameters((), (5, 7))
+  @pytest.mark.slow
   def test_of_four_orientations(self, *widths):
     """Every turn of the filter, the largest, then dense layers."""
     head = GroupHead(
@@ -132,6 +134,7 @@ class HeadTest(parameterized.TestCase):
     np.testing.assert_allclose(head(x), y, atol=1e-5)
 
   @parameterized.parameters((4, 3), (8, 3), (8, 4))
+  @pytest.mark.slow
   def test_invariant_to_quarter_turns(self, count, side):
     head = GroupHead(
       (side, side, 2 * count), 5, orientations=count, rngs=nnx.Rngs(0)
@@ -144,6 +147,7 @@ class HeadTest(parameterized.TestCase):
       np.abs(head(np.rot90(x, axes=(1, 2))) - head(x)).max(), 0.1
     )
 
+  @pytest.mark.slow
   def test_dropout(self):
     head = GroupHead(
       (2, 2, 400), 3, orientations=4, dropout=0.5, rngs=nnx.Rngs(0)
@@ -209,6 +213,7 @@ class NetworkTest(parameterized.TestCase):
   @parameterized.parameters(
     ("mnist", 28, 8), ("plain", 32, 8), ("plain", 24, 4)
   )
+  @pytest.mark.slow
   def test_quarter_turns_are_exact(self, backbone, side, count):
     made = network(backbone, side, count)
     self.assertEqual(made.orientations, count)
@@ -224,6 +229,7 @@ class NetworkTest(parameterized.TestCase):
         by_filter(turned[name], count), expected, atol=2e-5
       )
 
+  @pytest.mark.slow
   def test_a_pixel_that_pooling_leaves_over(self):
     """28-14-7-3: the last row and column of 7 are dropped."""
     made = network("plain", 28)
@@ -251,6 +257,7 @@ class NetworkTest(parameterized.TestCase):
       {"classifier": stages + head, "localisation": 0, "total": stages + head},
     )
 
+  @pytest.mark.slow
   def test_nothing_is_warped(self):
     made = network("mnist", 28)
     x = draw(2, 28, 28, 1)

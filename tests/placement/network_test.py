@@ -110,6 +110,7 @@ class PlacementTest(parameterized.TestCase):
       output.logits, answer(network, warped), atol=1e-5
     )
 
+  @pytest.mark.slow
   def test_sl_shares_arrays_and_takes_gradients_from_both_uses(self):
     network = shake(create("STN-SL1"))
     self.assertNotIn("stages", network.sites["1"])

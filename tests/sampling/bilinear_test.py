@@ -99,6 +99,7 @@ class AgainstGatherTest(parameterized.TestCase):
 
   @parameterized.product(channels=(1, 21), dtype=(np.float32, np.float64))
   @compiled
+  @pytest.mark.slow
   def test_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 

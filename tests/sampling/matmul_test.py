@@ -167,6 +167,7 @@ class PrecisionTest(parameterized.TestCase):
       found.astype(jnp.float32), expected.astype(jnp.float32), atol=atol
     )
 
+  @pytest.mark.slow
   def test_what_it_does_not_read(self):
     grid = jnp.zeros((2, 2, 2))
     with self.assertRaisesRegex(ValueError, "'matmul' reads floating.*int32"):

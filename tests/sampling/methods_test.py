@@ -160,6 +160,7 @@ class OwnMethodTest(parameterized.TestCase):
       )
       np.testing.assert_allclose(out[0], expected, atol=1e-4)
 
+  @pytest.mark.slow
   def test_warp_with_fill_mask_and_gradient(self):
     METHODS.register(SMOOTH.name, SMOOTH)
 

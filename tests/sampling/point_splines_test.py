@@ -64,10 +64,12 @@ class DoubleTest(parameterized.TestCase):
     np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-6)
 
   @parameterized.parameters(2, 3)
+  @pytest.mark.slow
   def test_gradients(self, num_axes):
     source, target, points = point_pairs(num_axes, 6)
     check_gradients(mapped, source, target, points[:4], np.full(6, 0.1))
 
+  @pytest.mark.slow
   def test_gradient_at_a_control_of_a_lattice(self):
     # Symmetric: equal distances, equal singular values.
     source = np.stack(np.meshgrid([-1.0, 0, 1], [-1.0, 0, 1]), -1).reshape(9, 2)
@@ -110,6 +112,7 @@ class DoubleTest(parameterized.TestCase):
       for gradient in gradients:
         np.testing.assert_array_equal(gradient, 0)
 
+  @pytest.mark.slow
   def test_many_points_are_mapped_in_parts(self):
     source, target, _ = point_pairs(2, 70)
     grid = fitted_grid(source, target, (301, 300))

@@ -117,6 +117,7 @@ class DtypeTest(parameterized.TestCase):
     np.testing.assert_allclose(out[0, :, 0], [0, 1, 0])
 
   @parameterized.parameters("nearest", "spline")
+  @pytest.mark.slow
   def test_no_channels(self, method):
     out = stnjax.grid_sample(
       jnp.ones((4, 4, 0)), jnp.zeros((2, 3, 2)), method=method

@@ -90,6 +90,7 @@ class ThinPlateTest(parameterized.TestCase):
       np.asarray(coordinates.lattice(shape)) + np.float32(0.25),
     )
 
+  @pytest.mark.slow
   def test_single_precision_of_many_controls(self):
     self.check_precision((12, 12), (512, 80), False)
 

@@ -38,6 +38,7 @@ class VelocityTest(parameterized.TestCase):
     np.testing.assert_allclose(grid, end, atol=2e-3)
 
   @parameterized.parameters(((5, 6), False), ((1, 4), True), ((3, 4, 2), False))
+  @pytest.mark.slow
   def test_constant_velocity_is_a_shift(self, shape, align_corners):
     velocity = jnp.full((*shape, len(shape)), 0.3)
     np.testing.assert_allclose(
@@ -72,6 +73,7 @@ class VelocityTest(parameterized.TestCase):
     self.assertLess(memory.temp_size_in_bytes, 40 * field.size * 4)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient(self):
     field = 0.3 * np.random.default_rng(0).normal(size=(2, 4, 5, 2))
     check_gradients(lambda v: stnjax.velocity_grid(v, steps=3), field)

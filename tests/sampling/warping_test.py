@@ -68,6 +68,7 @@ class WarpTest(parameterized.TestCase):
     self.check(theta, (7, 3), image, True, **mode)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_fill_mask_coefficients_and_key_are_passed_on(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2))

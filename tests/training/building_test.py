@@ -200,6 +200,7 @@ class OptionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       building.abstract_network(settings, building.find(settings))
 
+  @pytest.mark.slow
   def test_a_network_too_large_is_refused_in_shapes_alone(self):
     # 64 * 102 filters of 7 x 7 for as many channels are 2.09e9, and there are
     # those of 9 x 9; of a factor of 104, more than 2^31.
@@ -291,6 +292,7 @@ class TrainerTest(parameterized.TestCase):
     self.assertEqual(int(states.step[0]), 6)
     self.assertTrue(np.isfinite(np.asarray(states.totals.loss)).all())
 
+  @pytest.mark.slow
   def test_receptive_fields_are_probed_before_the_network_is_traced(self):
     """STN-C needs them, and plain modules do not say theirs."""
     register(self, BACKBONES, "own", _without_geometry)

@@ -3,6 +3,7 @@
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
+import pytest
 
 from stnjax import data
 from stnjax.training.preparation import Preparation
@@ -32,6 +33,7 @@ class PreparationTest(parameterized.TestCase):
     for image, other in zip(trained, plain, strict=True):
       self.assertGreater(np.abs(image - other).max(), 0.3)
 
+  @pytest.mark.slow
   def test_other_perturbations_are_for_evaluation_too(self):
     images = examples(4).images
     pair = [

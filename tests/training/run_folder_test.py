@@ -12,6 +12,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import placement
 from stnjax.files import RunError
@@ -190,6 +191,7 @@ class MetricsTest(FolderTest):
 
 
 class CheckpointTest(FolderTest):
+  @pytest.mark.slow
   def test_state_comes_back_to_the_bit(self):
     """Also that of layers which keep more than a batch norm does."""
     for backbone in (

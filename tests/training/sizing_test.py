@@ -77,6 +77,7 @@ class NetworkTest(parameterized.TestCase):
     for name in ("CNN", "STN-C0", "STN-CAN0"):
       self.assertIn(name, registered())
 
+  @pytest.mark.slow
   def test_a_number_that_no_width_reaches_names_the_network(self):
     settings = Settings(network="STN-C0", parameters=100)
     with self.assertRaisesRegex(

@@ -4,6 +4,7 @@ from absl.testing import absltest
 from flax import nnx
 import jax
 import numpy as np
+import pytest
 
 from stnjax import data, placement
 from stnjax.training import optimisers, steps
@@ -73,6 +74,7 @@ class HeadsTest(absltest.TestCase):
         losses[image] -= np.log(shares[image, head, train.labels[image, head]])
     return losses, logits.argmax(axis=-1)
 
+  @pytest.mark.slow
   def test_losses_add_up_and_all_heads_must_be_right(self):
     built, states = make("CNN", heads=3, perturbation="none")
     train = self.examples()

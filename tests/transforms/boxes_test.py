@@ -47,6 +47,7 @@ class CropTest(parameterized.TestCase):
     low = rng.uniform(0, 6, (2, 3, 2))
     self.boxes = np.concatenate([low, low + rng.uniform(1, 5, (2, 3, 2))], -1)
 
+  @pytest.mark.slow
   def test_mirrored_boxes_are_crops_mirrored(self):
     boxes = self.boxes.astype(np.float32)
     mirrored = boxes[..., [2, 1, 0, 3]]
@@ -240,6 +241,7 @@ class MoveTest(parameterized.TestCase):
 
   @parameterized.parameters(False, True)
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients(self, projective):
     rng = np.random.default_rng(0)
     theta, points = random_theta(rng, 2, projective), rng.uniform(-1, 1, (3, 2))

@@ -230,6 +230,7 @@ class UseTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(ours, matrix, atol=2e-3)
 
+  @pytest.mark.slow
   def test_convention_for_warp(self):
     image = np.zeros((20, 30, 1), np.float32)
     image[4, 7], image[9, 20], image[15, 11] = 1, 2, 3
