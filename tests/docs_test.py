@@ -13,7 +13,14 @@ from etils import epath
 import pytest
 
 from experiments.lib import tables
-from experiments.reporting import finished, gates, groups, page, verdicts
+from experiments.reporting import (
+  finished,
+  gates,
+  groups,
+  guide,
+  page,
+  verdicts,
+)
 import stnjax
 from stnjax.paper import claims
 from tests import pages
@@ -29,6 +36,7 @@ CHECKED = {  # values that comments state, by page
   "alignability.md": 2,
   "index.md": 1,
   "own_network.md": 1,
+  "pose_estimators.md": 1,
   "start.md": 4,
   "warp.md": 3,
 }
@@ -88,6 +96,12 @@ class ResultsTest(absltest.TestCase):
     content = verdicts.content(grouped, judged)
     text = page.markdown(verdicts.TITLE, content)
     self.assertEqual((RESULTS / "claims.md").read_text(), text)
+
+  def test_the_guide_to_pose_estimators_has_the_table_of_its_runs(self):
+    runs, _ = finished.read_all(epath.Path(RESULTS / "pose_full_circle"))
+    (group,) = groups.group(runs)
+    table = tables.markdown(guide.table(group, "rotation"))
+    self.assertIn(table, (DOCS / "pose_estimators.md").read_text())
 
   def test_readme_has_the_table_of_the_guide(self):
     guide = (RESULTS / "rotation" / "guide.md").read_text()
