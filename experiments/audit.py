@@ -14,7 +14,7 @@ import time
 
 from absl import flags
 
-from experiments.lib import cli, loading, running
+from experiments.lib import cli, loading, running, selection
 from experiments.reporting import auditing, finished, report
 from stnjax import alignability
 from stnjax.files import RunError
@@ -54,9 +54,7 @@ def _audit_and_print(run: Run, load: loading.Load) -> None:
 
 
 if __name__ == "__main__":
-  _ONLY = flags.DEFINE_string(
-    "only", "^G?CNN", "Runs whose name matches this regular expression."
-  )
+  _ONLY, _DATA_DIR = selection.define_finished("^G?CNN")
   _IMAGES = flags.DEFINE_integer(
     "images", 24, "How many test images to transform.", lower_bound=2
   )
@@ -66,8 +64,6 @@ if __name__ == "__main__":
   _METHOD = flags.DEFINE_enum(
     "method", "linear", alignability.METHODS, "Interpolation of the warps."
   )
-  _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data, for sets that are not embedded."
-  )
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(selection)
   cli.run(main)
