@@ -5,17 +5,12 @@ A spatial transformer in a network of your own::
   st = nn.SpatialTransformer(nn.LocalisationNet((28, 28, 1), 6, rngs=rngs))
   warped, theta = st(images)
 
-<<<<<<< HEAD
 `EquivariantLocaliser` predicts poses that move as the image does, for families
 of rotations, scalings and translations. `PoseSearch` scores copies of the image
 at a grid of poses. `LiftingConv` and `GroupConv` are equivariant to rotations.
 
 `canonicalisation`, `deformation`, `convolution`, `initialisers` and
-`receptive_fields` are modules of functions.
-=======
-`deformation`, `convolution`, `initialisers` and `receptive_fields` are modules
-of functions, `predictors` one of layers.
->>>>>>> more-calls
+`receptive_fields` are modules of functions, `predictors` one of layers.
 """
 
 from stnjax import extras

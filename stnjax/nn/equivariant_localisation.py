@@ -42,7 +42,6 @@ _KERNEL = 5  # pixels along a side of the kernels before the template
 _OCTAVES_AROUND = 0.75  # that a template of radii sees to either side
 _PLACE = 9  # pixels along a side of the template of a place
 _RADII = 16  # most columns of a polar image
-_LEAST_SIDE = 4  # of features that are read in polar coordinates, two radii
 _MOST_PIXELS = 40  # of the shorter side, of features that are not reduced
 _REACH_DEGREES = 45.0
 _REACH_OCTAVES = 0.5
@@ -164,7 +163,7 @@ class EquivariantLocaliser(nnx.Module):
     self.octaves = tuple(octaves)
     self.extent = tuple(extent)
     self.parts = EQUIVARIANT_FAMILIES[self.family.name]
-    least = _LEAST_SIDE if self.parts[:2] != (False, False) else 1
+    least = self._least_side()
     if min(in_shape[:2]) < least:
       raise ValueError(
         f"in_shape={tuple(in_shape)} must have at least {least} pixels along"
@@ -306,6 +305,13 @@ class EquivariantLocaliser(nnx.Module):
       polar=True,
       **options,
     )
+
+  def _least_side(self) -> int:
+    """Pixels along the shorter side of features that tell the pose."""
+    if self.parts[:2] == (False, False):
+      return 1
+    # Orientations tell the angle without a second radius.
+    return 4 if self.parts.scale or self.orientations == 1 else 2
 
   @property
   def _template_radii(self) -> int:

@@ -347,6 +347,7 @@ class ArgumentsTest(parameterized.TestCase):
     (dict(octaves=(0.0, 1.0, 2.0)), "octaves must be two finite numbers"),
     (dict(filters=(8, 0)), "filters must be at least 1"),
     (dict(in_shape=(3, 9, 1)), "in_shape=.*at least 4 pixels"),
+    (dict(in_shape=(1, 9, 8), orientations=8), "in_shape=.*at least 2 pixels"),
     (dict(in_shape=(0, 9, 1), family="translation"), "in_shape=.*at least 1"),
   )
   def test_are_named(self, arguments, message):
