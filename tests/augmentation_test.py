@@ -6,6 +6,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import augmentation, transforms
 from tests.sampling import compiled
@@ -50,6 +51,7 @@ def blobs(points):
 
 class AugmentationTest(parameterized.TestCase):
   @parameterized.parameters(*DRAWS)
+  @pytest.mark.slow
   def test_a_draw_depends_on_its_key_alone(self, name):
     one = jax.jit(DRAWS[name])(KEYS[7])
     np.testing.assert_allclose(one, drawn(name)[7], atol=1e-5)
@@ -92,6 +94,7 @@ class AugmentationTest(parameterized.TestCase):
     expected = low + width * np.array([0.25, 0.5, 0.75])
     np.testing.assert_allclose(quarters, expected, atol=0.1 * width)
 
+  @pytest.mark.slow
   def test_defaults_are_the_identity(self):
     np.testing.assert_allclose(
       augmentation.random_affine(KEYS[0], SHAPE),
@@ -132,6 +135,7 @@ class AugmentationTest(parameterized.TestCase):
     self.assertLess(abs(float(fields.mean())), 0.1)
 
   @parameterized.parameters("affine", "perspective", "crop")
+  @pytest.mark.slow
   def test_points_move_with_the_image(self, name):
     rng = np.random.default_rng(0)
     points = rng.uniform([12, 8], [24, 16], (20, 2)).astype(np.float32)

@@ -72,6 +72,7 @@ def pose(rng, projective=False):
   return matrix, np.degrees(angle), log_scale
 
 
+@pytest.mark.slow
 def test_residuals_are_sums_of_what_was_applied_and_predicted():
   rng = np.random.default_rng(1)
   poses = [[pose(rng) for _ in range(3)] for _ in range(4)]

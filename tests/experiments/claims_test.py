@@ -496,6 +496,7 @@ def test_validation_runs_do_not_count_and_unfinished_ones_are_named(tmp_path):
   assert all(item.name in text for item in left_out)
 
 
+@pytest.mark.slow
 def test_runs_win_over_an_outdated_report(tmp_path):
   """Also where some runs of the report are gone."""
   for seed in range(4):

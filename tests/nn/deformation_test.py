@@ -83,6 +83,7 @@ class ConvTest(parameterized.TestCase):
     ("SAME", (1, 1), 3),
     ("SAME", (2, 4), 1),
   )
+  @pytest.mark.slow
   def test_at_regular_points_it_is_a_convolution(
     self, padding, kernel_shape, batch
   ):
@@ -113,6 +114,7 @@ class ConvTest(parameterized.TestCase):
     )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients_are_the_numerical_ones(self):
     rng = np.random.default_rng(2)
     features, kernel = normal(2, 4, 5, 2), normal(2, 3, 2, 3)
@@ -263,6 +265,7 @@ class GroupsTest(parameterized.TestCase):
       np.testing.assert_allclose(found, expected, atol=1e-4)
 
   @parameterized.parameters((1, 1), (2, 4), (4, 2))
+  @pytest.mark.slow
   def test_against_onnx(self, groups, parts):
     features, points, offsets, kernel, mask = self.arrays(groups, parts)
     height, width = points.shape[:2]
@@ -298,6 +301,7 @@ class GroupsTest(parameterized.TestCase):
     ("VALID", 2, (2, 1)),
     (((1, 0), (2, 3)), (1, 2), (1, 1)),
   )
+  @pytest.mark.slow
   def test_at_regular_points_it_is_a_convolution(
     self, padding, stride, dilation
   ):
@@ -320,6 +324,7 @@ class GroupsTest(parameterized.TestCase):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients_are_the_numerical_ones(self):
     features, points, offsets, kernel, mask = self.arrays(2, 4)
     places = np.floor(points[:2, :2] + offsets[:, :2, :2])
@@ -380,6 +385,7 @@ class PointsTest(parameterized.TestCase):
     ("rotation", (4, 1)),
     ("translation", (1, 1)),
   )
+  @pytest.mark.slow
   def test_patches_against_a_loop(self, family, kernel_shape):
     points = deformation.regular_points((5, 6), kernel_shape, "SAME")
     count = transforms.num_params(family)
@@ -406,6 +412,7 @@ class PointsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(2, 3)
+  @pytest.mark.slow
   def test_a_quarter_turn_everywhere_turns_the_kernel(self, size):
     features, kernel = single(normal(2, 6, 7, 2), normal(size, size, 2, 3))
     points = deformation.regular_points((6, 7), (size, size), "VALID")
@@ -485,6 +492,7 @@ class PredictorTest(parameterized.TestCase):
       self.assertEqual(net.head.kernel.shape, (filters, 2))
 
   @parameterized.parameters("affine", "rotation", None)
+  @pytest.mark.slow
   def test_untrained_it_returns_the_regular_points(self, family):
     options = dict(num_parameters=100, rngs=nnx.Rngs(0))
     if family:

@@ -90,6 +90,7 @@ def train(net, steps=100):
 
 class RotationTest(parameterized.TestCase):
   @parameterized.parameters("rotation", "rotation_scale")
+  @pytest.mark.slow
   def test_quarter_turns_of_the_image(self, family):
     net, x = make(family), images()
     # np.rot90 turns from +y towards +x.
@@ -134,6 +135,7 @@ class RotationTest(parameterized.TestCase):
     error = np.degrees(np.angle(moved / moved.mean()))
     self.assertLess(np.abs(error).max(), STEP / 2)
 
+  @pytest.mark.slow
   def test_a_transformer_brings_turned_images_to_one(self):
     transformer = nn.SpatialTransformer(make("rotation"), "rotation", "zeros")
     x = images()
@@ -190,6 +192,7 @@ def score_margin(net, polar):
 
 
 class ScaleTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_whole_steps_of_the_log_polar_image(self):
     net = make("scale")
     # Peaks in the middle, so that steps do not leave the range.
@@ -202,6 +205,7 @@ class ScaleTest(absltest.TestCase):
         predict_polar(net, moved), before + steps * step, atol=1e-4
       )
 
+  @pytest.mark.slow
   def test_grown_images(self):
     net = make("scale", (40, 40, 1), octaves=(-2.5, 1.0))
     growth = 2 ** np.array([0.5, 0.75, 1.0, 1.25, 1.4])
@@ -211,6 +215,7 @@ class ScaleTest(absltest.TestCase):
       octaves - octaves[2], np.log2(growth) - 1, atol=0.5 / 6
     )
 
+  @pytest.mark.slow
   def test_scores_stay_within_the_range(self):
     net = make("scale", octaves=(-1.0, 0.5))
     octaves = predict(net, 100 * images(32)) / OCTAVE
@@ -220,6 +225,7 @@ class ScaleTest(absltest.TestCase):
 
 class PlaceTest(parameterized.TestCase):
   @parameterized.parameters("translation", "attention", "similarity")
+  @pytest.mark.slow
   def test_whole_pixels(self, family):
     net = make(family, (28, 32, 1))
     x = np.zeros((1, 28, 32, 1), np.float32)
@@ -242,6 +248,7 @@ class PlaceTest(parameterized.TestCase):
       rtol=1e-5,
     )
 
+  @pytest.mark.slow
   def test_large_features_are_reduced(self):
     net = make("translation", (96, 90, 1))
     x = np.zeros((1, 96, 90, 1), np.float32)

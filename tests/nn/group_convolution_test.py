@@ -182,6 +182,7 @@ class ValuesTest(parameterized.TestCase):
         narrow.astype(np.float32), expected, rtol=0.05, atol=0.3
       )
 
+  @pytest.mark.slow
   def test_the_start(self):
     """Variance of the kernel by the taps that a filter reads."""
     conv = nn.GroupConv(20, 40, 5, orientations=8, rngs=nnx.Rngs(0))
@@ -312,6 +313,7 @@ class EquivarianceTest(parameterized.TestCase):
       other = np.linalg.norm(after - turned(expected, 8, steps))
       self.assertGreater(other / np.linalg.norm(expected), 2 * error)
 
+  @pytest.mark.slow
   def test_filters_with_corners_turn_worse(self):
     """Why taps in the corners of 5 x 5 kernels are left out."""
     weights = draw(25, 1, 8)

@@ -36,6 +36,7 @@ def row(scores, log_prior=0.0):
 
 
 class CorrelationTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_circular_correlation_by_loops(self):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 5, 6, 3)), rng.normal(size=(4, 3, 3))
@@ -76,6 +77,7 @@ class SoftPeakTest(parameterized.TestCase):
     np.testing.assert_allclose(row(scores, slope), row(scores) + 8, atol=1e-4)
     np.testing.assert_allclose(row(scores, -slope), row(scores), atol=1e-4)
 
+  @pytest.mark.slow
   def test_flat_scores_have_a_position_and_a_gradient(self):
     flat = jnp.zeros((1, 16, 1))
     gradient = row_gradient(flat)
@@ -84,6 +86,7 @@ class SoftPeakTest(parameterized.TestCase):
 
   @parameterized.parameters(0.2, 8.1, 15.8)
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient(self, place):
     scores = scores_about([place], height=2.0).astype(np.float64)
     gradient = row_gradient(scores)
@@ -99,6 +102,7 @@ class SoftPeakTest(parameterized.TestCase):
 
 
 class LearnedPriorTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_one_step_is_that_of_em(self):
     prior = group_scores.LearnedPrior((4, 3), average=0.0)
     prior.train()
@@ -112,6 +116,7 @@ class LearnedPriorTest(absltest.TestCase):
       shares = np.exp(log_joint - norm).mean(axis=0)
       np.testing.assert_allclose(prior.shares[...], shares, rtol=1e-5)
 
+  @pytest.mark.slow
   def test_half_the_circle_concentrates_and_all_of_it_does_not(self):
     rng = np.random.default_rng(0)
     for low, high in ((0, 8), (0, 16)):
@@ -126,6 +131,7 @@ class LearnedPriorTest(absltest.TestCase):
       self.assertLess(shares.max(), 1.6 / (high - low))
       self.assertGreater(shares[low + 1 : high].min(), 0.5 / (high - low))
 
+  @pytest.mark.slow
   def test_evaluation_leaves_it_as_it_is(self):
     prior = group_scores.LearnedPrior((4, 1))
     prior.train()

@@ -40,6 +40,7 @@ class DropoutTest(parameterized.TestCase):
     ({"hidden": 1}, 0.3),
     ({"dropout": 0.4, "hidden": 1}, 1 - 0.6 * 0.7),
   )
+  @pytest.mark.slow
   def test_a_share_is_dropped_and_the_rest_scaled(self, options, rate):
     images = jnp.ones((200, 8, 8, 1))
     logits = passing(**options)(images, train=True, keys=keys(200)).logits
@@ -107,6 +108,7 @@ def plain_nnx(stages):
 class PlainModuleTest(absltest.TestCase):
   """nnx.Dropout and nnx.BatchNorm, in the mode and with the keys of a call."""
 
+  @pytest.mark.slow
   def test_dropout_is_a_function_of_the_keys(self):
     rngs = nnx.Rngs(0)
     network = plain_nnx(
@@ -156,6 +158,7 @@ class PlainModuleTest(absltest.TestCase):
     first, second = (np.asarray(x) == 0 for x in seen)
     self.assertBetween((first == second).mean(), 0.35, 0.65)
 
+  @pytest.mark.slow
   def test_batch_norm_uses_the_batch_in_training_alone(self):
     network = plain_nnx([nnx.BatchNorm(1, rngs=nnx.Rngs(0))])
     images = np.random.default_rng(0).normal(3, 2, (5, 8, 8, 1))
@@ -175,6 +178,7 @@ class PlainModuleTest(absltest.TestCase):
     network.features(images)
     np.testing.assert_array_equal(norm.mean[...], moved)
 
+  @pytest.mark.slow
   def test_state_splits_from_parameters_and_random_streams(self):
     """As training holds it: streams are constant, and drawn from the keys."""
     rngs = nnx.Rngs(0)

@@ -79,6 +79,7 @@ class NameTest(parameterized.TestCase):
 
 class EquivariantTest(parameterized.TestCase):
   @parameterized.parameters("STN-EQ0", "STN-EQ0x2", "STN-EQ1", "STN-EQ0,1")
+  @pytest.mark.slow
   def test_turned_images_give_one_answer(self, name):
     network = place(name, grouped())
     images = np.random.default_rng(0).normal(size=(3, 20, 20, 1)).astype("f")
@@ -111,6 +112,7 @@ class EquivariantTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(network.transformer(1).localiser.extent, 20 / 28)
 
+  @pytest.mark.slow
   def test_the_prior_is_learnt_in_training(self):
     network = place("STN-EQ0", grouped())
     prior = network.transformer(0).localiser.pose_prior
@@ -121,6 +123,7 @@ class EquivariantTest(parameterized.TestCase):
     trained(network, images)
     self.assertGreater(np.abs(prior.shares[...] - before).max(), 0)
 
+  @pytest.mark.slow
   def test_a_depth_that_runs_twice_has_no_prior(self):
     network = place("STN-EQ0x2", grouped())
     self.assertIsNone(network.transformer(0).localiser.pose_prior)

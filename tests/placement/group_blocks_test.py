@@ -35,6 +35,7 @@ def by_filter(x, count):
 
 class BlockTest(parameterized.TestCase):
   @parameterized.parameters("before_relu", "after_relu")
+  @pytest.mark.slow
   def test_orientations_share_the_batch_norm(self, place):
     block = GroupConvBlock(
       2, 3, 3, orientations=4, pool=2, batch_norm=place, slope=0.1,
@@ -240,6 +241,7 @@ class NetworkTest(parameterized.TestCase):
     self.assertBetween(float(error), 1e-3, 0.3)
 
   @parameterized.parameters(("plain", 28), ("plain", 96), ("mnist", 28))
+  @pytest.mark.slow
   def test_about_as_many_parameters(self, backbone, side):
     for width in (0.25, 1.0):
       group, ordinary = (
@@ -312,6 +314,7 @@ class MistakesTest(parameterized.TestCase):
       placement.place(made, "GCNN", task, rngs=nnx.Rngs(0))
 
   @parameterized.parameters("plain", "mnist")
+  @pytest.mark.slow
   def test_other_numbers_of_orientations(self, backbone):
     for count in (0, 3, 6):
       with self.assertRaisesRegex(ValueError, "orientations must be"):

@@ -7,6 +7,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 import jax
 import numpy as np
+import pytest
 
 from stnjax import placement
 from tests.placement import tiny
@@ -167,6 +168,7 @@ class OperationsTest(absltest.TestCase):
     counted = placement.count_operations(network)
     self.assertBetween(counted / (by_pixel + mean + dense), 0.97, 1.03)
 
+  @pytest.mark.slow
   def test_a_transformer_costs_its_localisation(self):
     counts = {
       name: placement.count_operations(

@@ -42,6 +42,7 @@ class AntialiasTest(parameterized.TestCase):
       out, expected = out[inside], expected[inside]
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
+  @pytest.mark.slow
   def test_fine_stripes_become_grey(self):
     stripes = jnp.tile(jnp.array([1.0, 0.0]), 32)[None, :, None]
     stripes = jnp.broadcast_to(stripes, (64, 64, 1))

@@ -111,6 +111,7 @@ class AgainstGatherTest(parameterized.TestCase):
   def test_more_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 
+  @pytest.mark.slow
   def test_without_compiler(self):
     with without_compiler():
       check_against_gather((5, 6), 2, "reflection", True, np.float64)
@@ -258,6 +259,7 @@ class TransformationTest(parameterized.TestCase):
 
     self.check(adjoint_and_gradient, values, points)
 
+  @pytest.mark.slow
   def test_shard_map_with_one_image_for_all(self):
     mesh = jax.make_mesh(
       (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
@@ -278,6 +280,7 @@ class TransformationTest(parameterized.TestCase):
 
     self.check(gradients, self.image[0], self.points)
 
+  @pytest.mark.slow
   def test_shard_map_of_a_batch(self):
     self.check_shard_map(True, ("batch", "rest"))
 

@@ -85,6 +85,7 @@ class PolarTest(parameterized.TestCase):
     np.testing.assert_allclose(read(image(), grid), theirs, atol=1e-3)
 
   @parameterized.parameters(*OF_OPENCV)
+  @pytest.mark.slow
   def test_inverse_of_opencv(self, flag):
     make, options = OF_OPENCV[flag]
     centre = normalised(CENTRE)

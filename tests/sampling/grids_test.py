@@ -105,6 +105,7 @@ class AffineTest(parameterized.TestCase):
       )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_of_a_multiple_of_a_homography(self):
     rng = np.random.default_rng(0)
     theta, image = random_theta(rng, 2, True), rng.normal(size=(5, 6, 1))

@@ -85,6 +85,7 @@ class LensGridTest(parameterized.TestCase):
 
   @parameterized.parameters(("brown_conrady", 14), ("fisheye", 4))
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients(self, model, count):
     # The pixel (3, 2) is on the optical axis.
     camera = np.array([[5.0, 0.1, 3], [0, 4, 2], [0, 0, 1]])
@@ -98,6 +99,7 @@ class LensGridTest(parameterized.TestCase):
     )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_of_fisheye_where_series_ends(self):
     # Squared radii on both sides of 0.01.
     camera = np.array([[100.0, 0, 0], [0, 100, 0], [0, 0, 1]])
@@ -108,6 +110,7 @@ class LensGridTest(parameterized.TestCase):
     )
 
   @parameterized.parameters("brown_conrady", "fisheye")
+  @pytest.mark.slow
   def test_directions_behind_the_camera_are_nan_without_gradient(self, model):
     turn = cv2.Rodrigues(np.array([0.0, 1.8, 0.0]))[0].astype(np.float32)
 

@@ -63,6 +63,7 @@ class KernelTest(parameterized.TestCase):
     name=tuple(KERNELS_BY_METHOD), padding=("zeros", "border", "wrap")
   )
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_values_of_the_kernel(self, name, padding):
     line = np.random.default_rng(0).normal(size=9)
     near = np.array([0, 1e-9, 0.3, 0.5, 0.7, 1 - 1e-9])
@@ -83,6 +84,7 @@ class KernelTest(parameterized.TestCase):
     np.testing.assert_allclose(found[0, :, 0], expected, atol=1e-7)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients_also_at_pixels(self):
     self.check_gradients_of("catmull_rom")
 
@@ -104,6 +106,7 @@ class KernelTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(*KERNELS_BY_METHOD)
+  @pytest.mark.slow
   def test_the_identity_and_shifts_copy_pixels_exactly(self, name):
     image = np.random.default_rng(0).normal(size=(9, 12, 2)).astype(np.float32)
     y, x = np.indices((9, 12))
@@ -113,6 +116,7 @@ class KernelTest(parameterized.TestCase):
     found = sampling.sample_pixels(image, points + 2, method=name)
     np.testing.assert_array_equal(found[:-2, :-2], image[2:, 2:])
 
+  @pytest.mark.slow
   def test_lanczos_is_that_of_opencv(self):
     image = np.random.default_rng(0).normal(size=(20, 24)).astype(np.float32)
     rng = np.random.default_rng(1)

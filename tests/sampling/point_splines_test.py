@@ -77,6 +77,7 @@ class DoubleTest(parameterized.TestCase):
     target[4] += 0.2
     check_gradients(mapped, source, target, source)
 
+  @pytest.mark.slow
   def test_gradients_of_a_grid(self):
     source, target, _ = point_pairs(2, 6)
     check_gradients(lambda s, t: fitted_grid(s, t, (4, 5)), source, target)
@@ -89,6 +90,7 @@ class DoubleTest(parameterized.TestCase):
     result = mapped(source, target, points, 1e9)
     np.testing.assert_allclose(result, expected, atol=1e-7)
 
+  @pytest.mark.slow
   def test_equal_points_need_regularisation(self):
     source, target, points = point_pairs(2, 8)
     source[3] = source[5]
@@ -128,6 +130,7 @@ def _sum(source, target, points):
 
 class ThinPlateSplineTest(parameterized.TestCase):
   @parameterized.product(num_axes=(2, 3), align_corners=(False, True))
+  @pytest.mark.slow
   def test_equal_points_are_the_identity_exactly(self, num_axes, align_corners):
     source, _, points = point_pairs(num_axes, 9)
     np.testing.assert_array_equal(
@@ -150,6 +153,7 @@ class ThinPlateSplineTest(parameterized.TestCase):
       result, expected(points.astype(float)), atol=200 * tolerance
     )
 
+  @pytest.mark.slow
   def test_batches_broadcast(self):
     source, target, points = point_pairs(2, 8)
     targets = np.stack([target, target + 0.5, target[::-1]])
@@ -159,6 +163,7 @@ class ThinPlateSplineTest(parameterized.TestCase):
       np.testing.assert_allclose(mapped(source, one, points), each, atol=1e-5)
     self.assertEqual(fitted_grid(source, targets, (4, 5)).shape, (3, 4, 5, 2))
 
+  @pytest.mark.slow
   def test_convention_source_is_the_output(self):
     # The pixel right of the middle is shown in the middle.
     source = np.array([[0.0, 0], [-1, -1], [1, -1], [1, 1], [-1, 1]])
@@ -167,6 +172,7 @@ class ThinPlateSplineTest(parameterized.TestCase):
     result = sampling.grid_sample(image, fitted_grid(source, target, (5, 5)))
     self.assertAlmostEqual(float(result[2, 2, 0]), 1, places=5)
 
+  @pytest.mark.slow
   def test_points_that_are_not_finite(self):
     source, target, points = point_pairs(2, 8)
     points[3, 1] = np.nan

@@ -110,6 +110,7 @@ class ResizeTest(parameterized.TestCase):
   @parameterized.product(
     align_corners=(False, True), method=("linear", "cubic")
   )
+  @pytest.mark.slow
   def test_is_the_warp_by_the_identity(self, align_corners, method):
     image = pixels(batch=(2,))
     for shape in ((4, 5), (1, 20)):

@@ -166,6 +166,7 @@ class ThinPlateTest(parameterized.TestCase):
       )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_to_the_control_points(self):
     control_shape, num_axes = (2, 3, 2), 3
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from tests.sampling.cases import check_gradients, determinants, smooth_field
 
 
 class VelocityTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_against_an_integrator(self):
     shape, rng = (48, 64), np.random.default_rng(0)
     velocity = smooth_field(rng, shape, 0.3)
@@ -65,6 +66,7 @@ class VelocityTest(parameterized.TestCase):
     ]
     self.assertTrue((np.diff(errors) < 0).all(), errors)
 
+  @pytest.mark.slow
   def test_gradient_does_not_keep_every_step(self):
     field = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
     gradient = jax.jit(jax.grad(lambda v: stnjax.velocity_grid(v).sum()))

@@ -175,6 +175,7 @@ class OptionsTest(parameterized.TestCase):
     (norm,) = network.norms
     self.assertEqual(norm.momentum, 0.9)
 
+  @pytest.mark.slow
   def test_initial_values_are_those_of_the_settings(self):
     settings = Settings(init="torch", width=0.25)
     network = building.build_network(settings, building.find(settings))
@@ -249,6 +250,7 @@ class TrainerTest(parameterized.TestCase):
     ("rotation", (0.1307,), (0.3081,), False),
     ("translation", (0.0363,), (0.1870,), True),
   )
+  @pytest.mark.slow
   def test_preparation_is_that_of_the_perturbation(
     self, name, mean, std, cluttered
   ):
@@ -259,6 +261,7 @@ class TrainerTest(parameterized.TestCase):
       first, _ = built.examples(states, IMAGES[:2] * 0, 0)[0]
       self.assertGreater(first.max(), 0.1)
 
+  @pytest.mark.slow
   def test_normalisation_is_that_of_the_training_images(self):
     labels = np.arange(40) % 4
     dataset = data.from_arrays("own", (IMAGES, labels), (IMAGES, labels))

@@ -64,6 +64,7 @@ class CheckpointsTest(parameterized.TestCase):
       self.assertEqual(arrays[name].tobytes(), array.tobytes(), name)
 
   @parameterized.parameters(True, False)
+  @pytest.mark.slow
   def test_a_flipped_bit_is_noticed_everywhere(self, with_sums):
     """In each file; without SHA256SUMS, by the checksum of the arrays."""
     self.kept.save(10, ARRAYS, 1.5)

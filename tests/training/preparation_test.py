@@ -21,6 +21,7 @@ def keys(count):
 
 class PreparationTest(parameterized.TestCase):
   @parameterized.parameters("free_augmentation", "light_augmentation")
+  @pytest.mark.slow
   def test_augmentation_is_for_training_alone(self, name):
     images = examples(4).images
     plain = toy_trainers.normalised(images)

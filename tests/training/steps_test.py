@@ -14,6 +14,7 @@ from tests.training.toy_trainers import examples, make, max_difference, of
 
 
 class TrainStepTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_one_step_is_the_optimiser_on_the_mean_gradient(self):
     """Against a step written out: SGD on the batch that the order names."""
     optimiser = optimisers.make_optimiser(

@@ -134,6 +134,7 @@ class CropTest(parameterized.TestCase):
     )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient(self):
     for corners, align_corners in (("edges", False), ("centres", True)):
       check_grads(
@@ -170,6 +171,7 @@ class MoveTest(parameterized.TestCase):
 
   @parameterized.product(num_axes=(2, 3), projective=(False, True))
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_points_against_a_loop(self, num_axes, projective):
     rng = np.random.default_rng(0)
     theta = random_theta(rng, num_axes, projective, batch=(2, 1))
@@ -201,6 +203,7 @@ class MoveTest(parameterized.TestCase):
     corners=("edges", "centres"), projective=(False, True), num_axes=(2, 3)
   )
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_boxes_against_a_loop(self, corners, projective, num_axes):
     rng = np.random.default_rng(0)
     theta = random_theta(rng, num_axes, projective)
@@ -261,6 +264,7 @@ class MoveTest(parameterized.TestCase):
       )
 
   @parameterized.parameters("singular", "vanishing")
+  @pytest.mark.slow
   def test_nan_has_a_zero_gradient(self, case):
     theta = np.zeros((3, 3), np.float32)
     if case == "vanishing":

@@ -74,6 +74,7 @@ class FitOutputTest(parameterized.TestCase):
     self.assertTrue((high - low > sizes - 1).all())
 
   @parameterized.parameters((6, 9), (7, 7), (5, 8))
+  @pytest.mark.slow
   def test_quarter_turns_copy_pixels(self, *shape):
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     for times in range(4):

@@ -140,6 +140,7 @@ class VolumeTest(parameterized.TestCase):
     )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_rotation_vector_is_smooth_near_the_identity(self):
     hessian = jax.jit(
       jax.hessian(lambda p: transforms.matrix(p, "rotation", num_axes=3))
@@ -185,6 +186,7 @@ class OwnFamilyTest(absltest.TestCase):
     out = stnjax.grid_sample(ramp, grid)
     np.testing.assert_allclose(out.ravel(), expected, atol=1e-6)
 
+  @pytest.mark.slow
   def test_as_an_object(self):
     self.check(self.MIRROR)
     self.assertNotIn(self.MIRROR.name, transforms.FAMILIES)
