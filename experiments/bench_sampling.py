@@ -2,6 +2,11 @@
 
   python -m experiments.bench_sampling
 
+Other methods, and volumes, which have one more size:
+
+  python -m experiments.bench_sampling --method=cubic --method=nearest
+  python -m experiments.bench_sampling --shapes=2x64x64x64x1,2x48x48x48x4
+
 Warps batches by random affine transforms with stnjax and with every peer that
 is installed (torch, jax.scipy's map_coordinates, dm_pix, kornia; the extra
 `bench` brings them), each in its fastest memory layout. Checks first that all
@@ -14,7 +19,11 @@ A ratio is the peer's time over stnjax's in the same round: median over the
 rounds, with quartiles; above 1 stnjax is faster. Two peers are no libraries.
 "copy" copies the batch: its ratio is the share of the memory bandwidth that a
 forward warp reaches. "deterministic" is stnjax on GPU with sums in one order
-(`jax.jit(..., compiler_options={"xla_gpu_deterministic_ops": True})`). Memory:
+(`jax.jit(..., compiler_options={"xla_gpu_deterministic_ops": True})`). On GPU a
+call computes 20 warps one after another, of which it waits for the last, in one
+program; torch in one CUDA graph. The time of a warp is then that of its kernels
+and their launches by the GPU, as in a training step, and not that of a call from
+Python, which --in_a_row=1 measures. Memory:
 the peak beyond what was in use before the call, in a fresh process.
 """
 
@@ -27,25 +36,29 @@ from experiments.lib import cli, hardware
 
 
 def main() -> None:
-  batches = shapes.parse(_SHAPES.value)
+  batches = shapes.parse(_SHAPES.value, volumes=True)
   chosen = sampling.chosen_peers(_PEERS.value)
   methods = cli.each_once("method", _METHODS.value)
   dtypes = cli.each_once("dtype", _DTYPES.value)
   if not _COMPILED.value:
     peers.without_compiler()
   _OUTPUT.prepare()
-  rows = sampling.measure_all(
+  on_cpu = jax.default_backend() == "cpu"
+  in_a_row = _IN_A_ROW.value or (1 if on_cpu else 20)
+  machine = hardware.machine(jax.devices()[:1], peers.PACKAGES)
+  for rows in sampling.measure_all(
     batches,
     methods,
     dtypes,
     chosen,
     rounds=_ROUNDS.value,
+    in_a_row=in_a_row,
     with_memory=_MEMORY.value,
-  )
-  text = sampling.report(rows)
-  print(f"{text}\n")
-  machine = hardware.machine(jax.devices()[:1], peers.PACKAGES)
-  _OUTPUT.write({"machine": machine, "rows": rows}, text)
+  ):
+    text = sampling.report(rows)
+    values = {"machine": machine, "in_a_row": in_a_row, "rows": rows}
+    _OUTPUT.write(values, text)
+  print(f"\n{text}")
 
 
 if __name__ == "__main__":
@@ -67,6 +80,13 @@ if __name__ == "__main__":
     f"Peers: some of {', '.join(peers.PEERS)}. Default: all available ones.",
   )
   _ROUNDS = timing.define_rounds(21)
+  _IN_A_ROW = flags.DEFINE_integer(
+    "in_a_row",
+    None,
+    "Warps of a timed call, which waits for the last. Default: 1 on CPU, 20 on"
+    " GPU.",
+    lower_bound=1,
+  )
   _MEMORY = flags.DEFINE_boolean(
     "memory", True, "Measure peak memory, in a process per implementation."
   )

@@ -42,25 +42,28 @@ def main() -> None:
   protocol = training.PROTOCOLS[_PROTOCOL.value]()
   changes = {"width": _WIDTH.value, "batch_size": _BATCH_SIZE.value}
   every = training.settings_of(protocol, names, _SEEDS.value, **changes)
-  timed = {"steps": _STEPS.value, "channels_last": _CHANNELS_LAST.value}
+  timed = {
+    "steps": _STEPS.value,
+    "channels_last": _CHANNELS_LAST.value,
+    "torch_compile": _TORCH_COMPILE.value,
+  }
   training.check_steps(protocol, every[0], _STEPS.value)
   _OUTPUT.prepare()
-  rows = training.measure_all(
-    protocol, every, seeds=_SEEDS.value, rounds=_ROUNDS.value, **timed
-  )
-  text = training.report(rows, every[0].epochs)
-  print(f"{text}\n")
   settings = dataclasses.asdict(every[0])
   del settings["network"]
-  values = {
+  about = {
     "machine": hardware.machine(jax.devices()[:1], peers.PACKAGES),
     "settings": settings,
     "protocol": _PROTOCOL.value,
     "images": protocol.images,
     **timed,
-    "rows": rows,
   }
-  _OUTPUT.write(values, text)
+  for rows in training.measure_all(
+    protocol, every, seeds=_SEEDS.value, rounds=_ROUNDS.value, **timed
+  ):
+    text = training.report(rows, every[0].epochs)
+    _OUTPUT.write({**about, "rows": rows}, text)
+  print(f"\n{text}")
 
 
 if __name__ == "__main__":
@@ -84,6 +87,9 @@ if __name__ == "__main__":
   _STEPS = flags.DEFINE_integer("steps", 50, "Steps of a timed call.", 1)
   _CHANNELS_LAST = flags.DEFINE_boolean(
     "channels_last", True, "Use torch's memory format channels_last."
+  )
+  _TORCH_COMPILE = flags.DEFINE_boolean(
+    "torch_compile", False, "Also train torch's network after torch.compile."
   )
   _ROUNDS = timing.define_rounds(9)
   _OUTPUT = Output("bench_training")

@@ -8,6 +8,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -103,6 +104,7 @@ def passes(
   inputs: tuple[np.ndarray, np.ndarray, np.ndarray],
   method: str,
   dtype: str,
+  in_a_row: int = 1,
   compiler_options: dict[str, Any] | None = None,
 ) -> dict[str, Callable[[], Any]]:
   """The passes of a warp as calls that return when their result is there.
@@ -113,6 +115,7 @@ def passes(
     inputs: Image, theta and the cotangent of the result.
     method: Method of interpolation.
     dtype: Data type of the images; theta stays float32.
+    in_a_row: Number of times that a call computes the warp, in one program.
     compiler_options: Options of `jax.jit`.
   """
   image, theta, cotangent = map(jnp.asarray, inputs)
@@ -126,7 +129,30 @@ def passes(
 
   return {
     name: functools.partial(
-      call, jax.jit(program(f, name), compiler_options=compiler_options)
+      call,
+      jax.jit(
+        one_after_another(program(f, name), in_a_row),
+        compiler_options=compiler_options,
+      ),
     )
     for name in names
   }
+
+
+def one_after_another(f: Callable[..., Any], times: int) -> Callable[..., Any]:
+  """A function that computes `f` several times, and returns the last result.
+
+  Each time waits for the one before it, so that none is left out.
+  """
+
+  def once_more(_, carry):
+    operands, _ = lax.optimization_barrier(carry)
+    return operands, f(*operands)
+
+  def run(*operands):
+    carry = operands, f(*operands)
+    return (
+      lax.fori_loop(1, times, once_more, carry)[1] if times > 1 else carry[1]
+    )
+
+  return run

@@ -30,18 +30,25 @@ class Implementation:
 
   Attributes:
     methods: Methods of interpolation that it supports.
-    passes: Function of the inputs, the method and the data type of the images
-      that returns, by pass, a call that returns when its result is there.
+    passes: Function of the inputs, the method, the data type of the images and
+      the number of times that a call computes the warp; it returns, by pass, a
+      call that returns when its result is there.
     package: Package that it needs.
     backends: Backends of JAX that it is of use on; any if empty.
     is_warp: Whether its result is the warped batch.
+    volume_methods: Methods of interpolation that it supports for volumes.
   """
 
   methods: Sequence[str]
-  passes: Callable[[Inputs, str, str], Passes]
+  passes: Callable[[Inputs, str, str, int], Passes]
   package: str = "jax"
   backends: Sequence[str] = ()
   is_warp: bool = True
+  volume_methods: Sequence[str] = ()
+
+  def supports(self, shape: Sequence[int], method: str) -> bool:
+    """Whether it warps a batch of a shape by a method."""
+    return method in (self.methods if len(shape) == 4 else self.volume_methods)
 
   def available(self) -> bool:
     """Whether it can be timed on JAX's default backend."""
@@ -58,19 +65,23 @@ class Implementation:
 
 
 def _in_jax(warp: jax_warps.Warp, names=PASSES, options=None) -> Callable:
-  def passes(inputs, method, dtype):
-    return jax_warps.passes(warp, names, inputs, method, dtype, options)
+  def passes(*case):
+    return jax_warps.passes(warp, names, *case, options)
 
   return passes
 
 
-def _in_torch(peer: str, inputs: Inputs, method: str, dtype: str) -> Passes:
+def _in_torch(peer: str, *case: Any) -> Passes:
   from experiments.bench import torch_warps  # torch is optional
 
-  return torch_warps.passes(peer, inputs, method, dtype)
+  return torch_warps.passes(peer, *case)
 
 
-STNJAX = Implementation(methods=METHODS, passes=_in_jax(jax_warps.stnjax_warp))
+STNJAX = Implementation(
+  methods=METHODS,
+  volume_methods=METHODS,
+  passes=_in_jax(jax_warps.stnjax_warp),
+)
 
 PEERS: Registry[Implementation] = Registry("--peers")
 """Other libraries; stnjax with deterministic sums on GPU; and a copy."""
@@ -80,6 +91,7 @@ for _name in ("torch", "kornia"):
     _name,
     Implementation(
       methods=("nearest", "linear", "cubic"),
+      volume_methods=("nearest", "linear") if _name == "torch" else (),
       passes=functools.partial(_in_torch, _name),
       package=_name,
     ),
@@ -102,6 +114,7 @@ PEERS.register(
   "deterministic",
   Implementation(
     methods=METHODS,
+    volume_methods=METHODS,
     passes=_in_jax(jax_warps.stnjax_warp, options=ONE_ORDER),
     backends=("gpu",),  # sums elsewhere are in one order anyway
   ),
@@ -110,6 +123,7 @@ PEERS.register(
   "copy",
   Implementation(
     methods=METHODS,
+    volume_methods=METHODS,
     passes=_in_jax(jax_warps.copy, names=("forward",)),
     is_warp=False,
   ),
@@ -130,12 +144,18 @@ def inputs(shape: Sequence[int]) -> Inputs:
   """A batch, a theta within 0.2 of the identity, and a cotangent."""
   rng = np.random.default_rng(0)
   image, cotangent = rng.uniform(size=(2, *shape)).astype(np.float32)
-  theta = np.eye(2, 3) + rng.uniform(-0.2, 0.2, (shape[0], 2, 3))
+  num_axes = len(shape) - 2
+  size = num_axes, num_axes + 1
+  theta = np.eye(*size) + rng.uniform(-0.2, 0.2, (shape[0], *size))
   return image, theta.astype(np.float32), cotangent
 
 
 def build(
-  name: str, shape: Sequence[int], method: str, dtype: str = "float32"
+  name: str,
+  shape: Sequence[int],
+  method: str,
+  dtype: str = "float32",
+  in_a_row: int = 1,
 ) -> Passes:
   """The passes of an implementation, compiled by a first call.
 
@@ -144,12 +164,13 @@ def build(
     shape: Batch, height, width and channels.
     method: One of `METHODS`.
     dtype: Data type of the images, one of `DTYPES`.
+    in_a_row: Number of times that a call computes the warp.
 
   Returns:
     By pass, a call that returns when its result is there. The method "nearest"
     has no gradient to theta.
   """
-  passes = find(name).passes(inputs(shape), method, dtype)
+  passes = find(name).passes(inputs(shape), method, dtype, in_a_row)
   if method == "nearest":
     passes.pop("theta", None)
   for call in passes.values():

@@ -27,6 +27,7 @@ class Output:
     """
     self._name = name
     self._endings = endings
+    self._written = False
     self._folder = flags.DEFINE_string(
       "output", f"runs/{name}", "Folder that the results are written to."
     )
@@ -59,7 +60,10 @@ class Output:
   def write(
     self, values: dict[str, Any], text: str, figure: "Figure | None" = None
   ) -> None:
-    """Writes the files and prints where they are.
+    """Writes the files; prints where they are, the first time.
+
+    Written anew after each measurement, they have what is there if the rest
+    does not come.
 
     Args:
       values: All measurements, for JSON.
@@ -76,8 +80,10 @@ class Output:
       contents["png"] = drawn.getvalue()
     for ending, content in contents.items():
       files.write_whole(self._path(ending), content)
-    written = ", ".join(str(self._path(ending)) for ending in self._endings)
-    print(f"written: {written}")
+    if not self._written:
+      written = ", ".join(str(self._path(ending)) for ending in self._endings)
+      print(f"written: {written}", flush=True)
+    self._written = True
 
   def _path(self, ending: str):
     return files.place("--output", self._folder.value) / (

@@ -60,8 +60,9 @@ def measure_all(
   chosen: Sequence[str],
   *,
   rounds: int,
+  in_a_row: int,
   with_memory: bool,
-) -> list[Row]:
+) -> Iterator[list[Row]]:
   """Measures every combination, and prints each before it starts.
 
   Args:
@@ -70,18 +71,26 @@ def measure_all(
     dtypes: Data types of the images.
     chosen: Names in `peers.PEERS`.
     rounds: Number of times each pass is timed.
+    in_a_row: Number of times that a call computes the warp.
     with_memory: Whether peak memory is measured.
+
+  Yields:
+    All measurements so far, after each combination.
   """
-  rows = []
+  rows: list[Row] = []
   for shape, method, dtype in itertools.product(batches, methods, dtypes):
     print(f"{shapes.text(shape)} {method} {dtype} ...", flush=True)
     case = {"shape": shape, "method": method, "dtype": dtype}
-    rows += measure(case, chosen, rounds, with_memory)
-  return rows
+    rows += measure(case, chosen, rounds, in_a_row, with_memory)
+    yield rows
 
 
 def measure(
-  case: dict[str, Any], chosen: Sequence[str], rounds: int, with_memory: bool
+  case: dict[str, Any],
+  chosen: Sequence[str],
+  rounds: int,
+  in_a_row: int,
+  with_memory: bool,
 ) -> Iterator[Row]:
   """Measures one combination, see `measure_all`, after checking results.
 
@@ -89,16 +98,19 @@ def measure(
     case: Shape, method and dtype.
     chosen: Names in `peers.PEERS`; those without the method are left out.
     rounds: Number of times each pass is timed.
+    in_a_row: Number of times that a call computes the warp.
     with_memory: Whether peak memory is measured.
   """
   shape, method = case["shape"], case["method"]
-  supporting = [name for name in chosen if method in peers.find(name).methods]
+  supporting = [n for n in chosen if peers.find(n).supports(shape, method)]
   names = ["stnjax", *supporting]
   # Some compute coordinates too coarsely in other types than float32.
   built = {name: peers.build(name, shape, method) for name in names}
   check_same_picture(built, shape, method)
-  if case["dtype"] != "float32":
-    built = {name: peers.build(name, **case) for name in names}
+  if case["dtype"] != "float32" or in_a_row > 1:
+    built = {
+      name: peers.build(name, **case, in_a_row=in_a_row) for name in names
+    }
   peaks: dict[str, dict[str, float]] = {}
   if with_memory:
     peaks = {name: memory.in_fresh_process(name, **case) for name in names}
@@ -111,7 +123,7 @@ def measure(
         **case,
         "pass": which,
         "peer": name,
-        "seconds": seconds,
+        "seconds": [second / in_a_row for second in seconds],
         "peak_mib": peaks.get(name, {}).get(which),
       }
 

@@ -33,7 +33,7 @@ def torch_warp(
   mode: str = "bilinear",
   padding: str = "zeros",
 ) -> torch.Tensor:
-  """Warps `[B, C, H, W]` by `[B, 2, 3]`."""
+  """Warps `[B, C, H, W]` by `[B, 2, 3]`, or volumes by `[B, 3, 4]`."""
   grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
   return functional.grid_sample(
     images, grid, mode=mode, padding_mode=padding, align_corners=False
@@ -59,6 +59,7 @@ def passes(
   inputs: tuple[np.ndarray, np.ndarray, np.ndarray],
   method: str,
   dtype: str,
+  in_a_row: int = 1,
 ) -> dict[str, Callable[[], Any]]:
   """The passes of a warp as calls that return when their result is there.
 
@@ -68,6 +69,8 @@ def passes(
     method: Method of interpolation.
     dtype: Data type of the images and, as torch's grids have that of the
       images, of theta.
+    in_a_row: Number of times that a call computes the warp; on GPU as one CUDA
+      graph.
   """
   torch.set_num_threads(os.cpu_count() or 1)
   image, theta, cotangent = inputs
@@ -76,7 +79,7 @@ def passes(
   warp = {"torch": torch_warp, "kornia": kornia_warp}[peer]
   warp = functools.partial(warp, mode=MODES[method])
   image, cotangent = (
-    torch.tensor(x).permute(0, 3, 1, 2).contiguous() for x in (image, cotangent)
+    torch.tensor(x).movedim(-1, 1).contiguous() for x in (image, cotangent)
   )
   image, theta, cotangent = (
     x.to(device(), getattr(torch, dtype))
@@ -85,21 +88,55 @@ def passes(
 
   def forward():
     with torch.no_grad():
-      result = warp(image, theta).permute(0, 2, 3, 1)
-    finish()
-    return result
+      return warp(image, theta).movedim(1, -1)
 
   def backward(*names):
     leaves = {"image": image, "theta": theta}
     leaves |= {name: leaves[name].detach().requires_grad_() for name in names}
     result = warp(leaves["image"], leaves["theta"])
     wanted = [leaves[name] for name in names]
-    gradients = torch.autograd.grad(result, wanted, cotangent)
-    finish()
-    return gradients
+    return torch.autograd.grad(result, wanted, cotangent)
 
-  return {
+  once = {
     "forward": forward,
     "theta": functools.partial(backward, "theta"),
     "both": functools.partial(backward, "image", "theta"),
   }
+  return {name: _call(f, in_a_row) for name, f in once.items()}
+
+
+def _call(once: Callable[[], Any], times: int) -> Callable[[], Any]:
+  """A call that computes several times and waits for the last result."""
+
+  def compute():
+    for _ in range(times - 1):
+      once()
+    return once()
+
+  if device() == "cuda" and times > 1:
+    compute = _graph(compute)
+
+  def call():
+    result = compute()
+    finish()
+    return result
+
+  return call
+
+
+def _graph(compute: Callable[[], Any]) -> Callable[[], Any]:
+  """Captures what is computed in a CUDA graph, which launches it at once."""
+  stream = torch.cuda.Stream()
+  stream.wait_stream(torch.cuda.current_stream())
+  with torch.cuda.stream(stream):
+    compute()  # what is set up by a first call cannot be captured
+  torch.cuda.current_stream().wait_stream(stream)
+  graph = torch.cuda.CUDAGraph()
+  with torch.cuda.graph(graph):
+    result = compute()
+
+  def replay():
+    graph.replay()
+    return result
+
+  return replay

@@ -1,6 +1,7 @@
 """Training with stnjax against the same networks in torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import copy
 import dataclasses
 import functools
 import os
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.bench import timing, training_stnjax
+from experiments.bench import kernels, timing, training_stnjax
 from experiments.bench.training_stnjax import Settings
 from experiments.lib import hardware
 from experiments.lib.tables import Table, markdown
@@ -161,23 +162,26 @@ def same_network(
 
 def measure_all(
   protocol: Protocol, every: Sequence[Settings], **options: Any
-) -> list[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
   """Measures networks, see `measure`, and prints each before it starts.
 
   Args:
     protocol: Protocol to follow.
     every: Settings of each network.
     **options: Options of `measure`.
+
+  Yields:
+    All measurements so far, after each network.
   """
   from experiments.bench import training_torch  # torch is optional
 
   training_torch.set_up()
   data = training_stnjax.digits(protocol.images)
-  rows = []
+  rows: list[dict[str, Any]] = []
   for settings in every:
     print(f"{settings.network} ...", flush=True)
     rows += measure(settings, data, **options)
-  return rows
+    yield rows
 
 
 def measure(
@@ -188,6 +192,7 @@ def measure(
   steps: int,
   rounds: int,
   channels_last: bool,
+  torch_compile: bool,
 ) -> list[dict[str, Any]]:
   """Times the training of a network, after checking that torch's is the same.
 
@@ -198,16 +203,25 @@ def measure(
     steps: Steps of a timed call.
     rounds: Number of times each is timed.
     channels_last: Whether torch's memory format is channels_last.
+    torch_compile: Whether torch also trains a compiled network.
 
   Returns:
-    A row for stnjax, for stnjax with several seeds, and for torch.
+    A row for stnjax, for stnjax with several seeds, for torch and for compiled
+    torch. On GPU those of stnjax have "kernels": names and share of the time of
+    the slowest three.
   """
-  turns, parameters = _turns(settings, data, seeds, steps, channels_last)
+  turns, parameters = _turns(
+    settings, data, seeds, steps, channels_last, torch_compile
+  )
   for call in turns.values():
     call()  # compiles
   load, *_ = os.getloadavg()
   per_epoch = training_stnjax.steps_per_epoch(settings, data)
   seconds = timing.in_turns(dict(enumerate(turns.values())), rounds)
+  slowest = {
+    turn: kernels.slowest(call) if turn[0] == "stnjax" else []
+    for turn, call in turns.items()
+  }
   return [
     {
       "network": settings.network,
@@ -217,13 +231,19 @@ def measure(
       "load": load,
       "seconds": taken,
       "seconds_per_epoch": float(np.median(taken)) * per_epoch / steps,
+      "kernels": slowest[library, count],
     }
     for (library, count), taken in zip(turns, seconds.values(), strict=True)
   ]
 
 
 def _turns(
-  settings: Settings, data: Any, seeds: int, steps: int, channels_last: bool
+  settings: Settings,
+  data: Any,
+  seeds: int,
+  steps: int,
+  channels_last: bool,
+  torch_compile: bool,
 ) -> tuple[dict[tuple[str, int], Callable[[], None]], int]:
   """Calls that train, by library and number of seeds; number of parameters."""
   import torch
@@ -246,6 +266,12 @@ def _turns(
     for count, runs in ours.items()
   }
   turns["torch", 1] = training_torch.training(peer, spec, *data, steps)
+  if torch_compile:
+    twin = copy.deepcopy(peer)
+    forward = torch.compile(twin)
+    turns["compiled torch", 1] = training_torch.training(
+      twin, spec, *data, steps, forward
+    )
   return turns, parameters
 
 
@@ -261,29 +287,30 @@ def report(rows: Sequence[dict[str, Any]], epochs: int) -> str:
     turn = row["library"], row["seeds"]
     networks.setdefault(row["network"], {})[turn] = row
   turns = list(next(iter(networks.values())))
+  others = [turn for turn in turns if turn[0] != "stnjax"]
   names = [
     library if count == 1 else f"{library}, {count} seeds"
     for library, count in turns
   ]
   cells, minutes = [], dict.fromkeys(turns, 0.0)
   for name, by_turn in networks.items():
-    ours, theirs = by_turn["stnjax", 1], by_turn["torch", 1]
+    ours = by_turn["stnjax", 1]["seconds"]
     seconds = {turn: by_turn[turn]["seconds_per_epoch"] for turn in turns}
     for turn in turns:
       minutes[turn] += seconds[turn] * epochs / 60
     cells.append(
       [
         name,
-        f"{ours['parameters']:,}",
+        f"{by_turn['stnjax', 1]['parameters']:,}",
         *(f"{seconds[turn]:.3g}" for turn in turns),
-        timing.ratio(ours["seconds"], theirs["seconds"]),
+        *(timing.ratio(ours, by_turn[turn]["seconds"]) for turn in others),
       ]
     )
   heading = [
     "network",
     "parameters",
     *(f"{name} (s/epoch)" for name in names),
-    "stnjax / torch",
+    *(f"stnjax / {library}" for library, _ in others),
   ]
   whole = "; ".join(
     f"{name} {total:,.1f}"

@@ -220,6 +220,7 @@ def training(
   images: np.ndarray,
   labels: np.ndarray,
   steps: int,
+  forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Callable[[], None]:
   """A call that trains for some more steps, and waits for the last one.
 
@@ -229,6 +230,8 @@ def training(
     images: `[N, H, W, 1]`, uint8.
     labels: `[N]`.
     steps: Steps of each call.
+    forward: What computes the network's logits instead of it, such as the
+      network when it is compiled.
   """
   device = network.head.weight.device
   images = torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
@@ -237,13 +240,14 @@ def training(
   batches = _batches(len(labels), spec.batch_size, device)
   totals = torch.zeros(2, device=device)
   network.train()
+  forward = network if forward is None else forward
 
   def call() -> None:
     for chosen in itertools.islice(batches, steps):
       angles = torch.empty(len(chosen), device=device)
       theta = rotation(angles.uniform_(-LARGEST_ANGLE, LARGEST_ANGLE))
       perturbed = torch_warps.torch_warp(images[chosen] / 255, theta)
-      predicted = network((perturbed - spec.mean) / spec.std)
+      predicted = forward((perturbed - spec.mean) / spec.std)
       losses = nn.functional.cross_entropy(
         predicted, labels[chosen], reduction="none"
       )

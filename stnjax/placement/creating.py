@@ -171,21 +171,34 @@ def count_parameters(network: Network) -> dict[str, int]:
   return {**counts, "total": sum(counts.values())}
 
 
-def count_operations(network: Network) -> int:
+def count_operations(network: Network) -> int | None:
   """Floating-point operations of a forward pass per image, as XLA counts them.
 
   Before optimisation, for the CPU; the compiled warps are not counted.
 
   Args:
     network: Network, of arrays or of shapes alone (`nnx.eval_shape`).
+
+  Returns:
+    Their number; None where JAX has no CPU (`JAX_PLATFORMS=cuda`) and XLA
+    counts none, as for GPUs.
   """
   graphdef, state = nnx.split(network)
+  state = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state
+  )
   images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
 
   def logits(state: nnx.State, images: jax.Array) -> jax.Array:
     return nnx.merge(graphdef, state)(images).logits
 
-  return round(jax.jit(logits).lower(state, images).cost_analysis()["flops"])
+  try:
+    device = jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    device = None
+  with jax.default_device(device):
+    cost = jax.jit(logits).lower(state, images).cost_analysis()
+  return None if cost is None else round(cost["flops"])
 
 
 def part(path: Sequence[Any], placement: Placement) -> str:

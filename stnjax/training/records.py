@@ -247,7 +247,7 @@ def _check_newer(path: epath.Path, values: Mapping[str, Any]) -> None:
   fine = _is_number(same) and not (same < 0 or same > 1)
   _require(path, fine, f"same_answer is {same!r}")
   operations = values.get("operations", 1)
-  fine = _is_whole(operations, 0)
+  fine = operations is None or _is_whole(operations, 0)
   _require(path, fine, f"operations is {operations!r}")
   authors = values.get("authors", {})
   _require(path, isinstance(authors, dict), f"authors is {authors!r}")

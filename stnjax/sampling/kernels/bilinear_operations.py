@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax import promotion
-from stnjax.sampling.kernels import gather, library, taps
+from stnjax.sampling.kernels import gather, library, taps, triton
 from stnjax.sampling.methods import LINEAR
 
 
@@ -161,7 +161,8 @@ def _operation(
     return outputs if primitive.multiple_results else outputs[0]
 
   def lower_for_cpu(context, *operands, **options):
-    lower = _lower_compiled(primitive) if _may_call(context) else by_jax
+    calls = library.is_compiled() and _may_call(context)
+    lower = _lower_compiled(primitive) if calls else by_jax
     return lower(context, *operands, **options)
 
   by_jax = mlir.lower_fun(reference, primitive.multiple_results)
@@ -187,11 +188,7 @@ def _may_call(context: mlir.LoweringRuleContext) -> bool:
     alone = axes.manual_axes == frozenset(axes.mesh.axis_names)
   else:
     alone = True
-  return (
-    alone
-    and not module.lowering_parameters.for_export
-    and library.is_compiled()
-  )
+  return alone and not module.lowering_parameters.for_export
 
 
 def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
@@ -261,6 +258,34 @@ for _platform in ("cuda", "rocm"):
   mlir.register_lowering(
     _GRAD_IMAGE, mlir.lower_fun(grad_image_at_once, False), platform=_platform
   )
+
+
+def _lower_for_cuda(
+  primitive: core.Primitive, kernel: Callable, reference: Callable
+) -> None:
+  """Lowers an operation to a Triton kernel where it can run."""
+  several = primitive.multiple_results
+  by_triton = mlir.lower_fun(kernel, several)
+  by_jax = mlir.lower_fun(reference, several)
+
+  def lower(context, *operands, **options):
+    arrays = *context.avals_in, *context.avals_out
+    fits = _may_call(context) and triton.supports(*arrays)
+    return (by_triton if fits else by_jax)(context, *operands, **options)
+
+  mlir.register_lowering(primitive, lower, platform="cuda")
+
+
+def _triton_read(image, x, y, **options):
+  return triton.read(image, x, y, method=LINEAR, **options)
+
+
+def _triton_grad_coords(image, x, y, cotangent, **options):
+  return triton.grad_coords(image, cotangent, x, y, method=LINEAR, **options)
+
+
+_lower_for_cuda(READ, _triton_read, _read)
+_lower_for_cuda(_GRAD_COORDS, _triton_grad_coords, _grad_coords)
 
 # First derivatives are operations again; `_change` does what is beyond.
 

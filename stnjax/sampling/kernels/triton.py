@@ -1,0 +1,316 @@
+"""Sampling and its derivatives as Triton kernels, for NVIDIA GPUs.
+
+A program of a kernel works out the taps of a block of points once, and then
+visits their channels. `read`, `grad_coords` and `grad_image` do what the
+operations of the same name do. They have no derivatives and no rule for
+batches; see `operations`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+import math
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as pltriton
+import jax.numpy as jnp
+
+from stnjax.sampling.kernels import gather, taps
+from stnjax.sampling.kernels.taps import Tap
+from stnjax.sampling.methods import Method
+from stnjax.sampling.padding import Padding
+
+_MAX_CHANNELS = 64  # that a program visits at once
+_NUMBERS = 512  # of a block: points times channels that are visited at once
+_WARPS = 4  # of 32 threads, of a program
+
+
+def supports(*arrays: jax.Array) -> bool:
+  """Whether the kernels run on the GPU that is there, and count in 32 bits.
+
+  Args:
+    *arrays: All operands and results.
+  """
+  return _has_gpu() and all(array.size < 2**31 for array in arrays)
+
+
+@functools.cache
+def _has_gpu() -> bool:
+  """Whether there is a GPU that Triton compiles for, Ampere or newer.
+
+  Pallas asks it for its kind, also where it compiles ahead of time.
+  """
+  try:
+    devices = jax.local_devices(backend="cuda")
+  except RuntimeError:
+    return False
+  return all(float(device.compute_capability) >= 8 for device in devices)
+
+
+def read(
+  image: jax.Array,
+  *points: jax.Array,
+  method: Method,
+  padding: Padding,
+  align_corners: bool,
+) -> jax.Array:
+  """Reads images at points.
+
+  Args:
+    image: `[..., (D,) H, W, C]`.
+    *points: `[..., P]` coordinates x, y(, z) in pixels, padded.
+    method: A method with weights.
+    padding: How the image continues outside.
+    align_corners: Whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
+
+  Returns:
+    `[..., P, C]`, 0 where a coordinate is NaN.
+  """
+  block = _Block(image.shape, points, method, padding, align_corners)
+
+  def kernel(image_ref, *refs):
+    *point_refs, values_ref = refs
+    place = block.place(point_refs)
+    corners = list(gather.corners(place.by_axis))
+    for channels in block.channels():
+      values = jnp.zeros((block.size, channels.size), image.dtype)
+      for tap in corners:
+        at, there = block.pixels(place, tap, channels)
+        pixels = pltriton.load(image_ref.at[at], mask=there, other=0)
+        values += tap.weight[:, None] * pixels
+      at, there = block.values(place, channels)
+      pltriton.store(values_ref.at[at], values, mask=there)
+
+  count = points[0].size * image.shape[-1]
+  (values,) = block.call(kernel, [image, *points], [count], image.dtype)
+  return values.reshape(*points[0].shape, image.shape[-1])
+
+
+def grad_coords(
+  image: jax.Array,
+  cotangent: jax.Array,
+  *points: jax.Array,
+  method: Method,
+  padding: Padding,
+  align_corners: bool,
+) -> list[jax.Array]:
+  """The gradient of `read` with respect to the points.
+
+  Args:
+    image: As for `read`.
+    cotangent: `[..., P, C]`, of the values.
+    *points: As for `read`.
+    method: As for `read`.
+    padding: As for `read`.
+    align_corners: As for `read`.
+
+  Returns:
+    `[..., P]` for each coordinate.
+  """
+  block = _Block(image.shape, points, method, padding, align_corners)
+
+  def kernel(image_ref, cotangent_ref, *refs):
+    place = block.place(refs[: len(points)])
+    corners = list(gather.corners(place.by_axis))
+    products = [jnp.zeros(block.size, image.dtype) for _ in corners]
+    for channels in block.channels():
+      at, there = block.values(place, channels)
+      change = pltriton.load(cotangent_ref.at[at], mask=there, other=0)
+      for k, tap in enumerate(corners):
+        at, there = block.pixels(place, tap, channels)
+        pixels = pltriton.load(image_ref.at[at], mask=there, other=0)
+        products[k] += (pixels * change).sum(axis=1)
+    for axis, to_ref in enumerate(refs[len(points) :]):
+      steep = [*place.by_axis]
+      steep[axis] = place.slopes[axis]
+      slope = jnp.zeros(block.size, image.dtype)
+      for product, tap in zip(products, gather.corners(steep), strict=True):
+        slope += product * tap.weight
+      pltriton.store(to_ref.at[place.index], slope, mask=place.exists)
+
+  counts = [point.size for point in points]
+  slopes = block.call(kernel, [image, cotangent, *points], counts, image.dtype)
+  return [slope.reshape(points[0].shape) for slope in slopes]
+
+
+def grad_image(
+  values: jax.Array,
+  *points: jax.Array,
+  shape: Sequence[int],
+  method: Method,
+  padding: Padding,
+  align_corners: bool,
+) -> jax.Array:
+  """The gradient of `read` with respect to the image, added in any order.
+
+  Args:
+    values: `[..., P, C]`, the cotangent of the values.
+    *points: As for `read`.
+    shape: `((D,) H, W)` of the images.
+    method: As for `read`.
+    padding: As for `read`.
+    align_corners: As for `read`.
+
+  Returns:
+    `[..., *shape, C]`.
+  """
+  whole = (*points[0].shape[:-1], *shape, values.shape[-1])
+  block = _Block(whole, points, method, padding, align_corners)
+
+  def kernel(values_ref, *refs):
+    *point_refs, _, image_ref = refs
+    place = block.place(point_refs)
+    corners = list(gather.corners(place.by_axis))
+    for channels in block.channels():
+      at, there = block.values(place, channels)
+      change = pltriton.load(values_ref.at[at], mask=there, other=0)
+      for tap in corners:
+        at, there = block.pixels(place, tap, channels)
+        part = tap.weight[:, None] * change
+        pltriton.atomic_add(image_ref, (at,), part, mask=there)
+
+  operands = [values, *points, jnp.zeros(math.prod(whole), values.dtype)]
+  aliases = {len(operands) - 1: 0}
+  (image,) = block.call(
+    kernel, operands, [math.prod(whole)], values.dtype, aliases
+  )
+  return image.reshape(whole)
+
+
+class _Channels:
+  """Channels that are visited at once."""
+
+  def __init__(self, start: int, size: int, count: int):
+    self.size = size
+    self.index = start + jnp.arange(size)  # [size]
+    self.exist = self.index < count
+
+
+class _Place:
+  """Where a program's points lie.
+
+  Attributes:
+    image: Which image of the batch they read.
+    index: `[size]`, which points of all they are.
+    exists: `[size]`, whether there is such a point.
+    defined: `[size]`, whether it reads at all.
+    by_axis: Taps along x, y(, z).
+    slopes: The taps with the derivatives of their weights.
+  """
+
+  image: jax.Array
+  index: jax.Array
+  exists: jax.Array
+  defined: jax.Array
+  by_axis: list[list[Tap]]
+  slopes: list[list[Tap]]
+
+
+class _Block:
+  """A block of points, the work of one program of a kernel."""
+
+  def __init__(
+    self,
+    image_shape: Sequence[int],
+    points: Sequence[jax.Array],
+    method: Method,
+    padding: Padding,
+    align_corners: bool,
+  ):
+    self._points = points[0].shape[-1]
+    self._batch = math.prod(points[0].shape[:-1])
+    self._shape = image_shape[-1 - len(points) : -1]
+    self._channels = image_shape[-1]
+    self._options = method, padding, align_corners
+    self._wide = min(pl.next_power_of_2(self._channels), _MAX_CHANNELS)
+    most = pl.next_power_of_2(self._points)
+    self.size = min(max(_NUMBERS // self._wide, 16), most)
+    self._blocks = pl.cdiv(self._points, self.size)
+
+  def call(
+    self,
+    kernel: Callable[..., None],
+    operands: Sequence[jax.Array],
+    counts: Sequence[int],
+    dtype: jnp.dtype,
+    aliases: dict[int, int] | None = None,
+  ) -> list[jax.Array]:
+    """Runs a kernel on flat operands, to flat results with `counts` numbers."""
+    if not all(counts) or not self._batch:
+      return [jnp.zeros(count, dtype) for count in counts]
+    return pl.pallas_call(
+      kernel,
+      grid=(self._batch * self._blocks,),
+      out_shape=[jax.ShapeDtypeStruct((count,), dtype) for count in counts],
+      input_output_aliases=aliases or {},
+      compiler_params=pltriton.CompilerParams(num_warps=_WARPS),
+      interpret=_interpreted(),
+      name=f"stnjax_{kernel.__qualname__.split('.')[0]}",
+    )(*(operand.ravel() for operand in operands))
+
+  def place(self, point_refs: Sequence) -> _Place:
+    """Works out the taps of the program's points."""
+    program = pl.program_id(0)
+    place = _Place()
+    place.image = program // self._blocks
+    within = program % self._blocks * self.size + jnp.arange(self.size)
+    place.exists = within < self._points
+    place.index = place.image * self._points + within
+    positions = [
+      pltriton.load(ref.at[place.index], mask=place.exists, other=jnp.nan)
+      for ref in point_refs
+    ]
+    undefined = functools.reduce(
+      jnp.logical_or, [position != position for position in positions]
+    )
+    place.defined = ~undefined
+    place.by_axis, place.slopes = [], []
+    for position, size in zip(positions, self._shape[::-1], strict=True):
+      position = jnp.where(undefined, 0, position)
+      found, slopes = _with_slopes(position, size, *self._options)
+      place.by_axis.append(found)
+      place.slopes.append(slopes)
+    return place
+
+  def channels(self) -> Iterator[_Channels]:
+    """Visits all channels, some at once."""
+    for start in range(0, self._channels, self._wide):
+      yield _Channels(start, self._wide, self._channels)
+
+  def pixels(self, place: _Place, tap: Tap, channels: _Channels):
+    """Where the pixels of a tap lie, and whether they are there."""
+    first = place.image * math.prod(self._shape)
+    pixel = first + gather.flat_index(tap.index, self._shape)
+    present = place.defined & tap.inside
+    return self._numbers(pixel, present, channels)
+
+  def values(self, place: _Place, channels: _Channels):
+    """Where the values of the points lie, and whether they are there."""
+    return self._numbers(place.index, place.exists, channels)
+
+  def _numbers(self, row, present, channels):
+    at = row[:, None] * self._channels + channels.index[None]
+    return at, present[:, None] & channels.exist[None]
+
+
+def _with_slopes(position, size, method, padding, align_corners):
+  """Taps, and the same with the derivatives of their weights."""
+
+  def weights(position):
+    found = taps.weighted(position, size, method, padding, align_corners)
+    places = [(tap.index, tap.inside) for tap in found]
+    return [tap.weight for tap in found], places
+
+  values, slopes, places = jax.jvp(
+    weights, (position,), (jnp.ones_like(position),), has_aux=True
+  )
+  return (
+    [Tap(*place, weight) for place, weight in zip(places, found, strict=True)]
+    for found in (values, slopes)
+  )
+
+
+def _interpreted() -> bool:
+  """Whether kernels are interpreted, on any platform, by operations of JAX."""
+  return jax.default_backend() == "cpu"
