@@ -51,8 +51,8 @@ def libraries() -> list[Extension]:
     return []
   return [
     Extension(
-      "stnjax.sampling.kernels.libbilinear",
-      ["stnjax/sampling/kernels/bilinear.cc"],
+      "stnjax.sampling.kernels.libsampler",
+      ["stnjax/sampling/kernels/sampler.cc"],
       include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
       extra_compile_args=[
         "-std=c++17",
