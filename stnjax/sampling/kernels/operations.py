@@ -307,7 +307,7 @@ def _linear_change(primitive, rest):
       moves = tuple(map(ad.instantiate_zeros, points))
       parts.append(rest(operands, moves, **options))
     if not parts:
-      return value, ad.Zero.from_primal_value(value)
+      return value, ad.Zero(jax.typeof(value).to_tangent_aval())
     return value, functools.reduce(jnp.add, parts)
 
   return rule
