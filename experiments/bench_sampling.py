@@ -2,6 +2,11 @@
 
   python -m experiments.bench_sampling
 
+Other methods, and volumes, which have one more size:
+
+  python -m experiments.bench_sampling --method=cubic --method=nearest
+  python -m experiments.bench_sampling --shapes=2x64x64x64x1,2x48x48x48x4
+
 Warps batches by random affine transforms with stnjax and with every peer that
 is installed (torch, jax.scipy's map_coordinates, dm_pix, kornia; the extra
 `bench` brings them), each in its fastest memory layout. Checks first that all
@@ -27,7 +32,7 @@ from experiments.lib import cli, hardware
 
 
 def main() -> None:
-  batches = shapes.parse(_SHAPES.value)
+  batches = shapes.parse(_SHAPES.value, volumes=True)
   chosen = sampling.chosen_peers(_PEERS.value)
   methods = cli.each_once("method", _METHODS.value)
   dtypes = cli.each_once("dtype", _DTYPES.value)

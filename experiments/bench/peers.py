@@ -35,6 +35,7 @@ class Implementation:
     package: Package that it needs.
     backends: Backends of JAX that it is of use on; any if empty.
     is_warp: Whether its result is the warped batch.
+    volume_methods: Methods of interpolation that it supports for volumes.
   """
 
   methods: Sequence[str]
@@ -42,6 +43,11 @@ class Implementation:
   package: str = "jax"
   backends: Sequence[str] = ()
   is_warp: bool = True
+  volume_methods: Sequence[str] = ()
+
+  def supports(self, shape: Sequence[int], method: str) -> bool:
+    """Whether it warps a batch of a shape by a method."""
+    return method in (self.methods if len(shape) == 4 else self.volume_methods)
 
   def available(self) -> bool:
     """Whether it can be timed on JAX's default backend."""
@@ -70,7 +76,11 @@ def _in_torch(peer: str, inputs: Inputs, method: str, dtype: str) -> Passes:
   return torch_warps.passes(peer, inputs, method, dtype)
 
 
-STNJAX = Implementation(methods=METHODS, passes=_in_jax(jax_warps.stnjax_warp))
+STNJAX = Implementation(
+  methods=METHODS,
+  volume_methods=METHODS,
+  passes=_in_jax(jax_warps.stnjax_warp),
+)
 
 PEERS: Registry[Implementation] = Registry("--peers")
 """Other libraries; stnjax with deterministic sums on GPU; and a copy."""
@@ -80,6 +90,7 @@ for _name in ("torch", "kornia"):
     _name,
     Implementation(
       methods=("nearest", "linear", "cubic"),
+      volume_methods=("nearest", "linear") if _name == "torch" else (),
       passes=functools.partial(_in_torch, _name),
       package=_name,
     ),
@@ -102,6 +113,7 @@ PEERS.register(
   "deterministic",
   Implementation(
     methods=METHODS,
+    volume_methods=METHODS,
     passes=_in_jax(jax_warps.stnjax_warp, options=ONE_ORDER),
     backends=("gpu",),  # sums elsewhere are in one order anyway
   ),
@@ -110,6 +122,7 @@ PEERS.register(
   "copy",
   Implementation(
     methods=METHODS,
+    volume_methods=METHODS,
     passes=_in_jax(jax_warps.copy, names=("forward",)),
     is_warp=False,
   ),
@@ -130,7 +143,9 @@ def inputs(shape: Sequence[int]) -> Inputs:
   """A batch, a theta within 0.2 of the identity, and a cotangent."""
   rng = np.random.default_rng(0)
   image, cotangent = rng.uniform(size=(2, *shape)).astype(np.float32)
-  theta = np.eye(2, 3) + rng.uniform(-0.2, 0.2, (shape[0], 2, 3))
+  num_axes = len(shape) - 2
+  size = num_axes, num_axes + 1
+  theta = np.eye(*size) + rng.uniform(-0.2, 0.2, (shape[0], *size))
   return image, theta.astype(np.float32), cotangent
 
 

@@ -92,7 +92,7 @@ def measure(
     with_memory: Whether peak memory is measured.
   """
   shape, method = case["shape"], case["method"]
-  supporting = [name for name in chosen if method in peers.find(name).methods]
+  supporting = [n for n in chosen if peers.find(n).supports(shape, method)]
   names = ["stnjax", *supporting]
   # Some compute coordinates too coarsely in other types than float32.
   built = {name: peers.build(name, shape, method) for name in names}

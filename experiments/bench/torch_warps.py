@@ -33,7 +33,7 @@ def torch_warp(
   mode: str = "bilinear",
   padding: str = "zeros",
 ) -> torch.Tensor:
-  """Warps `[B, C, H, W]` by `[B, 2, 3]`."""
+  """Warps `[B, C, H, W]` by `[B, 2, 3]`, or volumes by `[B, 3, 4]`."""
   grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
   return functional.grid_sample(
     images, grid, mode=mode, padding_mode=padding, align_corners=False
@@ -76,7 +76,7 @@ def passes(
   warp = {"torch": torch_warp, "kornia": kornia_warp}[peer]
   warp = functools.partial(warp, mode=MODES[method])
   image, cotangent = (
-    torch.tensor(x).permute(0, 3, 1, 2).contiguous() for x in (image, cotangent)
+    torch.tensor(x).movedim(-1, 1).contiguous() for x in (image, cotangent)
   )
   image, theta, cotangent = (
     x.to(device(), getattr(torch, dtype))
@@ -85,7 +85,7 @@ def passes(
 
   def forward():
     with torch.no_grad():
-      result = warp(image, theta).permute(0, 2, 3, 1)
+      result = warp(image, theta).movedim(1, -1)
     finish()
     return result
 
