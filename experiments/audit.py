@@ -4,16 +4,17 @@
 
 transforms test images, and measures how far a warp of each layer's features
 can undo it, for the trained network and for the network before training; see
-`stnjax.alignability`. It prints what it measured, writes audit.json to the
-run's folder, and the report anew, which then has tables and a figure. About a
-minute for a network of the digits on 2 CPU cores.
+`stnjax.alignability`. Networks of group convolutions are also measured with
+permuted channels. It prints what it measured, writes audit.json to the run's
+folder, and the report anew, which then has tables and a figure. About a minute
+for a network of the digits on 2 CPU cores.
 """
 
 import time
 
 from absl import flags
 
-from experiments.lib import cli, loading, running
+from experiments.lib import cli, loading, running, selection
 from experiments.reporting import auditing, finished, report
 from stnjax import alignability
 from stnjax.files import RunError
@@ -53,9 +54,7 @@ def _audit_and_print(run: Run, load: loading.Load) -> None:
 
 
 if __name__ == "__main__":
-  _ONLY = flags.DEFINE_string(
-    "only", "^CNN", "Runs whose name matches this regular expression."
-  )
+  _ONLY, _DATA_DIR = selection.define_finished("^G?CNN")
   _IMAGES = flags.DEFINE_integer(
     "images", 24, "How many test images to transform.", lower_bound=2
   )
@@ -65,8 +64,6 @@ if __name__ == "__main__":
   _METHOD = flags.DEFINE_enum(
     "method", "linear", alignability.METHODS, "Interpolation of the warps."
   )
-  _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data, for sets that are not embedded."
-  )
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(selection)
   cli.run(main)

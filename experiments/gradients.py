@@ -12,7 +12,7 @@ workdir. About 10 seconds per state and network of the digits on 2 CPU cores.
 
 from absl import flags
 
-from experiments.lib import cli, loading, running
+from experiments.lib import cli, loading, running, selection
 from experiments.reporting import analysing, gradient_norms, page
 from stnjax import files
 
@@ -66,11 +66,7 @@ if __name__ == "__main__":
   _IMAGES = flags.DEFINE_integer(
     "images", 256, "Number of training images in the batch.", lower_bound=1
   )
-  _ONLY = flags.DEFINE_string(
-    "only", "", "Runs whose name matches this regular expression."
-  )
-  _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data, for sets that are not embedded."
-  )
+  _ONLY, _DATA_DIR = selection.define_finished()
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(selection)
   cli.run(main, check=flagged)

@@ -12,7 +12,7 @@ About as long per number as a run's final evaluation.
 
 from absl import flags
 
-from experiments.lib import cli, loading, running, tables
+from experiments.lib import cli, loading, running, selection, tables
 from experiments.reporting import analysing, iterating
 
 
@@ -52,11 +52,7 @@ if __name__ == "__main__":
     "Numbers of runs of the transformer to add to those in training; negative"
     " numbers leave out the last ones, down to one run.",
   )
-  _ONLY = flags.DEFINE_string(
-    "only", "", "Runs whose name matches this regular expression."
-  )
-  _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data, for sets that are not embedded."
-  )
+  _ONLY, _DATA_DIR = selection.define_finished()
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(selection)
   cli.run(main, check=flagged)

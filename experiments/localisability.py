@@ -12,7 +12,7 @@ the workdir. About a minute for a network of the digits on 2 CPU cores.
 
 from absl import flags
 
-from experiments.lib import cli, loading, running
+from experiments.lib import cli, loading, running, selection
 from experiments.reporting import analysing, localising, page
 from stnjax import alignability, files
 
@@ -45,17 +45,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  _ONLY = flags.DEFINE_string(
-    "only", "^CNN", "Runs whose name matches this regular expression."
-  )
+  _ONLY, _DATA_DIR = selection.define_finished("^CNN")
   _IMAGES = flags.DEFINE_integer(
     "images", 1000, "Number of test images, perturbed once.", lower_bound=10
   )
   _READERS = flags.DEFINE_multi_enum(
     "reader", list(alignability.READERS), alignability.READERS, "Readers."
   )
-  _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data, for sets that are not embedded."
-  )
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(selection)
   cli.run(main)

@@ -13,7 +13,7 @@ on 2 CPU cores.
 
 from absl import flags
 
-from experiments.lib import cli, loading, running, tables
+from experiments.lib import cli, loading, running, selection, tables
 from experiments.reporting import analysing, consistent
 from stnjax import consistency
 
@@ -70,11 +70,7 @@ if __name__ == "__main__":
   _IMAGES = flags.DEFINE_integer(
     "images", None, "Number of test images; all by default.", lower_bound=1
   )
-  _ONLY = flags.DEFINE_string(
-    "only", "", "Runs whose name matches this regular expression."
-  )
-  _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data, for sets that are not embedded."
-  )
+  _ONLY, _DATA_DIR = selection.define_finished()
   flags.adopt_module_key_flags(cli)
+  flags.adopt_module_key_flags(selection)
   cli.run(main, check=flagged)

@@ -67,7 +67,8 @@ if __name__ == "__main__":
   _KINDS = flags.DEFINE_list(
     "kinds",
     list(jobs.DEFAULT_KINDS),
-    "Kinds of placement: CNN, C, DL, SL, UCN, DEF, or a registered one.",
+    "Kinds of placement: CNN, C, DL, SL, UCN, DEF, CAN, EQ, GCNN, or a"
+    " registered one.",
   )
   _DEPTHS = flags.DEFINE_list("depths", ["0", "1"], "Depths of placement.")
   _SEEDS = flags.DEFINE_list(

@@ -154,6 +154,12 @@ def image(name: str, array: Any, num_axes: int) -> jax.Array:
   layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
   if array.ndim < num_axes + 1:
     raise ValueError(f"{name} must be {layout}, got shape {array.shape}")
+  if not all(isinstance(s, int) for s in array.shape[-num_axes - 1 :]):
+    raise TypeError(
+      f"{name} must have static spatial sizes and channels, got shape"
+      f" {array.shape}; in an exported program, batch axes may be symbolic, and"
+      " a program for each image size holds that size"
+    )
   if min(array.shape[-num_axes - 1 : -1]) < 1:
     raise ValueError(
       f"{name} must be {layout} with spatial sizes of at least 1,"

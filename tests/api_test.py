@@ -16,6 +16,7 @@ import stnjax
 WARPS = (
   stnjax.warp,
   stnjax.grid_sample,
+  stnjax.resize,
   stnjax.splat,
   stnjax.spline_coefficients,
   stnjax.affine_grid,

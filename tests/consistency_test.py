@@ -72,6 +72,7 @@ def pose(rng, projective=False):
   return matrix, np.degrees(angle), log_scale
 
 
+@pytest.mark.slow
 def test_residuals_are_sums_of_what_was_applied_and_predicted():
   rng = np.random.default_rng(1)
   poses = [[pose(rng) for _ in range(3)] for _ in range(4)]
@@ -88,6 +89,7 @@ def test_residuals_are_sums_of_what_was_applied_and_predicted():
     np.testing.assert_allclose(again, found, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ideal_transformer_leaves_nothing():
   values = consistency.versions("rotation", 17)
   applied = consistency.matrices("rotation", values)

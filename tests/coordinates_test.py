@@ -67,6 +67,7 @@ class ConventionTest(parameterized.TestCase):
       np.argwhere(np.asarray(moved[..., 0]) > 0.5).tolist(), [[1, 2]]
     )
 
+  @pytest.mark.slow
   def test_convention_angle_from_x_to_y_clockwise_on_screen(self):
     quarter = transforms.rotation(jnp.pi / 2)
     np.testing.assert_allclose(

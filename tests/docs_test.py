@@ -5,17 +5,25 @@ import importlib
 import pathlib
 import pkgutil
 import re
+import subprocess
 import sys
 
 from absl.testing import absltest, parameterized
 from etils import epath
-import numpy as np
 import pytest
 
 from experiments.lib import tables
-from experiments.reporting import finished, gates, groups, page, verdicts
+from experiments.reporting import (
+  finished,
+  gates,
+  groups,
+  guide,
+  page,
+  verdicts,
+)
 import stnjax
 from stnjax.paper import claims
+from tests import pages
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -28,13 +36,10 @@ CHECKED = {  # values that comments state, by page
   "alignability.md": 2,
   "index.md": 1,
   "own_network.md": 1,
+  "pose_estimators.md": 1,
   "start.md": 4,
   "warp.md": 3,
 }
-
-
-def blocks(path):
-  return re.findall(r"```python\n(.*?)```", path.read_text(), re.S)
 
 
 class CodeTest(parameterized.TestCase):
@@ -42,32 +47,14 @@ class CodeTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_blocks_run_and_give_what_comments_say(self, name):
     path = ROOT / name if name == "README.md" else DOCS / name
-    names, checked = {}, 0
-    for block in blocks(path):
-      lines = block.splitlines()
-      for node in ast.parse(block).body:
-        value = None
-        if isinstance(node, ast.Expr):
-          value = eval(ast.unparse(node), names)
-        else:
-          exec(ast.unparse(node), names)
-          if isinstance(node, ast.Assign):
-            value = eval(ast.unparse(node.targets[0]), names)
-        comment = lines[node.end_lineno - 1].partition("  # ")[2]
-        checked += self.check(comment, value)
-    self.assertEqual(checked, CHECKED[name])
-
-  def check(self, comment, value):
-    if comment.startswith("Array("):
-      number = float(re.match(r"Array\((.+?),", comment)[1])
-      np.testing.assert_allclose(value, number, rtol=1e-5)
-    elif comment.startswith("[") and not isinstance(value, tuple):
-      self.assertEqual(str(list(value.shape)), comment)
-    elif comment.startswith(("(", "{")):
-      self.assertEqual(value, ast.literal_eval(comment))
-    else:
-      return False
-    return True
+    found = subprocess.run(
+      [sys.executable, "-m", "tests.pages", path],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+    )
+    self.assertEqual(found.returncode, 0, found.stderr)
+    self.assertEqual(int(found.stdout.splitlines()[-1]), CHECKED[name])
 
   def test_other_blocks_are_of_examples_that_run(self):
     examples = {
@@ -78,7 +65,7 @@ class CodeTest(parameterized.TestCase):
     for path in PAGES:
       if path.name in CHECKED:
         continue
-      for block in blocks(path):
+      for block in pages.blocks(path):
         for node in ast.parse(block).body:
           self.assertIn(ast.dump(node), examples, ast.unparse(node))
 
@@ -109,6 +96,12 @@ class ResultsTest(absltest.TestCase):
     content = verdicts.content(grouped, judged)
     text = page.markdown(verdicts.TITLE, content)
     self.assertEqual((RESULTS / "claims.md").read_text(), text)
+
+  def test_the_guide_to_pose_estimators_has_the_table_of_its_runs(self):
+    runs, _ = finished.read_all(epath.Path(RESULTS / "pose_full_circle"))
+    (group,) = groups.group(runs)
+    table = tables.markdown(guide.table(group, "rotation"))
+    self.assertIn(table, (DOCS / "pose_estimators.md").read_text())
 
   def test_readme_has_the_table_of_the_guide(self):
     guide = (RESULTS / "rotation" / "guide.md").read_text()

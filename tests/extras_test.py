@@ -136,6 +136,7 @@ class ExtrasTest(absltest.TestCase):
     ]
     self.assertEqual(done.stdout.splitlines(), expected, done.stderr)
 
+  @pytest.mark.slow
   def test_a_script_without_its_extra_ends_with_one_line(self):
     code = (
       "import runpy, sys; sys.modules['flax'] = None;"

@@ -27,6 +27,7 @@ class ImportTest(absltest.TestCase):
     self.assertContainsSubset(
       packages,
       {
+        "augmentation",
         "checks",
         "coordinates",
         "promotion",

@@ -281,6 +281,7 @@ class DensityTest(parameterized.TestCase):
 
 
 class NameTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_names_are_no_formulas_and_stay_on_the_page(self):
     odd, long = "$x_{", "STN-SL" + ",".join(["10"] * 32)
     names = (odd, "$a$", "_hidden", long)
@@ -361,6 +362,7 @@ class WarpTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "panels must not be empty"):
       plots.values_by_layer("norm", {})
 
+  @pytest.mark.slow
   def test_lines_and_arrows_are_where_the_grid_reads(self):
     image = np.arange(20.0).reshape(4, 5, 1)
     shift = transforms.translation(np.array([2 * 2 / 5, -1 * 2 / 4]))

@@ -1,4 +1,4 @@
-"""Peak memory of each pass of an implementation, in a process of its own."""
+"""Peak memory of each pass of an implementation, in its own process."""
 
 from collections.abc import Callable, Iterator
 import concurrent.futures

@@ -141,8 +141,9 @@ def check_memory(
   moments = int(settings.momentum > 0) if sgd else 2
   needed = 4 * count * ((1 + moments) * seeds + 1)
   if needed > limit:
+    width = building.sized(settings, setup).width
     raise ValueError(
-      f"{settings.network} with width={settings.width:g},"
+      f"{settings.network} with width={width:g},"
       f" localisation_width={settings.localisation_width:g} and {num_seeds}"
       f" seeds needs at least {needed / 1e9:.3g} GB for its parameters and"
       f" optimiser, and there are {limit / 1e9:.3g} GB; take smaller widths, or"

@@ -34,8 +34,8 @@ def sweep_networks(kinds: Sequence[str], depths: Sequence[int]) -> list[str]:
     if prefix not in placement.PLACEMENTS:
       accepted = ", ".join(placement.PLACEMENTS)
       raise ValueError(f"--kinds={kind!r} is unknown; accepted: {accepted}")
-    if prefix == "CNN":
-      names.append("CNN")
+    if not placement.PLACEMENTS[prefix].most_depths:
+      names.append(prefix)
       continue
     for depth in depths:
       same = depth == 0 and prefix in ("STN-DL", "STN-SL")

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from stnjax import data, files
-from stnjax.data import Dataset, Examples
+from stnjax.data import Dataset, Examples, splitting
 from stnjax.training import building
 from stnjax.training.settings import Settings
 
@@ -46,14 +46,15 @@ def load(settings: Settings, data_dir: str | None = None) -> Loaded:
   dataset = setup.dataset
   train = images(dataset, dataset.train_split, data_dir)
   if not settings.use_validation_split:
-    return setup, train, images(dataset, dataset.test_split, data_dir)
+    evaluation = images(dataset, dataset.test_split, data_dir)
+    return setup, _first(settings, train), evaluation
   order = _mixed(train.labels)
-  cut = num_training_images(settings, len(order))
+  cut = _num_kept(settings, len(order))
   train, validation = (
     Examples(train.images[part], train.labels[part])
     for part in (order[:cut], order[cut:])
   )
-  return setup, train, validation
+  return setup, _first(settings, train), validation
 
 
 def _mixed(labels: np.ndarray) -> np.ndarray:
@@ -61,12 +62,23 @@ def _mixed(labels: np.ndarray) -> np.ndarray:
 
   That of the data set, unless it is sorted by class, as folders are.
   """
-  indices = np.arange(len(labels))
   if labels.ndim > 1 or (np.diff(labels) < 0).any():
-    return indices
-  _, first, counts = np.unique(labels, return_index=True, return_counts=True)
-  share = (indices - np.repeat(first, counts) + 0.5) / np.repeat(counts, counts)
-  return np.argsort(share, kind="stable")
+    return np.arange(len(labels))
+  return splitting.stratified(labels)
+
+
+def _first(settings: Settings, train: Examples) -> Examples:
+  """The training images that a run uses, in the order of the data set.
+
+  Raises:
+    ValueError: if there are fewer than `train_images`.
+  """
+  if settings.train_images is None:
+    return train
+  _check_train_images(settings, len(train.labels))
+  order = splitting.stratified(train.labels)[: settings.train_images]
+  order = np.sort(order)
+  return Examples(train.images[order], train.labels[order])
 
 
 def once(data_dir: str | None = None) -> Load:
@@ -81,7 +93,12 @@ def once(data_dir: str | None = None) -> Load:
   lock = threading.Lock()
 
   def load_once(settings: Settings) -> Loaded:
-    key = (settings.dataset, settings.image_size, settings.use_validation_split)
+    key = (
+      settings.dataset,
+      settings.image_size,
+      settings.use_validation_split,
+      settings.train_images,
+    )
     with lock:
       if key not in loaded:
         loaded.clear()  # no two sets at a time
@@ -122,7 +139,28 @@ def _checked(settings: Settings, data_dir: str | None) -> building.Setup:
 
 
 def num_training_images(settings: Settings, count: int) -> int:
-  """Training images out of `count`: without those held out for tuning."""
+  """Training images out of `count` that a run uses.
+
+  Raises:
+    ValueError: if there are fewer than `train_images`.
+  """
+  kept = _num_kept(settings, count)
+  if settings.train_images is None:
+    return kept
+  _check_train_images(settings, kept)
+  return settings.train_images
+
+
+def _num_kept(settings: Settings, count: int) -> int:
+  """Images out of `count` without those held out for tuning."""
   if not settings.use_validation_split:
     return count
   return count * (_HELD_OUT - 1) // _HELD_OUT
+
+
+def _check_train_images(settings: Settings, count: int) -> None:
+  if settings.train_images > count:
+    raise ValueError(
+      f"train_images must be at most {count}, the number of training images of"
+      f" {settings.dataset}, got {settings.train_images}"
+    )

@@ -135,7 +135,7 @@ def wait(place: str) -> None:
 def _leave_last_words() -> None:
   """Has words to say should JAX abort this process, as where another is lost.
 
-  It does so outside Python, from a thread of its own, with a list of addresses.
+  It does so outside Python, from its own thread, with a list of addresses.
   Python's signal handler, in C, still writes the signal's number into a pipe; a
   small process at its other end reads it.
   """

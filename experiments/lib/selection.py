@@ -29,6 +29,25 @@ def define_selection() -> None:
   )
 
 
+def define_finished(only: str = "") -> tuple[flags.FlagHolder, ...]:
+  """Defines the flags that choose finished runs to analyse, and their data.
+
+  Args:
+    only: Default of --only.
+
+  Returns:
+    The flags --only and --data_dir.
+  """
+  return (
+    flags.DEFINE_string(
+      "only", only, "Runs whose name matches this regular expression."
+    ),
+    flags.DEFINE_string(
+      "data_dir", None, "Folder of the data, for sets that are not embedded."
+    ),
+  )
+
+
 def picked(jobs: Sequence[Job]) -> list[Job]:
   """The jobs that the flags of `define_selection` choose, all fit to be built.
 

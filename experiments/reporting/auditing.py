@@ -1,6 +1,7 @@
 """Audits of trained networks: which layers a spatial warp could align."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -14,6 +15,9 @@ from stnjax.training.preparation import Preparation
 from stnjax.training.run_folder import Run
 
 STATES = ("trained", "untrained")
+
+PERMUTED = ", permuted"
+"""Ends the name of a state whose channels are permuted with each warp."""
 
 
 def finished_runs(workdir: str, only: str) -> list[Run]:
@@ -64,7 +68,9 @@ def audit(
     method: See `alignability.audit`.
 
   Returns:
-    An audit for each of `STATES`.
+    An audit for each of `STATES`. For a network of group convolutions, also one
+    for each with the orientations of its filters shifted with each warp, of the
+    name of the state and `PERMUTED`.
   """
   load = load or loading.once()
   setup, train, evaluation = load(run.settings)
@@ -74,13 +80,18 @@ def audit(
       run, setup, train.images, trained=state == "trained"
     )
     images = prepare(preparation, evaluation.images[:count])
-    audits[state] = alignability.audit(
+    measured = functools.partial(
+      alignability.audit,
       network.features,
       images,
       geometry=network.geometry(),
       method=method,
       steps=steps,
     )
+    audits[state] = measured()
+    if network.orientations > 1:
+      channels = alignability.turned_channels(network.orientations)
+      audits[state + PERMUTED] = measured(channels=channels)
   return audits
 
 

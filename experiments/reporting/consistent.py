@@ -1,25 +1,19 @@
 """Consistency of finished networks under known transforms of test images."""
 
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from flax import nnx
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.lib import loading
 from experiments.lib.tables import Table
+from experiments.reporting import transformed
 from experiments.reporting.analysing import Analysed, NotApplicable
 from experiments.reporting.groups import Group
 from experiments.reporting.metrics import spread
-from stnjax import consistency, data, placement, sampling
+from stnjax import consistency, data, placement
 from stnjax.training import trained
-from stnjax.training.preparation import Preparation
 from stnjax.training.run_folder import Run
-
-_BATCH = 256  # images at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +69,9 @@ def measure(
   setup, train, evaluation = load(run.settings)
   network, preparation = trained.network_of(run, setup, train.images)
   shape = data.output_shape(setup.perturbation, setup.dataset.image_shape)
-  images = centred(evaluation.images[:count], shape)
+  images = transformed.centred(evaluation.images[:count], shape)
   applied = consistency.matrices(versions.family, versions.values)
-  poses = _poses(network, preparation, images, applied)
+  poses = transformed.predict(network, preparation, images, applied).pose
   left = consistency.residuals(versions.family, applied, poses)
   spreads = consistency.spread(left, versions.period)
   return {
@@ -90,54 +84,6 @@ def measure(
     "std": float(spreads.std()),
     "identity": versions.identity,
   }
-
-
-def centred(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-  """Images with zeros about them, up to a shape.
-
-  Args:
-    images: `[N, h, w, C]`.
-    shape: `(H, W, C)`, at least `(h, w, C)`.
-
-  Returns:
-    `[N, H, W, C]`; of an odd number of rows or columns, the last is below or to
-    the right.
-  """
-  rows, columns = (
-    (more // 2, more - more // 2)
-    for more in (np.array(shape[:2]) - images.shape[1:3]).tolist()
-  )
-  return np.pad(images, ((0, 0), rows, columns, (0, 0)))
-
-
-def _poses(
-  network: placement.Network,
-  preparation: Preparation,
-  images: np.ndarray,
-  applied: np.ndarray,
-) -> np.ndarray:
-  """Poses `[N, V, 2, 3]` or `[N, V, 3, 3]` of each version of each image."""
-  plain = dataclasses.replace(
-    preparation, perturbation=data.PERTURBATIONS["none"]
-  )
-  graphdef, state = nnx.split(network)
-
-  @jax.jit
-  def pose(state: nnx.State, images: jax.Array, matrix: jax.Array) -> jax.Array:
-    images = sampling.warp(images.astype(jnp.float32), matrix, padding="zeros")
-    keys = jax.random.split(jax.random.key(0), len(images))  # of no use
-    return nnx.merge(graphdef, state)(plain(keys, images)[0]).pose
-
-  size = min(_BATCH, len(images))
-  by_version = []
-  for matrix in applied:
-    batches = []
-    for start in range(0, len(images), size):
-      first = min(start, len(images) - size)  # the last one overlaps
-      found = pose(state, images[first : first + size], matrix)
-      batches.append(np.asarray(found)[start - first :])
-    by_version.append(np.concatenate(batches))
-  return np.stack(by_version, axis=1)
 
 
 def explanation(versions: Versions) -> str:

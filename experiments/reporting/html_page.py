@@ -136,6 +136,6 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _cell(cell: str, column: int, table: Table) -> str:
-  """A cell, with the range behind a number on a line of its own."""
+  """A cell, with the range behind a number on its own line."""
   text = html.escape(cell)
   return text if column < table.text_columns else text.replace(" (", "<br>(")

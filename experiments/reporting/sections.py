@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from experiments.lib.tables import Table
-from experiments.reporting import metrics, names
+from experiments.reporting import auditing, metrics, names
 from experiments.reporting import page as pages
 from experiments.reporting.figures import figures
 from experiments.reporting.groups import Group
@@ -59,7 +59,7 @@ def section(group: Group, folder: epath.Path, number: int) -> Section:
         f"{network}: percentage of the change by a transform of the image that"
         " a spatial warp of each layer's features undoes: by the inverse"
         " transform / by the best warp found / with the best mixing of channels"
-        " after that warp.",
+        f" after that warp.{_about_permuted(audits)}",
         _audit(audits),
         written(f"audit_{network}", caption, plots.alignability(audits)),
       ]
@@ -133,6 +133,16 @@ def _by_class(group: Group) -> Iterator[str | Table]:
 
 def _mean(values: Sequence[float]) -> str:
   return spread([np.mean(values)], 2) if values else UNKNOWN
+
+
+def _about_permuted(audits: Mapping[str, alignability.Audit]) -> str:
+  """A sentence about states whose channels are permuted, if there are any."""
+  if not any(state.endswith(auditing.PERMUTED) for state in audits):
+    return ""
+  return (
+    ' "Permuted": each warp also shifts the orientations of every filter by the'
+    " angle of the transform."
+  )
 
 
 def _audit(audits: Mapping[str, alignability.Audit]) -> Table:

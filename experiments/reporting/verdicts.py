@@ -68,7 +68,7 @@ def results_of(
     passed: Settings of tasks, and whether they passed their gates, see
       `gates.outcomes`.
   """
-  return [
+  results = [
     GroupResults(
       group.title,
       group.settings["dataset"],
@@ -79,9 +79,32 @@ def results_of(
         for name, runs_of in group.members.items()
       },
       _passed(group, passed),
+      group.settings["train_images"],
     )
     for group in runs
   ]
+  return [
+    dataclasses.replace(own, all_images=_with_all_images(group, runs, results))
+    for group, own in zip(runs, results, strict=True)
+  ]
+
+
+def _with_all_images(
+  group: groups.Group,
+  runs: Sequence[groups.Group],
+  results: Sequence[GroupResults],
+) -> GroupResults | None:
+  """The results of the same task with all training images, if there are."""
+  if group.settings["train_images"] is None:
+    return None
+  changes = {"train_images": None, "epochs": None}
+  alike = [
+    own
+    for other, own in zip(runs, results, strict=True)
+    if own.train_images is None
+    and {**other.settings, **changes} == {**group.settings, **changes}
+  ]
+  return alike[0] if len(alike) == 1 else None
 
 
 def _passed(

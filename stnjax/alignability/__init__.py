@@ -13,6 +13,10 @@ one transform s. Does T_s undo h, that is, T_s G(T_h f) = G f for all f?
      shears change the pattern inside a filter of fixed size. Translations are
      undone behind any G that is covariant with them, as convolutions are.
 
+Group convolutions (`stnjax.nn.group_convolution`) move responses between
+channels in a known way: a warp and a permutation of channels undo a rotation,
+which `audit` measures with `channels=turned_channels(orientations)`.
+
 Assumptions: G is continuous, semi-local (a feature depends on a neighbourhood
 of its position) and covariant with translations. Limits in practice: networks
 with strides are covariant with shifts by whole strides only, warps of sampled
@@ -63,6 +67,7 @@ from stnjax.alignability.localisability import (
   localisability,
   read_poses,
 )
+from stnjax.alignability.orientations import Channels, turned_channels
 from stnjax.alignability.readers import READERS, Readout
 from stnjax.alignability.residuals import METHODS, Residuals, residual
 from stnjax.alignability.stored import from_json, to_json
@@ -74,6 +79,7 @@ __all__ = [
   "METHODS",
   "READERS",
   "Audit",
+  "Channels",
   "Features",
   "Geometry",
   "ImageTransforms",
@@ -91,4 +97,5 @@ __all__ = [
   "residual",
   "to_json",
   "transformed",
+  "turned_channels",
 ]

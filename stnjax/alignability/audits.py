@@ -29,6 +29,7 @@ from stnjax.alignability.geometry import (
   checked_geometry,
   probe,
 )
+from stnjax.alignability.orientations import Channels, checked_permutation
 from stnjax.alignability.residuals import (
   METHODS,
   Canvas,
@@ -122,6 +123,7 @@ def audit(
   margin: int | None = None,
   method: str = "linear",
   steps: int = 40,
+  channels: Channels | None = None,
 ) -> Audit:
   """Measures how far spatial warps can align features, layer by layer.
 
@@ -139,14 +141,19 @@ def audit(
       the geometry by default. Features centred in the margin do not count.
     method: Interpolation of every warp, "linear" or "cubic".
     steps: Steps of the search for the best warp; 0 compares its starts alone.
+    channels: Permutation of the channels of every layer that is undone with
+      each warp, such as `turned_channels` for group convolutions, see
+      `Channels`; none by default. The channels of the image are not permuted,
+      and `unaligned` is without a permutation.
 
   Returns:
     Residuals by layer, first those of the image itself, `INPUT`.
 
   Raises:
     ValueError: For unknown options, fewer than 2 images, features that are not
-      `[B, h, w, F]` or whose geometry cannot be inferred, or a transform after
-      which every feature of a layer depends on the border.
+      `[B, h, w, F]` or whose geometry cannot be inferred, a transform after
+      which every feature of a layer depends on the border, or channels that are
+      not a permutation.
 
   Reference: Jansson et al. 2020 (arXiv:2004.14716).
   """
@@ -178,6 +185,7 @@ def audit(
     canvas=Canvas(images.shape[1:3], frame),
     method=method,
     steps=steps,
+    channels=channels,
   )
   residuals = {layer: {} for layer in geometry}
   for name, family in families.items():
@@ -205,16 +213,22 @@ def _measured(
   canvas: Canvas,
   method: str,
   steps: int,
+  channels: Channels | None,
 ) -> dict[str, Residuals]:
   """Residuals of every layer under one transform."""
   matrix = family.matrix(jnp.asarray(magnitude, images.dtype))
   after = extract(_transform(images, matrix, method=method))
   residuals = {}
   for layer, where in geometry.items():
+    permutation = None
+    if channels is not None and layer != INPUT:
+      count = before[layer].shape[-1]
+      permutation = checked_permutation(channels(matrix, count), count)
     values = measure(
       before[layer],
       after[layer],
       matrix,
+      permutation,
       geometry=where,
       canvas=canvas,
       method=method,

@@ -20,7 +20,7 @@ def best_mixing(
   Args:
     features: `[B, h, w, F]`.
     target: `[B, h, w, F]`.
-    weight: `[h, w]`, at least 0.
+    weight: `[h, w]` or `[B, h, w]`, at least 0.
 
   Returns:
     `[F, F]`, such that `features + features @ change` is the best fit.

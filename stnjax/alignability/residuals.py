@@ -136,6 +136,7 @@ def measure(
   before: jax.Array,
   after: jax.Array,
   matrix: jax.Array,
+  permutation: jax.Array | None = None,
   *,
   geometry: Geometry,
   canvas: Canvas,
@@ -148,6 +149,8 @@ def measure(
     before: `[B, h, w, F]`, features of the images with their margin.
     after: `[B, h, w, F]`, features of the transformed images.
     matrix: Matrix of the transform, see `ImageTransforms`.
+    permutation: `[F]`, permutation of channels that is undone with every warp,
+      see `orientations.Channels`; None for none.
     geometry: Geometry of the features.
     canvas: Sizes of the images.
     method: Interpolation of the warps, "linear" or "cubic".
@@ -157,6 +160,13 @@ def measure(
     Residuals, `[B]` each, and the coverage, a scalar.
   """
   pair = _pair(before, after, matrix, geometry, canvas, method)
+  unaligned = relative_distance(
+    _warped(pair, pair.identity, method),
+    pair.before,
+    _weight(pair, pair.identity),
+  )
+  if permutation is not None:
+    pair = pair._replace(after=pair.after[..., permutation])
   weight = _weight(pair, pair.inverse)
 
   def residual_after(theta: jax.Array) -> jax.Array:
@@ -164,16 +174,11 @@ def measure(
 
   starts = search.starts(pair.inverse, pair.identity)
   best, theta = search.search(residual_after, starts, len(before), steps)
-  inverse, identity = (
-    jnp.broadcast_to(transforms.to_homogeneous(m), theta.shape)
-    for m in (pair.inverse, pair.identity)
-  )
-  warped = _warped(pair, jnp.stack([identity, inverse, theta]), method)
-  unaligned = relative_distance(
-    warped[0], pair.before, _weight(pair, pair.identity)
-  )
-  aligned = relative_distance(warped[1], pair.before, weight)
-  mixed = jax.vmap(_mixed, (0, None, None))(warped[1:], pair.before, weight)
+  inverse = transforms.to_homogeneous(pair.inverse)
+  inverse = jnp.broadcast_to(inverse, theta.shape)
+  warped = _warped(pair, jnp.stack([inverse, theta]), method)
+  aligned = relative_distance(warped[0], pair.before, weight)
+  mixed = jax.vmap(_mixed, (0, None, None))(warped, pair.before, weight)
   mixed = jnp.minimum(mixed.min(axis=0), best)  # unmixed is a mixing, too
   return Residuals(unaligned, aligned, best, mixed, weight.mean())
 
@@ -212,14 +217,15 @@ def _mixed(
   Least squares over one half of the images, applied to the other half, and the
   other way round.
   """
-  even, odd = slice(0, None, 2), slice(1, None, 2)
-  result = jnp.zeros(len(features), features.dtype)
-  for fitted, applied in ((even, odd), (odd, even)):
-    change = best_mixing(features[fitted], target[fitted], weight)
-    mixed = features[applied] + features[applied] @ change
-    distance = relative_distance(mixed, target[applied], weight)
-    result = result.at[applied].set(distance)
-  return result
+  odd = jnp.arange(len(features)) % 2
+  # In one batch: two eigendecompositions side by side may wait for each other
+  # forever, where XLA has two threads.
+  halves = jnp.stack([1 - odd, odd]).astype(weight.dtype)
+  weights = halves[..., None, None] * weight
+  changes = jax.vmap(best_mixing, (None, None, 0))(features, target, weights)
+  change = changes[1 - odd]  # fitted to the half that an image is not in
+  mixed = features + jnp.einsum("bhwc,bcd->bhwd", features, change)
+  return relative_distance(mixed, target, weight)
 
 
 def _pair(

@@ -48,7 +48,7 @@ def open_image(
   """
   from PIL import JpegImagePlugin, PngImagePlugin
 
-  # Not `Image.open`, which prints a warning of its own where images are large.
+  # Not `Image.open`, which prints its own warning where images are large.
   opener = {
     "PNG": PngImagePlugin.PngImageFile,
     "JPEG": JpegImagePlugin.JpegImageFile,

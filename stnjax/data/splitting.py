@@ -1,8 +1,9 @@
-"""Held-out shares: a test split for data sets that have none.
+"""Shares of a data set: a test split where there is none, and smaller sets.
 
-A tenth of the images is held out, a tenth of each class as nearly as whole
-numbers allow. Which images is decided by hashes of their names or indices, so
-it is the same on every machine.
+`held_out` chooses a tenth of the images, a tenth of each class as nearly as
+whole numbers allow. Which images is decided by hashes of their names or
+indices, so it is the same on every machine. In `stratified` order, any first
+images have all classes in their shares.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,26 @@ def held_out(
   for indices, share in zip(members, shares, strict=True):
     chosen[indices[:share]] = True
   return chosen
+
+
+def stratified(labels: np.ndarray) -> np.ndarray:
+  """Orders images so that classes are mixed in proportion to their sizes.
+
+  Args:
+    labels: `[N]` or `[N, heads]` integers, of which the first head counts.
+
+  Returns:
+    `[N]`, indices; images of a class keep their order, and the first K hold
+    each class as often as its share of K, but for less than one image.
+  """
+  first = np.asarray(labels).reshape(len(labels), -1)[:, 0]
+  order = np.argsort(first, kind="stable")
+  _, starts, counts = np.unique(
+    first[order], return_index=True, return_counts=True
+  )
+  place = np.arange(len(first)) - np.repeat(starts, counts)
+  share = (place + 0.5) / np.repeat(counts, counts)
+  return order[np.argsort(share, kind="stable")]
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

@@ -35,3 +35,22 @@ def deming_line(x: np.ndarray, y: np.ndarray) -> Line:
   else:
     slope = (yy - xx + gap) / (2 * xy) if xy else np.nan
   return Line(float(slope), float(y.mean() - slope * x.mean()))
+
+
+@np.errstate(invalid="ignore")
+def distance(line: Line, x: np.ndarray, y: np.ndarray) -> float:
+  """Root mean square of the distances of points from a line.
+
+  Args:
+    line: The line.
+    x: Values on the horizontal axis, `[N]`.
+    y: Values on the vertical axis, `[N]`.
+
+  Returns:
+    The distance along the normal of the line; NaN without points.
+  """
+  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  if not x.size:
+    return np.nan
+  above = y - line.slope * x - line.intercept
+  return float(np.sqrt(np.mean(above**2) / (1 + line.slope**2)))

@@ -4,7 +4,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from stnjax.evaluation.lines import Line, deming_line
+from stnjax.evaluation import lines
+from stnjax.evaluation.lines import Line
 
 
 class Axis(Protocol):
@@ -27,6 +28,7 @@ def residual(
   true_pose: np.ndarray,
   predicted_pose: np.ndarray,
   labels: np.ndarray,
+  passes: np.ndarray | None = None,
 ) -> np.ndarray:
   """Residual pose of each image after perturbation and transformer.
 
@@ -42,6 +44,8 @@ def residual(
     predicted_pose: What the transformer does to the object, `[N]` or `[P, N]`,
       in the axis' unit.
     labels: Classes, `[N]`.
+    passes: `[P]`, bool, the passes over whose poses the mean of the class is
+      taken; all if None.
 
   Returns:
     `[N]` or `[P, N]` in the axis' unit; within half a period if the axis has
@@ -57,7 +61,8 @@ def residual(
   for label in np.unique(labels):
     members = labels == label
     values = total[..., members]
-    residuals[..., members] = _about(axis, values, _mean(axis, values))
+    meant = values if passes is None else values[passes]
+    residuals[..., members] = _about(axis, values, _mean(axis, meant))
   return residuals
 
 
@@ -151,23 +156,50 @@ def response(
 
   Returns:
     Predicted poses and their orthogonal regression, see `deming_line`: slope
-    -1 if the transformer undoes the perturbation, 0 if it does nothing.
+    -1 if the transformer undoes the perturbation, 0 if it does nothing. Over a
+    whole period the sum of both has no mean if the transformer does nothing:
+    periodic predicted poses are taken about their own mean where the points are
+    then closer to their line.
 
   Raises:
     ValueError: If the period of the axis is not above 0, or the shapes do not
       fit.
   """
   true_pose = np.asarray(true_pose, np.float64)
-  if labels is None:
-    total = _sum(true_pose, predicted_pose)
-    middle = _mean(axis, total)
-    predicted_pose = _about(axis, total, middle) + middle - true_pose
-  else:
-    predicted_pose = (
-      residual(axis, true_pose, predicted_pose, labels) - true_pose
-    )
-  line = deming_line(true_pose.ravel(), predicted_pose.ravel())
+  undoing = _about_total(axis, true_pose, predicted_pose, labels)
+  found = _with_line(true_pose, undoing)
+  if axis.period is None:
+    return found
+  nothing = np.zeros_like(true_pose)
+  alone = _about_total(axis, nothing, predicted_pose, labels)
+  other = _with_line(true_pose, alone)
+  return min(found, other, key=lambda r: _scatter(true_pose, r))
+
+
+def _about_total(
+  axis: Axis,
+  true_pose: np.ndarray,
+  predicted_pose: np.ndarray,
+  labels: np.ndarray | None,
+) -> np.ndarray:
+  """Predicted poses such that their sum with the true ones is continuous."""
+  if labels is not None:
+    return residual(axis, true_pose, predicted_pose, labels) - true_pose
+  total = _sum(true_pose, predicted_pose)
+  middle = _mean(axis, total)
+  return _about(axis, total, middle) + middle - true_pose
+
+
+def _with_line(true_pose: np.ndarray, predicted_pose: np.ndarray) -> Response:
+  line = lines.deming_line(true_pose.ravel(), predicted_pose.ravel())
   return Response(predicted_pose, line)
+
+
+def _scatter(true_pose: np.ndarray, found: Response) -> float:
+  """Distance of the points from their line; infinite where it is unknown."""
+  points = true_pose.ravel(), found.predicted_pose.ravel()
+  distance = lines.distance(found.line, *points)
+  return distance if np.isfinite(distance) else np.inf
 
 
 class Alignment(NamedTuple):
@@ -314,7 +346,7 @@ def pooled_alignment(
     ]
     return _rms(np.linalg.norm(residuals, axis=0)) if count else np.nan
 
-  line = deming_line(true_pose.ravel(), predicted_pose.ravel())
+  line = lines.deming_line(true_pose.ravel(), predicted_pose.ravel())
   return PooledAlignment(
     spread(true_pose, predicted_pose),
     spread(true_pose, np.zeros_like(true_pose)),

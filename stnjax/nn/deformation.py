@@ -3,62 +3,94 @@
 A convolution reads a lattice of taps at every place. Universal correspondence
 networks transform the lattice of each place by a theta of its own (Choy et al.
 2016, arXiv:1606.03558); a deformable convolution moves every tap of every place
-by an offset (Dai et al. 2017, arXiv:1703.06211). Both are predicted by small
-convolutions from the features that are read, and start as the ordinary
-convolution.
+by an offset (Dai et al. 2017, arXiv:1703.06211). `predictors` has the layers
+that predict both.
 """
 
 from collections.abc import Sequence
 import math
 
-from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from stnjax import checks, promotion, sampling, transforms
-from stnjax.nn import convolution
 from stnjax.sampling import grids
-
-# A predictor on large images would match its parameters at any price.
-_MOST_FILTERS = 512
 
 
 @promotion.usual
 def regular_points(
-  shape: Sequence[int], kernel_shape: Sequence[int], padding: str
+  shape: Sequence[int],
+  kernel_shape: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  *,
+  stride: int | tuple[int, int] = 1,
+  dilation: int | tuple[int, int] = 1,
 ) -> jax.Array:
-  """Where an ordinary convolution of stride 1 reads.
+  """Where an ordinary convolution reads.
 
   Args:
     shape: `(H, W)` of the features.
     kernel_shape: `(kh, kw)`.
-    padding: "VALID" or "SAME".
+    padding: "VALID", "SAME", or the pixels `((top, bottom), (left, right))`.
+    stride: Pixels between neighbouring places, for both axes or `(y, x)`.
+    dilation: Pixels between neighbouring taps, for both axes or `(y, x)`.
 
   Returns:
     `[h, w, kh, kw, 2]`, for each place and tap the pixel coordinates (x, y):
-    whole numbers, outside the features where "SAME" pads.
+    whole numbers, outside the features where the padding is.
 
   Raises:
-    ValueError: for an unknown padding, or a kernel that "VALID" has no room
-      for.
+    ValueError: For an unknown padding, a stride or dilation below 1, or a
+      kernel that the padded features have no room for.
+    TypeError: For a stride or dilation that is not an int.
   """
-  checks.option("padding", padding, ("VALID", "SAME"))
   shape = checks.spatial_shape("shape", shape, 2)
   kernel_shape = checks.spatial_shape("kernel_shape", kernel_shape, 2)
-  pads = lax.padtype_to_pads(shape, kernel_shape, (1, 1), padding)
+  strides, dilations = _pair("stride", stride), _pair("dilation", dilation)
+  spans = [d * (k - 1) + 1 for k, d in zip(kernel_shape, dilations)]
+  if isinstance(padding, str):
+    checks.option("padding", padding, ("VALID", "SAME"))
+    pads = lax.padtype_to_pads(shape, spans, strides, padding)
+  else:
+    pads = _checked_pads(padding)
+  sides = zip(shape, kernel_shape, pads, spans, strides, dilations, strict=True)
   rows, columns = (
-    np.arange(size + sum(pad) - taps + 1)[:, None] + np.arange(taps) - pad[0]
-    for size, taps, pad in zip(shape, kernel_shape, pads, strict=True)
+    step * np.arange((size + sum(pad) - span) // step + 1)[:, None]
+    + apart * np.arange(taps)
+    - pad[0]
+    for size, taps, pad, span, step, apart in sides
   )
   if not rows.size or not columns.size:
     raise ValueError(
-      f"kernel_shape {kernel_shape} is larger than the shape {shape} that it"
-      " is to read without padding"
+      f"kernel_shape {kernel_shape} is larger than the shape {shape} with"
+      f" padding {pads}, dilation {dilations}"
     )
   x, y = np.broadcast_arrays(columns[None, :, None, :], rows[:, None, :, None])
   return jnp.asarray(np.stack([x, y], axis=-1), jnp.float32)
+
+
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+  pair = value if isinstance(value, tuple) else (value, value)
+  if len(pair) != 2:
+    raise ValueError(f"{name} must be an int or (y, x), got {value}")
+  for size in pair:
+    checks.whole(name, size, 1)
+  return pair
+
+
+def _checked_pads(
+  padding: Sequence[tuple[int, int]],
+) -> list[tuple[int, int]]:
+  if np.shape(padding) != (2, 2):
+    raise ValueError(
+      'padding must be "VALID", "SAME" or ((top, bottom), (left, right)), got'
+      f" {checks.shown(padding)}"
+    )
+  for size in np.ravel(padding):
+    checks.whole("padding", size, 0)
+  return [(int(first), int(last)) for first, last in padding]
 
 
 @promotion.usual
@@ -92,49 +124,109 @@ def patch_points(points: jax.Array, thetas: jax.Array) -> jax.Array:
 
 @promotion.usual
 def deformed_conv(
-  features: jax.Array, points: jax.Array, kernel: jax.Array
+  features: jax.Array,
+  points: jax.Array,
+  kernel: jax.Array,
+  *,
+  mask: jax.Array | None = None,
 ) -> jax.Array:
   """A convolution that reads its taps at any points.
+
+  The number of groups is C / D. Each group of consecutive channels, D of them,
+  makes F / groups consecutive channels of the result.
 
   Args:
     features: `[B, H, W, C]`, floating.
     points: `[B, h, w, kh, kw, 2]` pixel coordinates (x, y), 0 at the first
-      pixel's centre; read linearly, outside is 0.
-    kernel: `[kh, kw, C, F]`.
+      pixel's centre; read linearly, outside is 0. `[B, h, w, O, kh, kw, 2]`
+      for O groups of consecutive channels that are read at different points.
+    kernel: `[kh, kw, D, F]`.
+    mask: `[B, h, w, kh, kw]`, or `[B, h, w, O, kh, kw]` with points of O
+      groups: factors of what is read; all 1 by default.
 
   Returns:
     `[B, h, w, F]`; at `regular_points` what the convolution returns.
 
   Raises:
-    ValueError: for shapes that do not fit each other.
+    ValueError: For shapes that do not fit each other.
 
-  Gradient: with respect to all three; for the points as in
+  Gradient: with respect to all arrays; for the points as in
     `stnjax.grid_sample`, from the right at a pixel's centre.
 
-  Reference: Dai et al. 2017 (arXiv:1703.06211), eq. 2.
+  Reference: Dai et al. 2017 (arXiv:1703.06211), eq. 2; Zhu et al. 2019
+    (arXiv:1811.11168), eq. 1, for the mask. Points and mask of ONNX
+    `DeformConv` and torchvision `deform_conv2d` are
+    `regular_points + offsets` of the order (y, x), moved last and reversed.
   """
-  layout = (features.ndim, points.ndim, kernel.ndim) == (4, 6, 4)
-  if not layout or (
-    points.shape[::5] != (len(features), 2)
-    or points.shape[3:5] != kernel.shape[:2]
-    or features.shape[3] != kernel.shape[2]
-  ):
-    raise ValueError(
-      "features must be [B, H, W, C], points [B, h, w, kh, kw, 2] and kernel"
-      f" [kh, kw, C, F], got shapes {features.shape}, {points.shape} and"
-      f" {kernel.shape}"
-    )
-  batch, height, width, *taps, _ = points.shape
-  *_, channels, filters = kernel.shape
+  groups = _checked_groups(features, points, kernel, mask)
+  if points.ndim == 6:
+    points = points[:, :, :, None]
+    mask = None if mask is None else mask[:, :, :, None]
+  batch, height, width, parts, *taps, _ = points.shape
+  channels, filters = features.shape[-1], kernel.shape[-1]
   size = math.prod(taps)
   # The patches of a row of places stand side by side, as a row of an image.
-  rows = points.reshape(batch, height, width * size, 2)
-  read = sampling.sample_pixels(
-    features, rows, method="linear", padding="zeros"
+  rows = jnp.moveaxis(points, 3, 1).reshape(
+    batch, parts, height, width * size, 2
   )
-  patches = read.reshape(batch * height * width, size * channels)
-  product = patches @ kernel.reshape(size * channels, filters)
+  images = features.reshape(*features.shape[:-1], parts, channels // parts)
+  read = sampling.sample_pixels(
+    jnp.moveaxis(images, 3, 1), rows, method="linear", padding="zeros"
+  )
+  read = read.reshape(batch, parts, height, width, size, channels // parts)
+  patches = jnp.moveaxis(read, 1, 4)  # [B, h, w, taps, O, C / O]
+  if mask is not None:
+    factors = mask.reshape(batch, height, width, parts, size, 1)
+    patches = patches * jnp.swapaxes(factors, 3, 4).astype(patches.dtype)
+  places = batch * height * width
+  if groups == 1:
+    patches = patches.reshape(places, size * channels)
+    product = patches @ kernel.reshape(size * channels, filters)
+  else:
+    patches = patches.reshape(places, size, groups, channels // groups)
+    grouped = kernel.reshape(
+      size, channels // groups, groups, filters // groups
+    )
+    product = jnp.einsum("nsgc,scgf->ngf", patches, grouped)
   return product.reshape(batch, height, width, filters)
+
+
+def _checked_groups(
+  features: jax.Array,
+  points: jax.Array,
+  kernel: jax.Array,
+  mask: jax.Array | None,
+) -> int:
+  """The number of groups of channels, or an error that names the shapes."""
+  layout = (features.ndim, kernel.ndim) == (4, 4) and points.ndim in (6, 7)
+  if not layout or (
+    (points.shape[0], points.shape[-1]) != (features.shape[0], 2)
+    or points.shape[-3:-1] != kernel.shape[:2]
+    or not kernel.shape[2]
+    or features.shape[3] % kernel.shape[2]
+  ):
+    raise ValueError(
+      "features must be [B, H, W, C], points [B, h, w, kh, kw, 2] or [B, h, w,"
+      " O, kh, kw, 2], and kernel [kh, kw, D, F] with D a divisor of C, got"
+      f" shapes {features.shape}, {points.shape} and {kernel.shape}"
+    )
+  groups = features.shape[3] // kernel.shape[2]
+  if kernel.shape[3] % groups:
+    raise ValueError(
+      f"kernel must be [kh, kw, D, F] with F a multiple of C / D = {groups},"
+      f" got shape {kernel.shape}"
+    )
+  if points.ndim == 7 and features.shape[3] % points.shape[3]:
+    raise ValueError(
+      f"points must be [B, h, w, O, kh, kw, 2] with O a divisor of C ="
+      f" {features.shape[3]}, got shape {points.shape}"
+    )
+  if mask is not None and mask.shape != points.shape[:-1]:
+    raise ValueError(
+      f"mask must have the shape of points without the last axis,"
+      f" {points.shape[:-1]}, got {mask.shape}"
+    )
+  return groups
 
 
 @promotion.usual
@@ -165,171 +257,3 @@ def mean_transform(
   aspect = np.array([[1, height / width], [width / height, 1]], moved.dtype)
   linear = aspect * products / jnp.where(squares > 0, squares, 1)
   return transforms.identity() + jnp.pad(linear, ((0, 0), (0, 0), (0, 1)))
-
-
-class PointPredictor(nnx.Module):
-  """From features to the points that a deformed convolution reads of them.
-
-  A convolution with the window of the deformed one, a nonlinearity, and a head
-  that starts at zero: an untrained predictor returns exactly the regular
-  points. Subclasses say what the outputs of the head mean.
-  """
-
-  def __init__(
-    self,
-    channels: int,
-    kernel_size: int,
-    padding: str,
-    *,
-    outputs: int,
-    num_parameters: int,
-    slope: float = 0.0,
-    rngs: nnx.Rngs,
-  ):
-    """Makes the layers.
-
-    Args:
-      channels: Number of channels of the features.
-      kernel_size: Pixels along a side of the deformed convolution's kernel.
-      padding: "VALID" or "SAME", of the deformed convolution.
-      outputs: Number of outputs of the head at each place.
-      num_parameters: Number of parameters to approach: as many filters as come
-        closest, at most 512.
-      slope: Negative slope of the leaky ReLU.
-      rngs: Keys for the initial values.
-
-    Raises:
-      ValueError: For an unknown padding.
-    """
-    checks.option("padding", padding, ("VALID", "SAME"))
-    self.kernel_size = kernel_size
-    self.padding = padding
-    self.slope = slope
-    taps = kernel_size**2
-    filters = round(
-      (num_parameters - outputs) / (taps * channels + 1 + outputs)
-    )
-    filters = min(max(filters, 1), _MOST_FILTERS)
-    self.hidden = nnx.Conv(
-      channels,
-      filters,
-      (kernel_size, kernel_size),
-      padding=padding,
-      rngs=rngs,
-    )
-    self.head = nnx.Linear(
-      filters, outputs, kernel_init=nnx.initializers.zeros_init(), rngs=rngs
-    )
-
-  @promotion.usual
-  def regular(self, shape: Sequence[int]) -> jax.Array:
-    """The points of features of `shape` `(H, W)` before training."""
-    window = (self.kernel_size, self.kernel_size)
-    return regular_points(shape, window, self.padding)
-
-  @promotion.usual
-  def __call__(self, features: jax.Array) -> jax.Array:
-    """Predicts the points for each image.
-
-    Args:
-      features: `[B, H, W, C]`.
-
-    Returns:
-      `[B, h, w, kh, kw, 2]`, for `deformed_conv`.
-    """
-    kernel, bias = self.hidden.kernel[...], self.hidden.bias[...]
-    seen = convolution.conv(features, kernel, self.padding) + bias
-    predicted = self.head(nnx.leaky_relu(seen, self.slope))
-    return self.move(self.regular(features.shape[1:3]), predicted)
-
-  def move(self, points: jax.Array, predicted: jax.Array) -> jax.Array:
-    """Moves regular points `[h, w, kh, kw, 2]` by outputs `[B, h, w, P]`."""
-    raise NotImplementedError
-
-
-class PatchPredictor(PointPredictor):
-  """Predicts a transform of the taps at each place (Choy et al. 2016)."""
-
-  def __init__(
-    self,
-    channels: int,
-    kernel_size: int,
-    padding: str,
-    *,
-    family: str | transforms.Family = "affine",
-    num_parameters: int,
-    slope: float = 0.0,
-    rngs: nnx.Rngs,
-  ):
-    """Makes the layers.
-
-    Args:
-      channels: Number of channels of the features.
-      kernel_size: Pixels along a side of the deformed convolution's kernel.
-      padding: "VALID" or "SAME", of the deformed convolution.
-      family: Transform family of matrices, a name in
-        `stnjax.transforms.FAMILIES` or a `Family`.
-      num_parameters: Number of parameters to approach, see `PointPredictor`.
-      slope: Negative slope of the leaky ReLU.
-      rngs: Keys for the initial values.
-
-    Raises:
-      ValueError: For an unknown padding or family, or a family of grids.
-    """
-    outputs = transforms.num_params(family)
-    transforms.matrix(jnp.zeros(outputs), family)  # raises without matrices
-    super().__init__(
-      channels,
-      kernel_size,
-      padding,
-      outputs=outputs,
-      num_parameters=num_parameters,
-      slope=slope,
-      rngs=rngs,
-    )
-    self.family = family
-
-  def move(self, points: jax.Array, predicted: jax.Array) -> jax.Array:
-    """Transforms the taps of each place, see `patch_points`."""
-    return patch_points(points, transforms.matrix(predicted, self.family))
-
-
-class OffsetPredictor(PointPredictor):
-  """Predicts an offset of each tap, in pixels (Dai et al. 2017)."""
-
-  def __init__(
-    self,
-    channels: int,
-    kernel_size: int,
-    padding: str,
-    *,
-    num_parameters: int,
-    slope: float = 0.0,
-    rngs: nnx.Rngs,
-  ):
-    """Makes the layers.
-
-    Args:
-      channels: Number of channels of the features.
-      kernel_size: Pixels along a side of the deformed convolution's kernel.
-      padding: "VALID" or "SAME", of the deformed convolution.
-      num_parameters: Number of parameters to approach, see `PointPredictor`.
-      slope: Negative slope of the leaky ReLU.
-      rngs: Keys for the initial values.
-
-    Raises:
-      ValueError: For an unknown padding.
-    """
-    super().__init__(
-      channels,
-      kernel_size,
-      padding,
-      outputs=2 * kernel_size**2,
-      num_parameters=num_parameters,
-      slope=slope,
-      rngs=rngs,
-    )
-
-  def move(self, points: jax.Array, predicted: jax.Array) -> jax.Array:
-    """Adds an offset (x, y) to each tap of each place."""
-    return points + predicted.reshape(len(predicted), *points.shape)

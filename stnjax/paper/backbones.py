@@ -9,7 +9,15 @@ from flax import nnx
 from stnjax import checks, nn
 from stnjax.paper import classifiers
 from stnjax.paper.classifiers import Classifier
-from stnjax.placement import BACKBONES, Backbone, ConvBlock, DenseHead, Task
+from stnjax.placement import (
+  BACKBONES,
+  Backbone,
+  DenseHead,
+  GroupHead,
+  Task,
+  group_blocks,
+)
+from stnjax.placement.blocks import BaseBlock
 from stnjax.placement.plain import geometry
 
 
@@ -22,6 +30,7 @@ def backbone(
   localisation_width: float = 1.0,
   dropout: bool = True,
   init: str | None = None,
+  orientations: int = 1,
 ) -> Backbone:
   """Makes a backbone of a classifier of the paper.
 
@@ -35,20 +44,28 @@ def backbone(
     init: Initialiser of all layers but the last one of localisation nets, one
       of `stnjax.nn.initialisers.INITIALISERS`. By default that of the
       classifier, and "lecun_normal" in localisation nets.
+    orientations: Number of orientations G of group convolutions, a multiple of
+      4, with 1/sqrt(G) of the filters, so that the number of parameters stays
+      about the same; 1 for ordinary convolutions. The head is a `GroupHead`,
+      whose group convolution stands for the first hidden layer; where there is
+      none, it has as many filters as an ordinary last stage.
 
   Raises:
-    ValueError: For a factor that is not positive, or too large, or an unknown
-      init.
+    ValueError: For a factor that is not positive, or too large, an unknown
+      init, or a number of orientations that is neither 1 nor a multiple of 4.
   """
   layers = classifier.resized(width, localisation_width, dropout)
   if init is not None:
     layers = dataclasses.replace(layers, init=init)
-  stages = functools.partial(_stages, layers, task.image_shape[-1])
+  channels = task.image_shape[-1]
+  stages = functools.partial(_stages, layers, channels, orientations)
   made = stages(rngs)
   halves = layers.halves_from
   return Backbone(
     made,
-    make_head=functools.partial(_head, layers, task.heads * task.num_classes),
+    make_head=functools.partial(
+      _head, layers, task.heads * task.num_classes, orientations
+    ),
     fresh_stages=stages,
     localiser=functools.partial(_localiser, layers, init or "lecun_normal"),
     localisation=layers.default_localisation,
@@ -57,19 +74,24 @@ def backbone(
     geometry=functools.partial(
       geometry, tuple(stage.windows for stage in made)
     ),
+    localisation_width=localisation_width,
+    orientations=orientations,
   )
 
 
 def _stages(
-  classifier: Classifier, channels: int, rngs: nnx.Rngs
-) -> list[ConvBlock]:
+  classifier: Classifier, channels: int, orientations: int, rngs: nnx.Rngs
+) -> list[BaseBlock]:
   stages = []
-  for layer in classifier.convs:
+  for index, layer in enumerate(classifier.convs):
+    filters = group_blocks.scaled_filters(layer.filters, orientations)
     stages.append(
-      ConvBlock(
+      group_blocks.conv_block(
         channels,
-        layer.filters,
+        filters,
         layer.kernel_size,
+        orientations=orientations,
+        lifts=index == 0,
         padding=layer.padding,
         pool=layer.pool,
         batch_norm="after_relu" if layer.batch_norm else None,
@@ -80,26 +102,40 @@ def _stages(
         rngs=rngs,
       )
     )
-    channels = layer.filters
+    channels = filters
   return stages
 
 
 def _head(
   classifier: Classifier,
   outputs: int,
+  orientations: int,
   shape: Sequence[int],
   *,
   rngs: nnx.Rngs,
-) -> DenseHead:
-  return DenseHead(
+) -> DenseHead | GroupHead:
+  options = {
+    "dropout": classifier.dropout,
+    "drop_input": classifier.drop_features,
+    "slope": classifier.slope,
+    "init": classifier.init,
+    "rngs": rngs,
+  }
+  widths = classifier.dense
+  if orientations == 1:
+    return DenseHead(shape, outputs, widths=widths, **options)
+  # The maximum over orientations leaves one unit of each filter.
+  first = (
+    group_blocks.scaled_filters(widths[0], orientations)
+    if widths
+    else classifier.convs[-1].filters
+  )
+  return GroupHead(
     shape,
     outputs,
-    widths=classifier.dense,
-    dropout=classifier.dropout,
-    drop_input=classifier.drop_features,
-    slope=classifier.slope,
-    init=classifier.init,
-    rngs=rngs,
+    orientations=orientations,
+    widths=(first, *widths[1:]),
+    **options,
   )
 
 

@@ -1,5 +1,7 @@
 """The paper's claims, and the comparisons of networks that test them.
 
+The last three are ours, on equivariant localisers, see `pose_claims`.
+
 `judge` takes the results of runs, grouped by what they have in common, and
 returns a verdict for each of `CLAIMS`. Every claim is tested in every group
 that has the networks it compares. Comparisons are paired by seed: Student's t
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import NamedTuple
 
+from stnjax.paper import pose_claims
 from stnjax.paper.comparisons import (
   FAILS,
   HOLDS,
@@ -181,11 +184,11 @@ def _any_warp(group: GroupResults) -> Iterator[Comparison]:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """A statement of the paper and its test.
+  """A statement of the paper, or on its subject, and its test.
 
   Attributes:
     name: Short name.
-    statement: Statement of the paper.
+    statement: The claim in words.
     test: Description of the comparisons.
     comparisons: Returns the comparisons that a group allows.
     any_is_enough: Whether one comparison that holds is enough, as for "can".
@@ -272,6 +275,30 @@ CLAIMS = (
     "For rotations and scalings, the residual share of STN-C0 is lower than"
     " those of STN-UCN, DEF, and deeper STN-C of other families.",
     _any_warp,
+  ),
+  Claim(
+    "one_pose",
+    "Equivariant localisers bring all versions of an image to one pose.",
+    "For families with rotations, the residual by image of STN-EQ along the"
+    " axis of rotation is below a quarter of that of STN-SL.",
+    pose_claims.one_pose,
+  ),
+  Claim(
+    "whole_group",
+    "Equivariant localisers have lower errors where the whole group occurs.",
+    "For rotations and similarities over the full circle and all training"
+    " images, the error of STN-EQ is below 0.8 times that of the best of STN-C,"
+    " STN-DL and STN-SL, chosen on the other seeds.",
+    pose_claims.less_error,
+  ),
+  Claim(
+    "fewer_images",
+    "Equivariant localisers need fewer training images.",
+    "Trained on fewer images, the error of STN-EQ is lower than that of the"
+    " best of STN-C, STN-DL and STN-SL, chosen on the other seeds; and it rises"
+    " less over the error with all images. Runs with all images differ in"
+    " train_images and epochs alone.",
+    pose_claims.fewer_images,
   ),
 )
 

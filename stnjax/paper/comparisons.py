@@ -206,6 +206,9 @@ class GroupResults:
     results: By network and seed, results.json: a mapping with "error" in
       [0, 1] and, where poses are measured, "alignment".
     gates: Whether the task passed its gates; None if they were not run.
+    train_images: Number of training images; None for all.
+    all_images: The group that differs in training images and epochs alone, and
+      has all images; None if there is none, or several.
   """
 
   title: str
@@ -214,6 +217,8 @@ class GroupResults:
   family: str
   results: Mapping[str, Mapping[int, Mapping[str, Any]]]
   gates: bool | None = None
+  train_images: int | None = None
+  all_images: "GroupResults | None" = None
 
   def num_seeds(self) -> int:
     """Largest number of seeds of a network."""

@@ -16,11 +16,13 @@ _PLANKTON_SIZE = 95
 _MNIST_STATISTICS = {
   "translation": ((0.0363,), (0.1870,)),
   "scale": ((0.0414,), (0.1751,)),
+  "similarity": ((0.0353,), (0.1646,)),  # ours, of the embedded digits
   "ringed_digits": ringed_digits.NORMALISATION,
 }
 _MNIST_BACKBONES = {
   "translation": "mnist_translation",
   "scale": "mnist_scale",
+  "similarity": "mnist_translation",
   "ringed_digits": "ring_reader",
 }
 

@@ -1,8 +1,10 @@
 """The perturbations of the paper (Finnveden et al. 2020), as its code has them.
 
+"full_rotation" and "similarity", over the whole circle, are not the paper's.
 Importing this module registers them.
 """
 
+import functools
 import math
 
 import jax
@@ -16,6 +18,7 @@ from stnjax.sampling.warping import warp
 
 _TRANSLATION_MARGIN = 16
 _SCALE_MARGIN = 42
+_LEAST_OCTAVE, _MOST_OCTAVE = -1.0, 0.5  # scales of "similarity"
 _CROPS = 6  # pieces of clutter in an image
 _CROP = 6  # pixels along a side of a piece
 
@@ -39,11 +42,62 @@ def translate_in_clutter(
   """
   shift_key, place_key, clutter_key = jax.random.split(key, 3)
   image, truth = data.translate(shift_key, image, margin=_TRANSLATION_MARGIN)
+  return _in_clutter(place_key, clutter_key, image, clutter_images), truth
+
+
+def _in_clutter(
+  place_key: jax.Array,
+  clutter_key: jax.Array,
+  image: jax.Array,
+  clutter_images: jax.Array,
+) -> jax.Array:
+  """The clutter of MNIST-T."""
   ends = jnp.array(image.shape[:2]) - _CROP
   corners = jax.random.randint(place_key, (_CROPS, 2), 0, ends)
   sizes = jnp.full(_CROPS, _CROP)
-  image = data.clutter(clutter_key, image, clutter_images, corners, sizes)
-  return image, truth
+  return data.clutter(clutter_key, image, clutter_images, corners, sizes)
+
+
+@promotion.usual
+def move_in_clutter(
+  key: jax.Array, image: jax.Array, clutter_images: jax.Array
+) -> tuple[jax.Array, data.Truth]:
+  """Turns, scales and shifts the object in a larger image, and adds clutter.
+
+  By any angle, uniform over the circle; a factor between 1/2 and the root of 2,
+  uniform in its logarithm; then a shift, uniform along each axis, by which the
+  circle that fits into the image stays inside the larger one. One resampling,
+  bilinear with zeros outside. The clutter is that of `translate_in_clutter`.
+
+  Args:
+    key: One key.
+    image: `[H, W, C]`.
+    clutter_images: `[N, h, w, C]`, uint8, the training images.
+
+  Returns:
+    The image `[H + 32, W + 32, C]` and what was done to the object:
+    `{"rotation": angle, "scale": log2 factor, "translation": (x, y)}`, the
+    translation in pixels.
+  """
+  pose_key, place_key, clutter_key = jax.random.split(key, 3)
+  unit = jax.random.uniform(pose_key, (4,), jnp.float32, -1, 1)
+  angle = math.pi * unit[0]
+  spread = (_MOST_OCTAVE - _LEAST_OCTAVE) / 2
+  octaves = _LEAST_OCTAVE + spread * (1 + unit[1])
+  height, width, _ = image.shape
+  shape = (height + 2 * _TRANSLATION_MARGIN, width + 2 * _TRANSLATION_MARGIN)
+  size = jnp.array(shape[::-1], jnp.float32)
+  room = size / 2 - min(height, width) / 2 * 2**octaves
+  shift = room * unit[2:]
+  theta = transforms.compose(  # from the larger image to the given one
+    transforms.scaling(2 / jnp.array([width, height]) / 2**octaves),
+    transforms.rotation(-angle),
+    transforms.translation(-shift),
+    transforms.scaling(size / 2),
+  )
+  image = warp(image, theta, output_shape=shape)
+  truth = {"rotation": angle, "scale": octaves, "translation": shift}
+  return _in_clutter(place_key, clutter_key, image, clutter_images), truth
 
 
 @promotion.usual
@@ -166,6 +220,18 @@ def _half(shape: tuple[int, int, int]) -> tuple[int, int, int]:
   return shape[0] // 2, shape[1] // 2, shape[2]
 
 
+def _turned_back_and_centred(
+  truth: data.Truth, shape: tuple[int, int, int]
+) -> jax.Array:
+  """The object upright, at its own size, in half of the image."""
+  size = jnp.array([shape[1], shape[0]])
+  return transforms.compose(
+    transforms.translation(2 * truth["translation"] / size),
+    transforms.rotation(truth["rotation"]),
+    transforms.scaling(2.0 ** (truth["scale"] - 1) * jnp.ones(2)),
+  )
+
+
 def _full_size(truth: data.Truth, shape: tuple[int, int, int]) -> jax.Array:
   """The object as large as its largest, which fills the image."""
   del shape
@@ -202,6 +268,31 @@ _PERTURBATIONS = (
     needs_clutter=True,
     title="scaled {}",
     ideal=_full_size,
+  ),
+  # Uniform over the circle, else as MNIST-R; ours.
+  Perturbation(
+    name="full_rotation",
+    draw=functools.partial(data.rotate, max_degrees=180.0),
+    axes=(data.ROTATION,),
+    title="{} rotated over the full circle",
+    ideal=_turned_back,
+  ),
+  # MNIST-T with rotations and scalings; ours.
+  Perturbation(
+    name="similarity",
+    draw=move_in_clutter,
+    axes=(
+      data.ROTATION,
+      data.SCALE_X,
+      data.SCALE_Y,
+      data.TRANSLATION_X,
+      data.TRANSLATION_Y,
+    ),
+    output_shape=with_margin(_TRANSLATION_MARGIN),
+    needs_clutter=True,
+    title="{} under similarities",
+    ideal=_turned_back_and_centred,
+    ideal_shape=_half,
   ),
   Perturbation(name="free_augmentation", draw=augment_freely, augments=True),
   Perturbation(name="light_augmentation", draw=augment_lightly, augments=True),

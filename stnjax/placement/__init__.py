@@ -11,14 +11,23 @@ Any backbone, a list of stages, and a placement make a network::
   STN-UCNX  the features behind stage X        the patch that stage X+1 reads
                                                at each place
   DEFX      the features behind stage X        each tap of stage X+1
+  STN-CANX  copies of the input at a grid of   the input
+            poses, by the classifier's stages
+            1..X
+  STN-EQX   the classifier's stages 1..X       the input
+  GCNN                                         nothing; stages of group
+                                               convolutions, 8 orientations
 
-"STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN
-and DEF have one depth, see `stnjax.nn.deformation`.
+"STN-SL0,1" has two depths, run in order; "STN-SL1x2" runs one twice. STN-UCN,
+DEF and STN-CAN have one depth, see `stnjax.nn.deformation` and
+`stnjax.nn.canonicalisation`. STN-EQ has an equivariant localiser, see
+`stnjax.nn.equivariant_localisation`.
 
   `create`, `place`: make a `Network`, by name or of a `Backbone`;
   `BACKBONES`, `Backbone`, `Task`: to add a backbone;
   `PLACEMENTS`, `Placement`, `register`: to add a placement;
-  `ConvBlock`, `DenseHead`, `MeanHead`: stages and heads at hand.
+  `ConvBlock`, `DenseHead`, `MeanHead`: stages and heads at hand;
+  `GroupConvBlock`, `GroupHead`: those of group convolutions.
 
 Reference: Finnveden, Jansson and Lindeberg 2020 (arXiv:2004.11678).
 """
@@ -33,6 +42,9 @@ from stnjax.placement import no_transformer as no_transformer
 from stnjax.placement import feature_warp as feature_warp
 from stnjax.placement import input_warp as input_warp
 from stnjax.placement import deformed as deformed
+from stnjax.placement import canonical as canonical
+from stnjax.placement import equivariant as equivariant
+from stnjax.placement import group_cnn as group_cnn
 # isort: on
 
 from stnjax.placement import plain as plain
@@ -56,6 +68,8 @@ from stnjax.placement.creating import create as create
 from stnjax.placement.creating import part as part
 from stnjax.placement.creating import place as place
 from stnjax.placement.deformed import Deformable as Deformable
+from stnjax.placement.group_blocks import GroupConvBlock as GroupConvBlock
+from stnjax.placement.group_blocks import GroupHead as GroupHead
 from stnjax.placement.names import parse as parse
 from stnjax.placement.network import Network as Network
 from stnjax.placement.network import Output as Output

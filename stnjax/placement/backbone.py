@@ -60,6 +60,8 @@ class Backbone(nnx.Module):
     padding: str = "border",
     halve_output: bool = False,
     geometry: Callable[[int], Geometry] | None = None,
+    orientations: int = 1,
+    localisation_width: float = 1.0,
   ):
     """Keeps the parts.
 
@@ -86,13 +88,19 @@ class Backbone(nnx.Module):
         height and width.
       geometry: Function of a depth that returns the `alignability.Geometry` of
         the features behind so many stages; inferred where None.
+      orientations: Number of orientations G of the features of every stage,
+        whose channel `f * G + g` is filter f in orientation g, see
+        `stnjax.nn.group_convolution`; 1 for ordinary convolutions.
+      localisation_width: Factor on the numbers of filters of localisers that a
+        placement makes itself.
 
     Raises:
-      ValueError: For an unknown padding, or unless one of `head` and
-        `make_head` is given.
+      ValueError: For an unknown padding, a number of orientations below 1, or
+        unless one of `head` and `make_head` is given.
       TypeError: For a stage that cannot be called.
     """
     checks.option("padding", padding, sampling.UNFILLED)
+    checks.whole("orientations", orientations, 1)
     if (head is None) == (make_head is None):
       given = "neither" if head is None else "both"
       raise ValueError(f"Backbone takes either head or make_head, got {given}")
@@ -111,6 +119,8 @@ class Backbone(nnx.Module):
     self.padding = padding
     self.halve_output = halve_output
     self.geometry = geometry
+    self.orientations = orientations
+    self.localisation_width = localisation_width
 
   def make_localiser(
     self,
@@ -148,7 +158,9 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 """Functions `(task, *, rngs, **options)` by name. Options that scripts know:
 `width` and `localisation_width` multiply the numbers of filters and hidden
 units, `dropout` says whether there is any, `localisation` is the size of the
-localisation net, `init` the initialiser of all layers."""
+localisation net, `init` the initialiser of all layers. `orientations`, the
+number of orientations of the convolutions, is given by placements that need
+more than 1."""
 
 
 def _default_localiser(
@@ -172,6 +184,7 @@ def make_backbone(
   dropout: bool = True,
   localisation: str | None = None,
   init: str | None = None,
+  orientations: int = 1,
   **options: Any,
 ) -> Backbone:
   """Makes a backbone by name, with those of the options that it takes.
@@ -186,6 +199,8 @@ def make_backbone(
     localisation: Size of the localisation net; the backbone's default if None.
     init: Initialiser of all layers but the last one of localisation nets, one
       of `stnjax.nn.initialisers.INITIALISERS`; the backbone's own if None.
+    orientations: Number of orientations of the convolutions; 1 for ordinary
+      ones.
     **options: More options of the function.
 
   Raises:
@@ -208,6 +223,8 @@ def make_backbone(
       options[option] = value
     elif value != default:
       options[option] = value  # to be named below
+  if orientations > 1:
+    options["orientations"] = orientations
   missing = [p for p in ("task", "rngs") if p not in parameters]
   if missing and not takes_all:
     raise ValueError(
@@ -220,7 +237,7 @@ def make_backbone(
     raise ValueError(
       f"backbone {name!r} does not take {unknown[0]}="
       f"{checks.shown(options[unknown[0]])}; accepted options:"
-      f" {', '.join(accepted) or 'none'}"
+      f" {', '.join(accepted) or 'none'}{_advice(unknown[0])}"
     )
   made = function(task, rngs=rngs, **options)
   if not isinstance(made, Backbone):
@@ -233,6 +250,16 @@ def make_backbone(
       function(task, rngs=rngs, **options).stages
     )
   return made
+
+
+def _advice(option: str) -> str:
+  """What to do about an option that a backbone does not take."""
+  if option != "orientations":
+    return ""
+  return (
+    "; networks with orientations, such as GCNN, need a backbone of group"
+    " convolutions, such as 'plain'"
+  )
 
 
 def _name(function: Callable[..., Any]) -> str:

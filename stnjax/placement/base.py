@@ -121,7 +121,7 @@ class Placement:
 
   @property
   def kind(self) -> str:
-    """Short name of the kind: "CNN", "C", "DL", "SL", "UCN", "DEF"."""
+    """Short name of the kind, such as "CNN", "C" or "SL"."""
     return self.prefix.removeprefix("STN-")
 
   @property
@@ -142,6 +142,11 @@ class Placement:
   def warps_input(self) -> bool:
     """Whether the transformer warps the input, and not features."""
     return False
+
+  @property
+  def orientations(self) -> int:
+    """How many orientations a backbone is asked for that is made by name."""
+    return 1
 
   @property
   def looks_through(self) -> int:
@@ -174,6 +179,10 @@ class Placement:
     """
     kept = self.depths[: more if more < 0 else None]
     return dataclasses.replace(self, depths=kept + self.depths[-1:] * more)
+
+  def check(self, backbone: Backbone) -> None:
+    """Raises a ValueError for a backbone that cannot be used; none here."""
+    del backbone
 
   def build(self, site: Site, rngs: nnx.Rngs) -> dict[str, Any]:
     """Makes the modules of one depth, all of them localisation's.

@@ -9,13 +9,97 @@ from jax import lax
 
 from stnjax import checks, promotion
 from stnjax.nn import convolution, deformation, initialisers
+from stnjax.nn.group_convolution import split_orientations
 from stnjax.nn.receptive_fields import Window
 from stnjax.placement.context import Context
 
 _WIDEST = 2**19  # of layers of some thousand units: fewer than 2^31 of them
 
 
-class ConvBlock(nnx.Module):
+class BaseBlock(nnx.Module):
+  """Convolution, leaky ReLU, max pooling and dropout, with a batch norm or not.
+
+  A subclass makes `conv`, with a bias unless a batch norm is "before_relu", and
+  `norm`, None without a batch norm; and defines `convolve`, and what depends on
+  the layout of channels: `add_bias`, `normalise` and `drop`.
+  """
+
+  def __init__(
+    self,
+    kernel_size: int,
+    *,
+    padding: str,
+    pool: int,
+    batch_norm: str | None,
+    dropout: float,
+    drop_channels: bool,
+    slope: float,
+  ):
+    """Keeps the options, see `ConvBlock`."""
+    checks.option("padding", padding, ("VALID", "SAME"))
+    checks.option("batch_norm", batch_norm, (None, "before_relu", "after_relu"))
+    self.kernel_size = kernel_size
+    self.padding = padding
+    self.pool = pool
+    self.batch_norm = batch_norm
+    self.dropout = dropout
+    self.drop_channels = drop_channels
+    self.slope = slope
+
+  @property
+  def windows(self) -> tuple[Window, ...]:
+    """The convolution and the pooling, for `nn.receptive_fields`."""
+    padded = (self.kernel_size - 1) // 2 if self.padding == "SAME" else 0
+    conv = Window(self.kernel_size, padding=padded)
+    return (conv, Window(self.pool, stride=2)) if self.pool else (conv,)
+
+  def convolve(self, x: jax.Array) -> jax.Array:
+    """The convolution without its bias."""
+    raise NotImplementedError
+
+  def add_bias(self, x: jax.Array) -> jax.Array:
+    """Adds the bias of the convolution."""
+    raise NotImplementedError
+
+  def normalise(self, x: jax.Array, context: Context) -> jax.Array:
+    """Applies the batch norm."""
+    raise NotImplementedError
+
+  def drop(self, x: jax.Array, context: Context) -> jax.Array:
+    """Applies dropout."""
+    raise NotImplementedError
+
+  @promotion.usual
+  def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+    """Passes features on.
+
+    Args:
+      x: `[B, H, W, C]`.
+      context: Of the pass; that of evaluation by default.
+
+    Returns:
+      `[B, h, w, F]`.
+    """
+    return self.finish(self.convolve(x), context or Context())
+
+  def finish(self, x: jax.Array, context: Context) -> jax.Array:
+    """All that follows the convolution, of its results without a bias."""
+    after_relu = self.batch_norm == "after_relu"
+    if after_relu:
+      x = nnx.leaky_relu(self.add_bias(x), self.slope)
+    if self.norm is not None:
+      x = self.normalise(x, context)
+    if self.pool:
+      x = convolution.max_pool(x, self.pool)
+    if self.norm is None:
+      # Last: the maximum is the same, the bias's gradient a shorter sum.
+      x = self.add_bias(x)
+    if not after_relu:
+      x = nnx.leaky_relu(x, self.slope)
+    return self.drop(x, context)
+
+
+class ConvBlock(BaseBlock):
   """Convolution, leaky ReLU, max pooling and dropout, with a batch norm or not.
 
   A `placement.Deformable`: its convolution may be deformed.
@@ -57,15 +141,15 @@ class ConvBlock(nnx.Module):
     Raises:
       ValueError: For an unknown padding, batch_norm or init.
     """
-    checks.option("padding", padding, ("VALID", "SAME"))
-    checks.option("batch_norm", batch_norm, (None, "before_relu", "after_relu"))
-    self.kernel_size = kernel_size
-    self.padding = padding
-    self.pool = pool
-    self.batch_norm = batch_norm
-    self.dropout = dropout
-    self.drop_channels = drop_channels
-    self.slope = slope
+    super().__init__(
+      kernel_size,
+      padding=padding,
+      pool=pool,
+      batch_norm=batch_norm,
+      dropout=dropout,
+      drop_channels=drop_channels,
+      slope=slope,
+    )
     self.conv = nnx.Conv(
       channels,
       filters,
@@ -77,26 +161,9 @@ class ConvBlock(nnx.Module):
     )
     self.norm = nnx.BatchNorm(filters, rngs=rngs) if batch_norm else None
 
-  @property
-  def windows(self) -> tuple[Window, ...]:
-    """The convolution and the pooling, for `nn.receptive_fields`."""
-    padded = (self.kernel_size - 1) // 2 if self.padding == "SAME" else 0
-    conv = Window(self.kernel_size, padding=padded)
-    return (conv, Window(self.pool, stride=2)) if self.pool else (conv,)
-
-  @promotion.usual
-  def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
-    """Passes features on.
-
-    Args:
-      x: `[B, H, W, C]`.
-      context: Of the pass; that of evaluation by default.
-
-    Returns:
-      `[B, h, w, filters]`.
-    """
-    x = convolution.conv(x, self.conv.kernel[...], self.padding)
-    return self._finish(x, context or Context())
+  def convolve(self, x: jax.Array) -> jax.Array:
+    """The convolution without its bias."""
+    return convolution.conv(x, self.conv.kernel[...], self.padding)
 
   @promotion.usual
   def read_at(
@@ -110,21 +177,18 @@ class ConvBlock(nnx.Module):
       context: Of the pass.
     """
     x = deformation.deformed_conv(x, points, self.conv.kernel[...])
-    return self._finish(x, context)
+    return self.finish(x, context)
 
-  def _finish(self, x: jax.Array, context: Context) -> jax.Array:
-    after_relu = self.batch_norm == "after_relu"
-    if after_relu:
-      x = nnx.leaky_relu(x + self.conv.bias[...], self.slope)
-    if self.norm is not None:
-      x = self.norm(x, use_running_average=not context.train)
-    if self.pool:
-      x = convolution.max_pool(x, self.pool)
-    if self.norm is None:
-      # Last: the maximum is the same, the bias's gradient a shorter sum.
-      x = x + self.conv.bias[...]
-    if not after_relu:
-      x = nnx.leaky_relu(x, self.slope)
+  def add_bias(self, x: jax.Array) -> jax.Array:
+    """Adds the bias of each filter."""
+    return x + self.conv.bias[...]
+
+  def normalise(self, x: jax.Array, context: Context) -> jax.Array:
+    """Applies the batch norm, with statistics of each channel."""
+    return self.norm(x, use_running_average=not context.train)
+
+  def drop(self, x: jax.Array, context: Context) -> jax.Array:
+    """Applies dropout, of values or of channels."""
     return context.dropout(x, self.dropout, channels=self.drop_channels)
 
 
@@ -183,13 +247,18 @@ class DenseHead(nnx.Module):
 
 
 class MeanHead(nnx.Module):
-  """The mean over all places, dropout, and a dense layer; of any size."""
+  """The mean over all places, dropout, and a dense layer; of any size.
+
+  Of filters in several orientations, the largest of the means is kept, which is
+  invariant to the group of the orientations.
+  """
 
   def __init__(
     self,
     filters: int,
     outputs: int,
     *,
+    orientations: int = 1,
     dropout: float = 0.0,
     init: str = "lecun_normal",
     rngs: nnx.Rngs,
@@ -197,18 +266,23 @@ class MeanHead(nnx.Module):
     """Makes the layer.
 
     Args:
-      filters: Number of channels of the features.
+      filters: Number of filters F of the features.
       outputs: Number of logits.
+      orientations: Number of orientations G of the filters, see
+        `stnjax.nn.group_convolution`; 1 for ordinary convolutions.
       dropout: Share of the means that training drops, per image.
       init: Initialiser of the layer, see `DenseHead`.
       rngs: Keys for the initial values.
     """
+    self.orientations = orientations
     self.dropout = dropout
     self.last = _last_layer(filters, outputs, init, rngs)
 
   def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
-    """Logits `[B, outputs]` of features `[B, h, w, F]`."""
+    """Logits `[B, outputs]` of features `[B, h, w, F * G]`."""
     means = x.mean(axis=(1, 2))
+    if self.orientations > 1:
+      means = split_orientations(means, self.orientations).max(axis=-1)
     return self.last((context or Context()).dropout(means, self.dropout))
 
 

@@ -61,6 +61,20 @@ class Context:
     )
     return jnp.where(kept, x / (1 - rate), 0)
 
+  def of_copies(self, count: int) -> "Context":
+    """The context of a pass of several copies of each image.
+
+    Dropout is drawn anew, and is the same for all copies of an image.
+
+    Args:
+      count: Number of copies, those of an image side by side: `[B * count]`.
+    """
+    if not self.train or self._keys is None:
+      return Context(self.train)
+    self._drops += 1
+    keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._drops)
+    return Context(self.train, jnp.repeat(keys, count, axis=0))
+
   def apply(self, module: Callable[..., Any], x: jax.Array) -> Any:
     """Calls a module or function, with this context if it takes one.
 

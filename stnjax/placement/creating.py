@@ -57,8 +57,8 @@ def place(
 
   Raises:
     ValueError: For a depth that the backbone does not have, images that are
-      too small for it, an unknown option, or a stage that the placement cannot
-      use.
+      too small for it, an unknown option, a stage that the placement cannot
+      use, or a backbone without the orientations that it needs.
   """
   if isinstance(placement, str):
     placement = names.parse(placement)
@@ -116,10 +116,12 @@ def create(
     theta_gradient: See `place`.
     geometry: See `place`.
     rngs: Keys for the initial values, `nnx.Rngs(seed)`.
-    **options: More options of the backbone.
+    **options: More options of the backbone. `orientations` is by default what
+      the placement needs.
 
   Raises:
-    ValueError: For an unknown name or option, see also `place`.
+    ValueError: For an unknown name or option, or a backbone without the
+      orientations that the placement needs, see also `place`.
 
   >>> import jax.numpy as jnp
   >>> network = create("plain", "STN-SL1", Task((28, 28, 1), 10), width=0.25,
@@ -128,6 +130,7 @@ def create(
   (2, 10)
   """
   placement = names.parse(network) if isinstance(network, str) else network
+  options.setdefault("orientations", placement.orientations)
   made = backbones.make_backbone(
     backbone,
     task,

@@ -14,7 +14,7 @@ from flax import nnx
 import jax
 
 from stnjax import transforms
-from stnjax.nn import deformation
+from stnjax.nn import deformation, predictors
 from stnjax.placement import base
 from stnjax.placement.context import Context
 
@@ -72,7 +72,7 @@ class Deformed(base.Placement):
 
   def predictor(
     self, site: base.Site, stage: Deformable, rngs: nnx.Rngs
-  ) -> deformation.PointPredictor:
+  ) -> predictors.PointPredictor:
     """Makes what predicts the points."""
     raise NotImplementedError
 
@@ -130,9 +130,9 @@ class PatchDeformed(Deformed):
 
   def predictor(
     self, site: base.Site, stage: Deformable, rngs: nnx.Rngs
-  ) -> deformation.PointPredictor:
+  ) -> predictors.PointPredictor:
     """Makes what predicts a theta for each place."""
-    return deformation.PatchPredictor(
+    return predictors.PatchPredictor(
       site.shape[-1],
       stage.kernel_size,
       stage.padding,
@@ -152,9 +152,9 @@ class TapDeformed(Deformed):
 
   def predictor(
     self, site: base.Site, stage: Deformable, rngs: nnx.Rngs
-  ) -> deformation.PointPredictor:
+  ) -> predictors.PointPredictor:
     """Makes what predicts an offset for each tap."""
-    return deformation.OffsetPredictor(
+    return predictors.OffsetPredictor(
       site.shape[-1],
       stage.kernel_size,
       stage.padding,

@@ -22,7 +22,8 @@ def parse(name: str) -> Placement:
 
   Args:
     name: Prefix of a placement in `PLACEMENTS`, followed by its depths:
-      "CNN"; "STN-C1", "STN-SL0,1" or "STN-DL1x2"; "STN-UCN1" or "DEF1".
+      "CNN" or "GCNN"; "STN-C1", "STN-SL0,1", "STN-DL1x2" or "STN-EQ0";
+      "STN-UCN1", "DEF1" or "STN-CAN0".
 
   Returns:
     The placement. Repeats are written out: "STN-SL1x2" has depths (1, 1).

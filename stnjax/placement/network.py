@@ -53,6 +53,8 @@ class Network(nnx.Module):
     placement: Where the transformer goes.
     padding: Padding of the transformer.
     halve_output: Whether the last run of the transformer halves its output.
+    orientations: Number of orientations of the features of every stage, see
+      `Backbone`.
     theta_gradient: Factor on the gradient at theta.
     classifier_frozen: Whether the stages, the head and the batch norms behind
       transformers behave in training as in evaluation: batch norms use their
@@ -85,7 +87,9 @@ class Network(nnx.Module):
         f" {len(placement.depths)} times, but grids of family={family.name!r}"
         " do not accumulate; accepted: one run"
       )
+    placement.check(backbone)
     self.placement = placement
+    self.orientations = backbone.orientations
     self.theta_gradient = theta_gradient
     self.classifier_frozen = False
     self.halve_output = backbone.halve_output

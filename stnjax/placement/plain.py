@@ -9,7 +9,7 @@ from stnjax import alignability
 from stnjax.nn import receptive_fields
 from stnjax.nn.localisation import LocalisationNet
 from stnjax.nn.receptive_fields import Window
-from stnjax.placement import blocks
+from stnjax.placement import blocks, group_blocks
 from stnjax.placement.backbone import BACKBONES, Backbone, Task
 
 _FILTERS = (32, 64, 128, 256, 256, 256)
@@ -26,11 +26,16 @@ def plain(
   localisation_width: float = 1.0,
   dropout: bool = True,
   init: str | None = None,
+  orientations: int = 1,
 ) -> Backbone:
   """Convolutions with batch norm, ReLU and pooling, then a global mean.
 
   Every stage halves the image, as often as at least 3 pixels are left, 6 times
   at most: 3 stages for images of 28 or 32 pixels, 6 from 192 pixels on.
+
+  With group convolutions, the head keeps the largest of each filter's means.
+  Invariance to quarter turns is exact, but for rounding, where all poolings get
+  even sides, as of images of 32, 64 or 96 pixels, but not of 28.
 
   Args:
     task: What to classify, images of any size.
@@ -41,25 +46,37 @@ def plain(
     dropout: Whether training drops a fifth of the features behind the mean.
     init: Initialiser of all layers but the last one of localisation nets, one
       of `stnjax.nn.initialisers.INITIALISERS`; "lecun_normal" if None.
+    orientations: Number of orientations G of group convolutions, a multiple of
+      4, with 1/sqrt(G) of the filters, so that the number of parameters stays
+      about the same; 1 for ordinary convolutions.
 
   Raises:
-    ValueError: For a factor that is not positive, or too large.
+    ValueError: For a factor that is not positive, or too large, or a number of
+      orientations that is neither 1 nor a multiple of 4.
   """
   init = init or "lecun_normal"
   blocks.check_factors(width=width, localisation_width=localisation_width)
   filters = [
-    blocks.scaled(count, width)
+    group_blocks.scaled_filters(blocks.scaled(count, width), orientations)
     for count in _FILTERS[: _num_stages(task.image_shape)]
   ]
 
-  def stages(rngs: nnx.Rngs) -> list[blocks.ConvBlock]:
+  def stages(rngs: nnx.Rngs) -> list[blocks.BaseBlock]:
     channels = [task.image_shape[-1], *filters]
     return [
-      blocks.ConvBlock(
-        c, f, 3, pool=pool, batch_norm="before_relu", init=init, rngs=rngs
+      group_blocks.conv_block(
+        c,
+        f,
+        3,
+        orientations=orientations,
+        lifts=index == 0,
+        pool=pool,
+        batch_norm="before_relu",
+        init=init,
+        rngs=rngs,
       )
-      for (c, f), pool in zip(
-        itertools.pairwise(channels), _pools(task.image_shape), strict=False
+      for index, ((c, f), pool) in enumerate(
+        zip(itertools.pairwise(channels), _pools(task.image_shape))
       )
     ]
 
@@ -69,6 +86,7 @@ def plain(
     blocks.MeanHead(
       filters[-1],
       task.heads * task.num_classes,
+      orientations=orientations,
       dropout=_DROPOUT * dropout,
       init=init,
       rngs=rngs,
@@ -80,6 +98,8 @@ def plain(
     geometry=functools.partial(
       geometry, tuple(stage.windows for stage in made)
     ),
+    localisation_width=localisation_width,
+    orientations=orientations,
   )
 
 

@@ -8,6 +8,7 @@ from stnjax import extras
 
 extras.needs("matplotlib", extra="experiments")
 
+from stnjax.plots.amounts import values_by_amount
 from stnjax.plots.audits import alignability
 from stnjax.plots.classes import MOST_CLASSES, accuracy_by_size, confusion
 from stnjax.plots.errors import error_lines, labelled_points, learning_curves
@@ -30,6 +31,7 @@ __all__ = [
   "look_and_warp",
   "pose_density",
   "scaling",
+  "values_by_amount",
   "values_by_layer",
   "warp",
 ]

@@ -87,7 +87,8 @@ def velocity_grid(
 
   Raises:
     ValueError: For a wrong shape, unknown units, or `steps` below 0.
-    TypeError: For complex or boolean velocities, or `steps` that is no int.
+    TypeError: For complex or boolean velocities, or `steps` that is not an
+      integer.
 
   Gradient: that of the steps, each a linear interpolation.
 
@@ -197,7 +198,8 @@ def invert_flow(
 
   Raises:
     ValueError: For a wrong shape, unknown units, or `steps` below 1.
-    TypeError: For complex or boolean displacements, or `steps` that is no int.
+    TypeError: For complex or boolean displacements, or `steps` that is not an
+      integer.
 
   Gradient: that of the iterations; none of the residual.
 

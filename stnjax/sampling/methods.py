@@ -9,8 +9,10 @@ its name known to everything that takes `method`, on every platform:
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 
 from stnjax import checks
 from stnjax.registry import Registry
@@ -110,24 +112,64 @@ def _linear(t: jax.Array) -> tuple[jax.Array, ...]:
   return 1 - t, t
 
 
-def _keys(t: jax.Array) -> tuple[jax.Array, ...]:
-  """Weights of the cubic convolution kernel, a = -0.75 (Keys 1981, eq. 15)."""
-  a = -0.75
+def keys_polynomials(a: float) -> tuple[Callable, Callable]:
+  """The cubic convolution kernel at distances below 1, and from 1 to 2.
 
-  def near(x: jax.Array) -> jax.Array:
+  Args:
+    a: Slope of the kernel at distance 1: -0.75 in torch and OpenCV, -0.5 in
+      Catmull-Rom splines, which are exact for parabolas (Keys 1981, eq. 15).
+  """
+
+  def near(x):
     return ((a + 2) * x - (a + 3)) * x * x + 1
 
-  def far(x: jax.Array) -> jax.Array:
+  def far(x):
     return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
+  return near, far
+
+
+def _keys(a: float, t: jax.Array) -> tuple[jax.Array, ...]:
+  near, far = keys_polynomials(a)
   return far(t + 1), near(t), near(1 - t), far(2 - t)
+
+
+def _lanczos(radius: int, t: jax.Array) -> tuple[jax.Array, ...]:
+  """A windowed sinc (Duchon 1979), scaled to a sum of 1.
+
+  The sines of all distances are one sine but for their signs, of the distance
+  to the nearer pixel: exactly 0 at a pixel's centre.
+  """
+  near = jnp.where(t < 0.5, t, 1 - t)
+  sine = near * jnp.sinc(near)  # sin(pi t) / pi
+  weights = []
+  for pixel in range(1 - radius, radius + 1):
+    apart = t - pixel
+    sign = 1 if pixel % 2 == 0 else -1
+    closest = jnp.abs(apart) < 0.5
+    away = sign * sine / jnp.where(closest, 1, apart)
+    wave = jnp.where(closest, jnp.sinc(near), away)
+    weights.append(wave * jnp.sinc(apart / radius))
+  total = sum(weights[1:], weights[0])
+  return tuple(weight / total for weight in weights)
 
 
 NEAREST = Method(name="nearest", support=1, pads_position=True)
 # The position is padded, and not only the pixels, so that gradients on the
 # lattice are those of torch: zero where "border" clamps.
 LINEAR = Method(name="linear", support=2, weights=_linear, pads_position=True)
-CUBIC = Method(name="cubic", support=4, weights=_keys)
+CUBIC = Method(name="cubic", support=4, weights=functools.partial(_keys, -0.75))
+CATMULL_ROM = Method(
+  name="catmull_rom", support=4, weights=functools.partial(_keys, -0.5)
+)
+LANCZOS3, LANCZOS4 = (
+  Method(
+    name=f"lanczos{radius}",
+    support=2 * radius,
+    weights=functools.partial(_lanczos, radius),
+  )
+  for radius in (3, 4)
+)
 
-for _method in (NEAREST, LINEAR, CUBIC):
+for _method in (NEAREST, LINEAR, CUBIC, CATMULL_ROM, LANCZOS3, LANCZOS4):
   METHODS.register(_method.name, _method)

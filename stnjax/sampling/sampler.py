@@ -40,10 +40,11 @@ def grid_sample(
     grid: `[..., *shape, N]` with N spatial axes in `shape`, N = 2 or 3. Batch
       axes broadcast against the image's.
     method: Interpolation between pixels. "nearest" (ties to the even pixel);
-      "linear"; "cubic", the convolution of Keys with a = -0.75; "spline", the
-      cubic B-spline through the pixels; "linearised", the values of "linear"
-      with a gradient from further around, which takes a `key`; or the name of
-      another method in `sampling.METHODS`.
+      "linear"; "cubic", the convolution of Keys with a = -0.75, and
+      "catmull_rom" with a = -0.5; "lanczos3" and "lanczos4", windowed sincs;
+      "spline", the cubic B-spline through the pixels; "linearised", the values
+      of "linear" with a gradient from further around, which takes a `key`; or
+      the name of another method in `sampling.METHODS`.
     padding: Values outside the image. "zeros" and "constant", a
       `fill_value`, into which the pixels on the edge blend; "border", the
       nearest pixel; "reflection", mirrored at the outer edges of the image, or
@@ -67,7 +68,7 @@ def grid_sample(
     nearest (ties to even) and saturate. Places with a NaN coordinate are the
     fill. With `return_mask` also `[..., *shape]`, float32 or wider: what an
     image of ones would give with padding="zeros". It is between 0 and 1, but
-    for the overshoot of "cubic" and "spline" next to the edge.
+    for the overshoot of the methods that reach further than "linear".
 
   Raises:
     ValueError: For an unknown option, a wrong shape, batch axes that do not
@@ -80,14 +81,14 @@ def grid_sample(
     whatever the grid and the fill. At a pixel centre the derivative of "linear"
     with respect to the grid is the right-hand one; it is zero where "border"
     clamps (the edge pixels' centres included), at NaN and at infinity; a fill
-    that is not finite has none. "cubic" has one continuous derivative,
-    "spline" two, "nearest" none. "linearised" gives the image the gradient of
-    "linear" and the grid the slope of a plane fitted to 8 samples, of which 7
-    are displaced at random by about a pixel (more where the grid is coarser
-    than the image); it is meant to be differentiated once.
+    that is not finite has none. "cubic", "catmull_rom" and "lanczos" have one
+    continuous derivative, "spline" two, "nearest" none. "linearised" gives the
+    image the gradient of "linear" and the grid the slope of a plane fitted to 8
+    samples, of which 7 are displaced at random by about a pixel (more where the
+    grid is coarser than the image); it is meant to be differentiated once.
 
-  Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5; Keys 1981; Unser
-    1999; Jiang et al. 2019 (arXiv:1901.07124).
+  Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5; Keys 1981;
+    Duchon 1979; Unser 1999; Jiang et al. 2019 (arXiv:1901.07124).
 
   >>> ramp = jnp.arange(4.0).reshape(1, 4, 1)
   >>> grid_sample(ramp, jnp.array([[[0.0, 0.0]]])).tolist()

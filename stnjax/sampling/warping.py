@@ -37,9 +37,8 @@ def warp(
   of OpenCV, scikit-image or scipy: `transforms.from_opencv`, `.from_pixels`.
 
   Convention: `stnjax.coordinates`. Coordinates are worked out in pixels, so
-  that the identity and whole-pixel shifts copy pixels exactly with "nearest",
-  "linear" and "cubic" (integers as far as float32 holds them; "nearest" copies
-  any).
+  that the identity and whole-pixel shifts copy pixels exactly, but for "spline"
+  (integers as far as float32 holds them; "nearest" copies any).
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for a 3-D transform.
@@ -48,7 +47,8 @@ def warp(
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
     output_shape: Spatial shape of the result; that of `image` by default.
     method: Interpolation between pixels: "nearest", "linear", "cubic",
-      "spline" or "linearised"; see `grid_sample`.
+      "catmull_rom", "lanczos3", "lanczos4", "spline" or "linearised"; see
+      `grid_sample`.
     padding: Values outside the image: "zeros", "constant", "border",
       "reflection" or "wrap"; see `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or

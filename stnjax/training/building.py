@@ -11,11 +11,7 @@ import jax
 import numpy as np
 
 from stnjax import data, placement, transforms
-from stnjax.training import (
-  optimisers,
-  steps,
-  trainer,
-)
+from stnjax.training import optimisers, sizing, steps, trainer
 from stnjax.training.description import TaskDescription, describe
 from stnjax.training.keys import random_key
 from stnjax.training.preparation import Preparation
@@ -133,6 +129,51 @@ def abstract_network(settings: Settings, setup: Setup) -> placement.Network:
   return _abstract(dataclasses.replace(settings, seed=0), setup)
 
 
+def sized(settings: Settings, setup: Setup) -> Settings:
+  """The settings with the width that `parameters` asks for, if it does.
+
+  Computed in shapes alone, and kept for further calls.
+
+  Args:
+    settings: Settings of a run.
+    setup: Objects that the settings name.
+
+  Returns:
+    Settings without `parameters`.
+
+  Raises:
+    ValueError: for a backbone that takes no width, and where no width comes
+      within 10 % of the number.
+  """
+  if settings.parameters is None:
+    return settings
+  if not _takes(setup, "width"):
+    raise ValueError(
+      f"parameters={settings.parameters}: backbone {setup.backbone!r} takes no"
+      " width; leave it out"
+    )
+  width = _fitted_width(dataclasses.replace(settings, seed=0), setup)
+  return dataclasses.replace(settings, parameters=None, width=width)
+
+
+@functools.lru_cache(maxsize=256)
+def _fitted_width(settings: Settings, setup: Setup) -> float:
+  free = dataclasses.replace(settings, parameters=None)
+
+  def count(width: float) -> int:
+    make = _maker(dataclasses.replace(free, width=width), setup)
+    network = nnx.eval_shape(lambda: make(jax.random.key(0)))
+    return placement.count_parameters(network)["total"]
+
+  try:
+    return sizing.fit_width(count, settings.parameters)
+  except ValueError as error:
+    raise ValueError(
+      f"parameters={settings.parameters} for network={settings.network!r}:"
+      f" {error}"
+    ) from error
+
+
 @functools.lru_cache(maxsize=32)
 def _abstract(settings: Settings, setup: Setup) -> placement.Network:
   make = _maker(settings, setup)
@@ -167,6 +208,7 @@ def _maker(
   settings: Settings, setup: Setup
 ) -> Callable[[jax.Array], placement.Network]:
   """The function from a key to the network, which may be traced."""
+  settings = sized(settings, setup)
   options = _backbone_options(settings, setup)
   parsed = placement.parse(settings.network)
   gradient = settings.localisation_scheme == "gradient"
@@ -175,6 +217,7 @@ def _maker(
     setup.make_backbone,
     setup.task,
     depths=parsed.geometry_depths,
+    orientations=parsed.orientations,
     **options,
   )
 
@@ -205,12 +248,10 @@ def _backbone_options(settings: Settings, setup: Setup) -> dict[str, Any]:
   Raises:
     ValueError: for one that differs from its default and is not taken.
   """
-  taken = inspect.signature(setup.make_backbone).parameters
-  takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
   options = {}
   for name in ("width", "localisation_width", "dropout", "init"):
     value = getattr(settings, name)
-    if takes_all or name in taken:
+    if _takes(setup, name):
       options[name] = value
     elif value != getattr(Settings, name):
       raise ValueError(
@@ -218,6 +259,13 @@ def _backbone_options(settings: Settings, setup: Setup) -> dict[str, Any]:
         " out"
       )
   return options
+
+
+def _takes(setup: Setup, option: str) -> bool:
+  """Whether the backbone has an argument of a name, or takes any."""
+  taken = inspect.signature(setup.make_backbone).parameters
+  takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+  return takes_all or option in taken
 
 
 def num_steps(settings: Settings, num_images: int) -> int:

@@ -34,8 +34,9 @@ class Settings:
 
   network: str = _setting(
     "STN-SL1",
-    "Network: CNN, or STN-C, STN-DL, STN-SL followed by the depths of the"
-    " spatial transformers, such as STN-C1, STN-SL0,1 or STN-SL1x2.",
+    "Network: CNN, GCNN, or STN-C, STN-DL, STN-SL, STN-EQ, STN-CAN, STN-UCN or"
+    " DEF followed by the depths of the spatial transformers, such as STN-C1,"
+    " STN-SL0,1 or STN-SL1x2.",
   )
   dataset: str = _setting(
     "mnist_subset",
@@ -63,6 +64,11 @@ class Settings:
   width: float = _setting(
     0.25,
     "Factor on the filters and hidden units of the backbone; 1 is the paper's.",
+  )
+  parameters: int | None = _setting(
+    None,
+    "Number of learnable parameters: the width of the backbone is chosen so"
+    " that the network has as many, within 10 %. By default --width decides.",
   )
   localisation_width: float = _setting(
     1.0,
@@ -101,6 +107,11 @@ class Settings:
     None,
     "Share of its running averages that every batch norm keeps in a step of"
     " training; by default 0.99 unless the backbone says otherwise.",
+  )
+  train_images: int | None = _setting(
+    None,
+    "Number of training images, the first ones of each class in equal shares;"
+    " by default all.",
   )
   epochs: int = _setting(30, "Number of passes over the training set.")
   batch_size: int = _setting(64, "Images in a step, over all devices.")
@@ -173,6 +184,11 @@ class Settings:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       _check_value(field, getattr(self, field.name))
+    if self.parameters is not None and self.width != type(self).width:
+      raise ValueError(
+        f"parameters={self.parameters} chooses the width, and cannot be"
+        f" combined with width={self.width:g}; leave one of them out"
+      )
     parsed = placement.parse(self.network)
     if self.trained == "localisation" and not parsed.depths:
       raise ValueError(
@@ -186,7 +202,7 @@ class Settings:
     if not parsed.repeats:
       raise ValueError(
         f"more_iterations: {self.network} has no transformer to repeat;"
-        " accepted: STN-C, STN-DL and STN-SL"
+        " accepted: STN-C, STN-DL, STN-SL and STN-EQ"
       )
     most = placement.MOST_ITERATIONS - len(parsed.depths)
     if len(self.more_iterations) > most:
@@ -210,6 +226,8 @@ class Settings:
       self.dataset,
       self.perturbation,
       *([self.backbone] if self.backbone else []),
+      *([f"parameters_{self.parameters}"] if self.parameters else []),
+      *([f"images_{self.train_images}"] if self.train_images else []),
       f"lr_{self.learning_rate:g}",
       *([f"warm_{_network_in(self.warm_start)}"] if self.warm_start else []),
       *(["localisation_only"] if self.trained == "localisation" else []),

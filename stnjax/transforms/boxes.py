@@ -165,7 +165,12 @@ def _edges(
 ) -> tuple[jax.Array, jax.Array]:
   """The outer edges of boxes, in pixels whose 0 is the first one's centre."""
   before, after = _TO_EDGES[corners]
-  return boxes[..., :num_axes] + before, boxes[..., num_axes:] + after
+  low, high = boxes[..., :num_axes], boxes[..., num_axes:]
+  mirrored = high < low  # then the outer edge of the first corner lies after it
+  return (
+    low + jnp.where(mirrored, after, before),
+    high + jnp.where(mirrored, before, after),
+  )
 
 
 def _checked(

@@ -116,6 +116,8 @@ def matrix(
   - rotation: (angle); for volumes a vector along the axis of rotation, whose
     length is the angle.
   - scale: (log of the factor on the coordinates); above 0 the object shrinks.
+  - rotation_scale: (log of the factor, angle) about the centre; for volumes
+    (log of the factor, rotation vector).
   - attention: (log of the factor, tx, ty), a window that moves and zooms, eq. 2
     of Jaderberg et al. 2015; for volumes (log of the factor, tx, ty, tz).
   - similarity: (log of the factor, angle, tx, ty); for volumes (log of the
@@ -193,6 +195,11 @@ def _attention(params: jax.Array, num_axes: int) -> jax.Array:
   return jnp.concatenate([linear, params[..., 1:, None]], axis=-1)
 
 
+def _rotation_scale(params: jax.Array, num_axes: int) -> jax.Array:
+  middle = jnp.zeros((*params.shape[:-1], num_axes), params.dtype)
+  return _similarity(jnp.concatenate([params, middle], axis=-1), num_axes)
+
+
 def _similarity(params: jax.Array, num_axes: int) -> jax.Array:
   turn = _rotation(params[..., 1:-num_axes], num_axes)[..., :-1]
   linear = jnp.exp(params[..., :1, None]) * turn
@@ -227,6 +234,11 @@ for _family in (
   ),
   Family(name="rotation", num_params=_degrees_of_rotation, matrix=_rotation),
   Family(name="scale", num_params=lambda num_axes: 1, matrix=_scale),
+  Family(
+    name="rotation_scale",
+    num_params=lambda num_axes: 1 + _degrees_of_rotation(num_axes),
+    matrix=_rotation_scale,
+  ),
   Family(
     name="attention",
     num_params=lambda num_axes: 1 + num_axes,

@@ -22,13 +22,17 @@ def from_points(
   """The matrix of a family that takes `source` points closest to `target`.
 
   Convention: **`target = matrix @ source`**, in the units of the points. A
-  matrix for `warp` maps output to input, so the *source is the output*:
-    normalised points: `from_points(output_points, input_points, family)`;
-    pixels: `from_pixels(from_points(output_points, input_points, family),
-      input_shape, output_shape)`;
-    pixels, from the input to the output as OpenCV counts:
-      `from_opencv(from_points(input_points, output_points, family),
-      input_shape, output_shape)`.
+  matrix for `warp` maps output to input, so the *source is the output*::
+
+    # Normalised points.
+    from_points(output_points, input_points, family)
+    # Points in pixels.
+    from_pixels(from_points(output_points, input_points, family),
+                input_shape, output_shape)
+    # Points in pixels, from the input to the output as OpenCV counts.
+    from_opencv(from_points(input_points, output_points, family),
+                input_shape, output_shape)
+
   Fit "rigid" and "similarity" in pixels: normalised coordinates are isotropic
   only for square images and cubic volumes.
 
@@ -202,7 +206,7 @@ def _rigid(
 def _rotation(
   source: _Set, target: _Set, weights: jax.Array, *, scaled: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """The closest rotation, by request times the best scale."""
+  """The closest rotation, times the best scale if `scaled`."""
   moments = jnp.einsum(
     "...k,...kn,...km->...nm",
     weights,

@@ -26,6 +26,7 @@ def searched(target, steps):
   )(begin)
 
 
+@pytest.mark.slow
 def test_every_image_finds_its_own_warp():
   change = np.zeros((3, 3, 3))
   change[:, :2] = np.random.default_rng(0).uniform(-0.1, 0.1, (3, 2, 3))

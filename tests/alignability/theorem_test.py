@@ -48,6 +48,7 @@ def test_whole_strides_align_exactly(stride):
   assert unaligned.min() > 0.3
 
 
+@pytest.mark.slow
 def test_parts_of_strides_do_not_align_exactly():
   features = relu_of(conv(kernels(), 4))
   found = audit(features, families=family("translation", 1.0, 2.0))

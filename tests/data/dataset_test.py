@@ -271,6 +271,30 @@ class SplittingTest(parameterized.TestCase):
       splitting.held_out(np.arange(30))
 
 
+class StratifiedTest(parameterized.TestCase):
+  @parameterized.parameters(([70, 30],), ([40] * 5,), ([97, 11, 3, 1],))
+  def test_any_first_images_have_all_classes_in_their_shares(self, counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    for order_of_labels in (0, 1):
+      if order_of_labels:
+        np.random.default_rng(0).shuffle(labels)
+      order = splitting.stratified(labels)
+      np.testing.assert_array_equal(np.sort(order), np.arange(len(labels)))
+      for count in (1, 10, 33, len(labels)):
+        found = np.bincount(labels[order[:count]], minlength=len(counts))
+        shares = count * np.array(counts) / len(labels)
+        self.assertLess(np.abs(found - shares).max(), 1.5)
+      for label in range(len(counts)):
+        members = order[labels[order] == label]
+        self.assertTrue((np.diff(members) > 0).all())
+
+  def test_of_several_heads_the_first_counts(self):
+    labels = np.stack([np.arange(40) % 4, np.arange(40) % 7], axis=1)
+    np.testing.assert_array_equal(
+      splitting.stratified(labels), splitting.stratified(labels[:, 0])
+    )
+
+
 class ImportTest(absltest.TestCase):
   def run_python(self, code):
     return subprocess.run(

@@ -56,6 +56,7 @@ class OwnPerturbationTest(absltest.TestCase):
     np.testing.assert_allclose(axis.true(truth), -truth["stops"])
     self.assertIsNone(axis.period)
 
+  @pytest.mark.slow
   def test_clutter_is_passed_on(self):
     def overlay(key, image, clutter_images):
       chosen = jax.random.randint(key, (), 0, len(clutter_images))
@@ -105,6 +106,7 @@ class CheckTest(parameterized.TestCase):
     draw = draw or (lambda key, image: (image, truth))
     return data.Perturbation(name="push", draw=draw, axes=axes)
 
+  @pytest.mark.slow
   def test_the_built_in_ones_pass(self):
     for name in data.PERTURBATIONS:
       data.check_perturbation(data.PERTURBATIONS[name], (28, 28, 1))
@@ -191,6 +193,7 @@ class BuildingBlockTest(parameterized.TestCase):
     degrees = np.degrees(truth["rotation"])
     self.assertBetween(np.abs(degrees).max(), 19, 20.001)
 
+  @pytest.mark.slow
   def test_clutter_is_where_it_is_told(self):
     bright = np.full((2, 9, 9, 1), 51, np.uint8)
     found = cluttered(
@@ -283,6 +286,7 @@ class AxisTest(absltest.TestCase):
         axis.predicted(theta, (40, 60, 1)), motion[axis.name]
       )
 
+  @pytest.mark.slow
   def test_a_transformer_that_undoes_a_perturbation(self):
     images = jnp.zeros((50, 4, 4, 1))
     turned = data.Perturbation(name="turned", draw=data.rotate)

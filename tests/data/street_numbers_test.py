@@ -32,12 +32,14 @@ class DrawTest(parameterized.TestCase):
     self.assertEqual((image.shape, image.dtype), ((64, 64, 3), np.uint8))
     self.assertEqual((label.shape, label.dtype), ((5,), np.int64))
 
+  @pytest.mark.slow
   def test_an_example_does_not_depend_on_those_before_it(self):
     forward = [draw(index) for index in range(6)]
     for index in reversed(range(6)):
       for left, right in zip(forward[index], draw(index), strict=True):
         np.testing.assert_array_equal(left, right)
 
+  @pytest.mark.slow
   def test_no_two_examples_are_alike(self):
     drawn = {
       draw(index, split)[0].tobytes()
@@ -65,6 +67,7 @@ class DrawTest(parameterized.TestCase):
       )
       self.assertGreater((one != other).sum(), 100)
 
+  @pytest.mark.slow
   def test_colours_and_light_vary_within_bounds(self):
     images = np.stack([draw(index)[0] for index in range(120)]) / 255
     np.testing.assert_allclose(images.mean((0, 1, 2)), 0.47, atol=0.06)
@@ -73,6 +76,7 @@ class DrawTest(parameterized.TestCase):
     self.assertGreater((means @ LUMA).std(), 0.12)
     self.assertGreater(np.ptp(means, axis=1).mean(), 0.05)
 
+  @pytest.mark.slow
   def test_digits_stand_out_and_are_whole(self):
     differences = []
     for index in range(150):

@@ -7,6 +7,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
 
 from stnjax import data
 from stnjax.data.synthetic import (
@@ -177,6 +178,7 @@ def still(label, seed, angle):
 
 
 class SyntheticPlanktonTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_species_differ_more_than_individuals(self):
     train, test = (
       np.stack(

@@ -10,6 +10,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 
 from stnjax import data
@@ -21,6 +22,7 @@ from tests.data import tiny_sets
 
 
 class EmbeddedTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_it_is_balanced_and_small(self):
     for split, count in (("train", 1000), ("test", 200)):
       examples = data.load("mnist_subset", split)

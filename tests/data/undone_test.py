@@ -45,6 +45,21 @@ class UndoneTest(parameterized.TestCase):
     mass = np.asarray(back.sum((1, 2, 3)))
     np.testing.assert_allclose(mass, 16 * float(disc()[0].sum()), rtol=0.05)
 
+  @pytest.mark.slow
+  def test_full_rotation(self):
+    images = disc()
+    back, _ = data.perturb(KEYS, images, "full_rotation_undone")
+    np.testing.assert_allclose(back, images, atol=0.05)
+
+  @pytest.mark.slow
+  def test_similarity(self):
+    """Upright at its own size, but for two interpolations."""
+    images = disc()
+    dark = jnp.zeros((2, 28, 28, 1), jnp.uint8)
+    back, _ = data.perturb(KEYS, images, "similarity_undone", dark)
+    self.assertEqual(back.shape, (6, 30, 30, 1))
+    np.testing.assert_allclose(back[:, 1:-1, 1:-1], images, atol=0.1)
+
   def test_names_and_shapes(self):
     made = data.undone(data.PERTURBATIONS["translation"])
     self.assertEqual(made.name, "translation_undone")

@@ -4,6 +4,7 @@ import warnings
 
 from absl.testing import absltest, parameterized
 import numpy as np
+from scipy import stats
 
 from stnjax import evaluation
 from tests.axes import ROTATION, SCALE_X, TRANSLATION_X, Axis
@@ -48,6 +49,68 @@ class RotationTest(parameterized.TestCase):
       np.array([0, 0, 1, 1]),
     )
     np.testing.assert_allclose(left, [-10, 10, 10, -10], atol=1e-9)
+
+
+def circular_std(angles):
+  """Root mean square of differences to the circular mean, by a loop."""
+  turns = [complex(np.cos(a), np.sin(a)) for a in np.radians(angles)]
+  middle = np.degrees(np.angle(sum(turns)))
+  wrapped = [(a - middle + 180) % 360 - 180 for a in angles]
+  return np.sqrt(sum(w * w for w in wrapped) / len(wrapped))
+
+
+class CircleTest(parameterized.TestCase):
+  """Perturbations over the whole circle, where angles wrap."""
+
+  def uniform(self, passes=10, count=2000):
+    return np.random.default_rng(0).uniform(-180, 180, (passes, count))
+
+  def test_nothing_done_is_uniform(self):
+    true_pose, labels = self.uniform(), np.arange(2000) % 10
+    nothing = np.zeros_like(true_pose)
+    found = evaluation.alignment(ROTATION, true_pose, nothing, labels)
+    # Less than 103.9, as each class is about the mean of its 2,000 angles.
+    self.assertAlmostEqual(found.std, 180 / 3**0.5 - 1.5, delta=0.5)
+    self.assertEqual(found.none, found.std)
+    self.assertAlmostEqual(found.slope, 0, delta=1e-9)
+    # About the mean of 10 uniform angles; docs/metrics.md names both.
+    self.assertAlmostEqual(found.by_image, 90, delta=0.5)
+
+  @parameterized.parameters(5.0, 40.0, 90.0)
+  def test_spreads_are_those_of_a_loop(self, noise):
+    rng = np.random.default_rng(1)
+    true_pose, labels = self.uniform(3, 200), np.arange(200) % 4
+    rest = rng.normal(0, noise, true_pose.shape) + 170 + 90 * labels
+    predicted_pose = (rest - true_pose + 180) % 360 - 180
+    found = evaluation.alignment(ROTATION, true_pose, predicted_pose, labels)
+    total = true_pose + predicted_pose
+    spreads = [circular_std(total[:, labels == k].ravel()) for k in range(4)]
+    np.testing.assert_allclose(found.by_class, spreads, rtol=1e-9)
+    np.testing.assert_allclose(found.std, np.mean(np.square(spreads)) ** 0.5)
+    by_image = [circular_std(column) ** 2 * 3 / 2 for column in total.T]
+    np.testing.assert_allclose(found.by_image, np.mean(by_image) ** 0.5)
+    if noise < 10:  # as the circular standard deviation, of which it is none
+      expected = stats.circstd(total[:, labels == 0], high=360)
+      np.testing.assert_allclose(found.by_class[0], expected, rtol=0.02)
+      self.assertAlmostEqual(found.slope, -1, delta=0.01)
+
+  @parameterized.parameters(-1.0, -0.5, -0.2, 0.0)
+  def test_slopes_over_the_circle(self, slope):
+    true_pose, labels = self.uniform(1)[0], np.arange(2000) % 10
+    noise = np.random.default_rng(1).normal(0, 3, true_pose.shape)
+    predicted_pose = (slope * true_pose + noise + 180) % 360 - 180
+    found = evaluation.alignment(ROTATION, true_pose, predicted_pose, labels)
+    self.assertAlmostEqual(found.slope, slope, delta=0.01)
+    line = evaluation.response(ROTATION, true_pose, predicted_pose).line
+    self.assertAlmostEqual(line.slope, slope, delta=0.01)
+
+  def test_the_mean_of_some_passes(self):
+    """Others are measured about the pose that those have."""
+    true_pose = np.array([[0.0, 10], [0, 10], [50, 60]])
+    nothing, labels = np.zeros((3, 2)), np.zeros(2)
+    first = np.array([True, True, False])
+    found = evaluation.residual(ROTATION, true_pose, nothing, labels, first)
+    np.testing.assert_allclose(found, [[-5, 5], [-5, 5], [45, 55]], atol=1e-9)
 
 
 class SingleTest(absltest.TestCase):

@@ -17,6 +17,7 @@ from experiments.reporting import (
   gradient_norms,
   groups,
   iterating,
+  transformed,
 )
 from stnjax import consistency, transforms
 from stnjax.files import RunError
@@ -111,7 +112,7 @@ def test_poses_are_those_of_each_transformed_image(workdir):
 
 def test_images_are_padded_about_their_centre():
   images = np.ones((2, 3, 4, 1), np.uint8)
-  padded = consistent.centred(images, (6, 4, 1))
+  padded = transformed.centred(images, (6, 4, 1))
   assert padded.shape == (2, 6, 4, 1)
   np.testing.assert_array_equal(padded[0, :, 0, 0], [0, 1, 1, 1, 0, 0])
 

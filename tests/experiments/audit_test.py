@@ -103,6 +103,33 @@ def test_fields_of_the_network_are_what_a_probe_finds():
 
 
 @pytest.mark.slow
+def test_group_convolutions_are_audited_with_permuted_channels(tmp_path):
+  settings = dataclasses.replace(TOY, network="GCNN")
+  with toy_sets.loaded():
+    loop.train(settings, (0,), str(tmp_path), devices=jax.devices()[:1])
+    run = Run(str(tmp_path), settings)
+    found = auditing.audit(run, count=4, steps=0)
+  assert sorted(found) == sorted(
+    [
+      *auditing.STATES,
+      *(state + auditing.PERMUTED for state in auditing.STATES),
+    ]
+  )
+  for state in auditing.STATES:
+    plain, permuted = found[state], found[state + auditing.PERMUTED]
+    for layer in ("block 1", "block 2"):
+      after, before = (
+        one.residuals[layer]["rotation"].aligned for one in (permuted, plain)
+      )
+      assert after[-1].max() < 1e-4 < before[-1].min()  # by 90 degrees
+  finished.write_audits(run.path, found)
+  report.write(str(tmp_path))
+  text = (run.path.parent / "report" / "report.md").read_text()
+  assert "| block 2, untrained, permuted |" in text
+  assert '"Permuted": each warp also shifts' in text
+
+
+@pytest.mark.slow
 def test_audits_are_kept_and_reported(audits, workdir):
   run = Run(workdir, TOY)
   assert finished.read_audits(run.path) == {}

@@ -1,5 +1,6 @@
 """Verdicts on made-up runs, and intervals against their formulas."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ from scipy import stats
 
 from experiments import claims as script
 from experiments.reporting import finished, groups, report, verdicts
+from stnjax import placement
 from stnjax.files import RunError
 from stnjax.paper import claims, comparisons, presets
 from stnjax.training import description
@@ -201,12 +203,132 @@ def test_every_preset_is_one_group():
   for name, preset in presets.PRESETS.items():
     for size in presets.SIZES:
       task = description.TaskDescription((9, 9, 1), 2)
+      known = [network for network in preset.networks if _parses(network)]
       runs = [
         finished.Finished(Settings(**settings), task, {"error": 0.1})
         for settings in preset.settings(size)
+        if settings["network"] in known
       ]
       (group,) = groups.group(runs)
-      assert sorted(group.members) == sorted(preset.networks), name
+      assert sorted(group.members) == sorted(known), name
+
+
+def _parses(network):
+  """Whether the placement of a network is registered."""
+  try:
+    placement.parse(network)
+  except ValueError:
+    return False
+  return True
+
+
+@pytest.fixture
+def equivariant():
+  """The placement STN-EQ, a made-up one if it is not registered."""
+  registry = placement.PLACEMENTS
+  missing = "STN-EQ" not in registry
+  if missing:
+
+    @placement.register
+    class Equivariant(placement.Placement):
+      prefix = "STN-EQ"
+
+  yield
+  if missing:
+    registry._objects.pop("STN-EQ")
+
+
+FULL = {"perturbation": "full_rotation", "family": "rotation"}
+
+
+def posed(network, residuals, **settings):
+  """Runs with residuals by image, in degrees."""
+  return [
+    made_up.run(network, seed, 5.0, 0.5, by_image=residual, **settings)
+    for seed, residual in enumerate(residuals)
+  ]
+
+
+@pytest.mark.usefixtures("equivariant")
+@pytest.mark.parametrize(
+  "residuals, expected",
+  [
+    ([7.0, 8.0, 9.0], comparisons.HOLDS),
+    ([15.0, 16.0, 17.0], comparisons.FAILS),  # less, but not a quarter
+    ([9.5, 10.0, 11.0], comparisons.OPEN),
+    ([7.0, 8.0, None], comparisons.OPEN),
+  ],
+)
+def test_residuals_by_image_of_equivariant_localisers(residuals, expected):
+  regressed = posed("STN-SL1", [40.0, 41.0, 42.0], **FULL)
+  for family in ("rotation", "similarity", "affine"):
+    runs = [*regressed, *posed("STN-EQ0", residuals, **FULL)]
+    runs = [
+      run._replace(settings=dataclasses.replace(run.settings, family=family))
+      for run in runs
+    ]
+    item = judge(*runs)["one_pose"]
+    if family == "affine":  # it is no group that STN-EQ has
+      assert not item.comparisons
+    else:
+      assert item.verdict == expected
+      (comparison,) = item.comparisons
+      assert comparison.sides["STN-SL1"].mean == pytest.approx(41)
+
+
+@pytest.mark.usefixtures("equivariant")
+@pytest.mark.parametrize(
+  "errors, expected",
+  [
+    ([3.0, 3.1, 3.2, 2.9], comparisons.HOLDS),
+    ([3.8, 3.9, 4.0, 3.9], comparisons.FAILS),  # less, but not by a fifth
+  ],
+)
+def test_errors_where_the_whole_group_occurs(errors, expected):
+  runs = seeds("STN-C0", HIGH, **FULL) + seeds("STN-SL1", LOW, **FULL)
+  runs += seeds("CNN", [1.0] * 4, **FULL)  # no transformer of the paper
+  runs += seeds("STN-CAN0", [1.0] * 4, **FULL)
+  runs += seeds("STN-EQ0", errors, **FULL)
+  item = judge(*runs)["whole_group"]
+  assert item.verdict == expected
+  (comparison,) = item.comparisons
+  np.testing.assert_allclose(
+    comparison.differences, np.array(errors) - 0.8 * np.array(LOW)
+  )
+  part = [
+    run._replace(
+      settings=dataclasses.replace(run.settings, perturbation="rotation")
+    )
+    for run in runs
+  ]
+  assert not judge(*part)["whole_group"].comparisons
+
+
+@pytest.mark.usefixtures("equivariant")
+def test_fewer_training_images():
+  few = {**FULL, "train_images": 1000, "epochs": 80}
+
+  def verdict(own_few, own_all, **changes):
+    runs = seeds("STN-C0", HIGH, **FULL) + seeds("STN-EQ0", own_all, **FULL)
+    noisy = [20.0, 20.5, 19.5, 20.2]
+    runs += seeds("STN-C0", noisy, **{**few, **changes})
+    runs += seeds("STN-EQ0", own_few, **{**few, **changes})
+    return judge(*runs)["fewer_images"]
+
+  less = verdict([6.0, 6.2, 6.1, 6.3], LOW)
+  assert less.verdict == comparisons.HOLDS
+  level, rise = less.comparisons
+  np.testing.assert_allclose(
+    level.differences, [-14.0, -14.3, -13.4, -13.9], atol=1e-9
+  )
+  rises = np.array([2.0, 2.1, 1.9, 2.4]) - [12.0, 12.3, 11.6, 12.1]
+  np.testing.assert_allclose(rise.differences, rises, atol=1e-9)
+  # As good, but it loses as much; and worse.
+  assert verdict([16.0, 16.2, 15.9, 16.3], LOW).verdict != comparisons.HOLDS
+  worse = verdict([25.0, 25.2, 25.1, 25.3], LOW)
+  assert worse.verdict == comparisons.FAILS
+  # Others that differ in more are no training on all images.
+  assert not verdict(LOW, LOW, learning_rate=0.5).comparisons
 
 
 def test_interval_is_students():
@@ -374,6 +496,7 @@ def test_validation_runs_do_not_count_and_unfinished_ones_are_named(tmp_path):
   assert all(item.name in text for item in left_out)
 
 
+@pytest.mark.slow
 def test_runs_win_over_an_outdated_report(tmp_path):
   """Also where some runs of the report are gone."""
   for seed in range(4):
@@ -406,6 +529,7 @@ def test_runs_of_a_folder_and_those_below_it_count_once(tmp_path):
   assert "| STN-C0 | 4.1 ± 0.1 (2) |" in (tmp_path / "claims.md").read_text()
 
 
+@pytest.mark.slow
 def test_results_that_a_report_kept_are_judged_alike(tmp_path):
   runs, kept = tmp_path / "runs", tmp_path / "kept"
   for seed in range(3):

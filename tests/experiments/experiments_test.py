@@ -424,6 +424,40 @@ def test_validation_images_are_of_all_classes_though_sorted(monkeypatch):
     np.testing.assert_array_equal(labels[part.images[:, 0, 0, 0]], part.labels)
 
 
+def test_fewer_training_images_are_the_first_of_each_class(monkeypatch):
+  labels = np.array([0, 0, 1, 2, 0, 1, 0, 1, 2, 0, 0, 1])
+  images = np.arange(12, dtype=np.uint8).repeat(4).reshape(12, 2, 2, 1)
+  stored = data.Examples(images, labels)
+  monkeypatch.setattr(loading, "images", lambda *_: stored)
+  monkeypatch.setattr(loading, "count", lambda *_: 12)
+  few = dataclasses.replace(LONG, train_images=6, batch_size=2)
+  _, train_data, eval_data = loading.load(few)
+  assert train_data.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+  np.testing.assert_array_equal(train_data.labels, [0, 0, 1, 2, 0, 1])
+  assert len(eval_data.labels) == 12
+  assert loading.num_training_images(few, 12) == 6
+  for settings in (few, dataclasses.replace(few, train_images=None)):
+    held_out = dataclasses.replace(settings, use_validation_split=True)
+    _, own, validation = loading.load(held_out)
+    assert len(own.labels) == (settings.train_images or 10)
+    assert validation.images[:, 0, 0, 0].tolist() == [10, 11]
+  more = dataclasses.replace(few, train_images=13)
+  for check in (loading.load, loading.check):
+    with pytest.raises(ValueError, match="train_images must be at most 12.*13"):
+      check(more)
+
+
+@pytest.mark.slow
+def test_images_are_loaded_once_for_each_number(monkeypatch):
+  load = loading.once()
+  counts = [
+    len(load(dataclasses.replace(LONG, train_images=count))[1].labels)
+    for count in (None, 100, 20)
+  ]
+  assert counts == [10_000, 100, 20]
+
+
+@pytest.mark.slow
 def test_dry_run_tells_and_touches_nothing(tmp_path):
   flags = [
     "--dry_run",

@@ -352,6 +352,7 @@ def test_audits_come_back_and_predict(workdir):
   assert [p.network for p in correlations.points(results, audit)] == ["STN-C0"]
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_known_are_reported_as_such(workdir):
   """A pose that cannot be inverted has no alignment; files hold null."""
   measured = {"std": np.nan, "none": 50.0, "slope": np.nan}
@@ -495,6 +496,7 @@ def test_runs_on_other_classes_share_a_table(workdir, capsys):
   assert means["| STN-SL1"] == ["5.00"] * 3 + ["–"] + ["5.00"] * 5 + ["5.00 |"]
 
 
+@pytest.mark.slow
 def test_reports_need_no_registered_objects(tmp_path, monkeypatch):
   """Data set, perturbation and classes are known from the folder alone."""
   monkeypatch.undo()  # with pictures

@@ -65,6 +65,9 @@ SETTINGS = [
   ),
   ("--more_iterations=1,a", "--more_iterations must be whole numbers"),
   ("--more_iterations=2,1", "more_iterations must be positive and rise"),
+  ("--parameters=100", "parameters=100 for network='.*': no width makes"),
+  ("--parameters=9000 --width=0.5", "parameters=9000 chooses the width"),
+  ("--train_images=10001", "train_images must be at most 10000"),
 ]
 OBJECTS = [
   ("--backbone=resnet", "backbone='resnet' is unknown; accepted: .*plain"),
@@ -242,6 +245,7 @@ def test_the_narrowest_network_has_one_filter_a_layer():
   assert [kernel.shape[-1] for kernel in kernels] == [1, 1]
 
 
+@pytest.mark.slow
 def test_flags_are_checked_without_a_look_at_files(tmp_path):
   flags = ["--only_check_args", "--workdir=/dev/null/x", "--dataset=svhn"]
   done = scripts.run("sweep", *flags, "--perturbation=none")

@@ -105,6 +105,7 @@ def test_a_pilot_that_diverged_does_not_hide_another():
   assert gates.moved([lost]).passed is False
 
 
+@pytest.mark.slow
 def test_a_perturbation_that_cannot_be_undone(tmp_path):
   process = scripts.run("gates", f"--workdir={tmp_path}", "--perturbation=none")
   assert process.returncode

@@ -9,7 +9,14 @@ DEGREES = {"rotation": description.AxisDescription("rotation", "deg", 360.0)}
 
 
 def run(
-  network, seed, error, share=None, undone=None, operations=None, **settings
+  network,
+  seed,
+  error,
+  share=None,
+  undone=None,
+  operations=None,
+  by_image=None,
+  **settings,
 ):
   """A finished run.
 
@@ -20,6 +27,7 @@ def run(
     share: Residual share of a rotation; None if it is not measured.
     undone: Profiles of an audit.
     operations: Floating-point operations per image; None if not counted.
+    by_image: Residual by image in degrees; None if it is not known.
     **settings: Other settings that differ from the defaults.
   """
   results = {
@@ -35,7 +43,7 @@ def run(
   if share is not None:
     unknown = {"slope": None, "by_class": [None]}
     measured = {"std": 52 * share, "none": 52.0, **unknown}
-    results["alignment"] = {"rotation": measured}
+    results["alignment"] = {"rotation": {**measured, "by_image": by_image}}
   if undone is not None:
     results["undone"] = undone
   task = description.TaskDescription((28, 28, 1), 10, axes=DEGREES)

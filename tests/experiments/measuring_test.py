@@ -35,6 +35,7 @@ def measure(perturbation, made, brief=False):
   return measuring.summary(perturbation, made, measured, LABELS, brief)
 
 
+@pytest.mark.slow
 def test_alignment_is_of_the_whole_pose_and_the_authors_of_the_first_run():
   perturbation, made = data.PERTURBATIONS["translation"], passes(3)
   for field in ("std", "by_image"):

@@ -25,6 +25,9 @@ def test_sweep_lists_networks_by_depth():
     "STN-SL2",
   ]  # fmt: skip
   assert jobs.sweep_networks(["SL"], [0, 1]) == ["STN-C0", "STN-SL1"]
+  assert jobs.sweep_networks(["GCNN", "SL", "CNN"], [1, 2]) == [
+    "GCNN", "STN-SL1", "STN-SL2", "CNN",
+  ]  # fmt: skip
   assert jobs.sweep_networks(["UCN", "DEF", "C"], [0, 1]) == [
     "STN-UCN0", "STN-UCN1", "DEF0", "DEF1", "STN-C0", "STN-C1",
   ]  # fmt: skip

@@ -6,11 +6,14 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+import onnx
+import onnx.reference
 import pytest
 
 from stnjax import transforms
-from stnjax.nn import deformation
+from stnjax.nn import deformation, predictors
 from tests import reference
+from tests.sampling.cases import check_gradients
 
 MODE = dict(method="linear", padding="zeros", align_corners=False)
 
@@ -80,6 +83,7 @@ class ConvTest(parameterized.TestCase):
     ("SAME", (1, 1), 3),
     ("SAME", (2, 4), 1),
   )
+  @pytest.mark.slow
   def test_at_regular_points_it_is_a_convolution(
     self, padding, kernel_shape, batch
   ):
@@ -110,6 +114,7 @@ class ConvTest(parameterized.TestCase):
     )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients_are_the_numerical_ones(self):
     rng = np.random.default_rng(2)
     features, kernel = normal(2, 4, 5, 2), normal(2, 3, 2, 3)
@@ -141,6 +146,7 @@ class ConvTest(parameterized.TestCase):
         slope = (ends[1] - ends[0]) / 2e-6
         self.assertAlmostEqual(grad.ravel()[place], slope, delta=1e-7)
 
+  @pytest.mark.slow
   def test_at_a_pixel_the_gradient_of_the_points_is_the_right_hand_one(self):
     ramp = jnp.array([1.0, 3.0, 7.0]).reshape(1, 1, 3, 1)
     points = (
@@ -198,25 +204,6 @@ class ConvTest(parameterized.TestCase):
     ):
       np.testing.assert_allclose(grad, other, atol=1e-3)
 
-  def test_against_onnx(self):
-    """The slow evaluator of the ONNX standard, which is NumPy's."""
-    operators = pytest.importorskip("onnx.reference.ops.op_deform_conv")
-    features, kernel = normal(2, 6, 5, 2), normal(2, 3, 2, 3)
-    points = deformation.regular_points((6, 5), (2, 3), "VALID")
-    offsets = normal(2, *points.shape, scale=1.5, seed=4)
-    expected = operators._deform_conv_implementation(
-      features.transpose(0, 3, 1, 2),
-      kernel.transpose(3, 2, 0, 1),
-      offsets[..., ::-1]
-      .transpose(0, 3, 4, 5, 1, 2)
-      .reshape(2, 12, *points.shape[:2]),
-      *[None] * 7,
-      None,
-    )
-    features, offsets, kernel = single(features, offsets, kernel)
-    found = deformation.deformed_conv(features, points + offsets, kernel)
-    np.testing.assert_allclose(found, expected.transpose(0, 2, 3, 1), atol=1e-4)
-
   @parameterized.parameters(
     ((2, 5, 5, 3), (2, 2, 2, 3, 3, 2), (3, 2, 3, 4)),  # another kernel
     ((2, 5, 5, 3), (1, 2, 2, 3, 3, 2), (3, 3, 3, 4)),  # another batch
@@ -229,6 +216,140 @@ class ConvTest(parameterized.TestCase):
   def test_shapes_that_do_not_fit(self, *shapes):
     with self.assertRaisesRegex(ValueError, r"features must be .*got shapes"):
       deformation.deformed_conv(*(jnp.zeros(shape) for shape in shapes))
+
+
+def convolve_groups(features, points, kernel, mask):
+  """Group by group and tap by tap, from the definition, in float64."""
+  channels, filters = features.shape[-1], kernel.shape[-1]
+  parts, groups = points.shape[3], channels // kernel.shape[2]
+  result = np.zeros((*points.shape[:3], filters))
+  for n, i, j, f, d in np.ndindex(*result.shape, kernel.shape[2]):
+    channel = f // (filters // groups) * kernel.shape[2] + d
+    part = channel // (channels // parts)
+    image = features[n, :, :, channel]
+    for tap in np.ndindex(*kernel.shape[:2]):
+      x, y = points[n, i, j, part, *tap]
+      across = reference.weights(x, image.shape[1], **MODE)
+      down = reference.weights(y, image.shape[0], **MODE)
+      read = mask[n, i, j, part, *tap] * (down @ image @ across)
+      result[n, i, j, f] += read * kernel[*tap, d, f]
+  return result
+
+
+class GroupsTest(parameterized.TestCase):
+  """Modulation, stride, dilation, groups, and groups of offsets."""
+
+  def arrays(self, groups, parts, *, stride=(2, 1), dilation=(1, 2)):
+    features, kernel = normal(2, 6, 7, 4), normal(2, 3, 4 // groups, 8)
+    points = deformation.regular_points(
+      (6, 7), (2, 3), ((1, 0), (2, 1)), stride=stride, dilation=dilation
+    )
+    places = points.shape[:2]
+    offsets = normal(2, *places, parts, 2, 3, 2, scale=1.5, seed=4)
+    mask = np.random.default_rng(5).uniform(0, 1, offsets.shape[:-1])
+    return features, np.asarray(points)[:, :, None], offsets, kernel, mask
+
+  @parameterized.parameters((1, 1), (2, 1), (1, 2), (2, 4), (4, 2))
+  def test_against_a_loop(self, groups, parts):
+    features, points, offsets, kernel, mask = self.arrays(groups, parts)
+    points = points + offsets
+    expected = convolve_groups(features, points, kernel, mask)
+    features, points, kernel, mask = single(features, points, kernel, mask)
+    convolve = jax.jit(deformation.deformed_conv)
+    found = convolve(features, points, kernel, mask=mask)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    if parts == 1:
+      found = convolve(
+        features, points[:, :, :, 0], kernel, mask=mask[:, :, :, 0]
+      )
+      np.testing.assert_allclose(found, expected, atol=1e-4)
+
+  @parameterized.parameters((1, 1), (2, 4), (4, 2))
+  @pytest.mark.slow
+  def test_against_onnx(self, groups, parts):
+    features, points, offsets, kernel, mask = self.arrays(groups, parts)
+    height, width = points.shape[:2]
+    node = onnx.helper.make_node(
+      "DeformConv",
+      ["x", "w", "offset", "b", "mask"],
+      ["y"],
+      group=groups,
+      offset_group=parts,
+      pads=[1, 2, 0, 1],
+      strides=[2, 1],
+      dilations=[1, 2],
+    )
+    inputs = dict(
+      x=features.transpose(0, 3, 1, 2),
+      w=kernel.transpose(3, 2, 0, 1),
+      offset=offsets[..., ::-1]
+      .transpose(0, 3, 4, 5, 6, 1, 2)
+      .reshape(2, -1, height, width),
+      b=np.zeros(8),
+      mask=mask.transpose(0, 3, 4, 5, 1, 2).reshape(2, -1, height, width),
+    )
+    expected = onnx.reference.ReferenceEvaluator(node).run(None, inputs)[0]
+    features, points, kernel, mask = single(
+      features, points + offsets, kernel, mask
+    )
+    found = deformation.deformed_conv(features, points, kernel, mask=mask)
+    np.testing.assert_allclose(found, expected.transpose(0, 2, 3, 1), atol=1e-4)
+
+  @parameterized.parameters(
+    ("SAME", (2, 3), (1, 1)),
+    ("SAME", 1, 2),
+    ("VALID", 2, (2, 1)),
+    (((1, 0), (2, 3)), (1, 2), (1, 1)),
+  )
+  @pytest.mark.slow
+  def test_at_regular_points_it_is_a_convolution(
+    self, padding, stride, dilation
+  ):
+    features, kernel = single(normal(2, 7, 6, 4), normal(2, 3, 2, 6))
+    points = deformation.regular_points(
+      (7, 6), (2, 3), padding, stride=stride, dilation=dilation
+    )
+    everywhere = jnp.broadcast_to(points, (2, *points.shape))
+    found = deformation.deformed_conv(features, everywhere, kernel)
+    expected = lax.conv_general_dilated(
+      features,
+      kernel,
+      (stride, stride) if isinstance(stride, int) else stride,
+      padding,
+      rhs_dilation=(dilation,) * 2 if isinstance(dilation, int) else dilation,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=2,
+    )
+    self.assertEqual(found.shape, expected.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+  @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
+  def test_gradients_are_the_numerical_ones(self):
+    features, points, offsets, kernel, mask = self.arrays(2, 4)
+    places = np.floor(points[:2, :2] + offsets[:, :2, :2])
+    points = places + np.random.default_rng(1).uniform(0.1, 0.9, places.shape)
+    check_gradients(
+      lambda f, p, k, m: deformation.deformed_conv(f, p, k, mask=m),
+      features,
+      points,
+      kernel,
+      mask[:, :2, :2],
+    )
+
+  @parameterized.parameters(
+    (dict(mask=(2, 4, 4, 3, 3)), r"mask must have the shape of points"),
+    (dict(kernel=(3, 3, 2, 5)), r"kernel must be .* a multiple of C / D = 2"),
+    (dict(kernel=(3, 3, 3, 4)), r"features must be .*D a divisor of C"),
+    (dict(points=(2, 4, 4, 3, 3, 3, 2)), r"points must be .*O a divisor of C"),
+  )
+  def test_shapes_that_do_not_fit_are_named(self, shapes, message):
+    given = dict(
+      features=(2, 5, 5, 4), points=(2, 4, 4, 2, 3, 3, 2), kernel=(3, 3, 2, 4)
+    )
+    arrays = {n: jnp.zeros(s) for n, s in {**given, **shapes}.items()}
+    with self.assertRaisesRegex(ValueError, message):
+      deformation.deformed_conv(**arrays)
 
 
 class PointsTest(parameterized.TestCase):
@@ -247,6 +368,11 @@ class PointsTest(parameterized.TestCase):
     (dict(kernel_shape=(6, 2)), r"kernel_shape \(6, 2\) is larger.*\(5, 5\)"),
     (dict(kernel_shape=(0, 2)), "kernel_shape must be .*at least 1"),
     (dict(shape=(5,)), "shape must be"),
+    (dict(dilation=3), r"kernel_shape \(3, 3\) is larger.*\(5, 5\)"),
+    (dict(stride=0), "stride must be at least 1, got 0"),
+    (dict(dilation=(1, 2, 3)), r"dilation must be an int or \(y, x\)"),
+    (dict(padding=(1, 1)), r"padding must be .*\(left, right\)"),
+    (dict(padding=((0, 0), (-1, 0))), "padding must be at least 0"),
   )
   def test_regular_points_checks(self, changed, message):
     given = dict(shape=(5, 5), kernel_shape=(3, 3), padding="VALID")
@@ -259,6 +385,7 @@ class PointsTest(parameterized.TestCase):
     ("rotation", (4, 1)),
     ("translation", (1, 1)),
   )
+  @pytest.mark.slow
   def test_patches_against_a_loop(self, family, kernel_shape):
     points = deformation.regular_points((5, 6), kernel_shape, "SAME")
     count = transforms.num_params(family)
@@ -285,6 +412,7 @@ class PointsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(2, 3)
+  @pytest.mark.slow
   def test_a_quarter_turn_everywhere_turns_the_kernel(self, size):
     features, kernel = single(normal(2, 6, 7, 2), normal(size, size, 2, 3))
     points = deformation.regular_points((6, 7), (size, size), "VALID")
@@ -325,6 +453,7 @@ class MeanTransformTest(parameterized.TestCase):
     np.testing.assert_allclose(found[..., :2], expected, atol=1e-5)
     np.testing.assert_array_equal(found[..., 2], 0)
 
+  @pytest.mark.slow
   def test_of_one_theta_everywhere_it_is_that(self):
     """In the coordinates of an image that is not square."""
     regular = deformation.regular_points((8, 8), (3, 3), "VALID")
@@ -354,20 +483,22 @@ class MeanTransformTest(parameterized.TestCase):
 
 
 class PredictorTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_a_predictor_stays_bearable_and_has_a_filter(self):
     for count, filters in ((10**8, 512), (1, 1)):
-      net = deformation.OffsetPredictor(
+      net = predictors.OffsetPredictor(
         1, 1, "SAME", num_parameters=count, rngs=nnx.Rngs(0)
       )
       self.assertEqual(net.head.kernel.shape, (filters, 2))
 
   @parameterized.parameters("affine", "rotation", None)
+  @pytest.mark.slow
   def test_untrained_it_returns_the_regular_points(self, family):
     options = dict(num_parameters=100, rngs=nnx.Rngs(0))
     if family:
-      net = deformation.PatchPredictor(2, 3, "SAME", family=family, **options)
+      net = predictors.PatchPredictor(2, 3, "SAME", family=family, **options)
     else:
-      net = deformation.OffsetPredictor(2, 3, "SAME", **options)
+      net = predictors.OffsetPredictor(2, 3, "SAME", **options)
     (features,) = single(normal(2, 4, 5, 2))
     points = lattice(4, 5, (3, 3), (1, 1))
     np.testing.assert_array_equal(net(features), np.stack([points, points]))
@@ -387,9 +518,7 @@ class PredictorTest(parameterized.TestCase):
   def test_unknown_options(self, changed, message):
     options = {"channels": 1, "kernel_size": 3, "padding": "SAME", **changed}
     with self.assertRaisesRegex(ValueError, message):
-      deformation.PatchPredictor(
-        num_parameters=100, rngs=nnx.Rngs(0), **options
-      )
+      predictors.PatchPredictor(num_parameters=100, rngs=nnx.Rngs(0), **options)
 
 
 if __name__ == "__main__":

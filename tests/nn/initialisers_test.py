@@ -70,6 +70,7 @@ class NormalTest(parameterized.TestCase):
 
 
 class NetTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_every_layer_but_the_head(self):
     net = LocalisationNet(
       (14, 14, 2), 6, convs=((60, 5),), dense=(50, 40), init="torch",

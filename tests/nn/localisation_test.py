@@ -94,6 +94,7 @@ class ForwardTest(parameterized.TestCase):
     ("exact", (9, 5, 2), ((3, 5),), (4,), ("same",), 0.0),
     ("just_enough", (9, 6, 2), ((3, 5),), (4,), ("valid",), 0.0),
   )
+  @pytest.mark.slow
   def test_against_torch(self, shape, convs, dense, paddings, slope):
     net = make(shape, convs, dense, slope=slope)
     x = features(3, *shape)
@@ -132,6 +133,7 @@ class ForwardTest(parameterized.TestCase):
       2 * 2 * 3,
     ),
   )  # fmt: skip
+  @pytest.mark.slow
   def test_padding_and_pooling_of_each_convolution(
     self, shape, convs, paddings, pools, features_left
   ):
@@ -142,6 +144,7 @@ class ForwardTest(parameterized.TestCase):
       net(x), forward(net, x, paddings, 0.2, pools), rtol=1e-4, atol=1e-4
     )
 
+  @pytest.mark.slow
   def test_batch_norm_between_nonlinearity_and_pooling(self):
     net = make((12, 12, 2), (Conv(3, 3, batch_norm=True), (4, 3)), (5,))
     norm, x = net.norms["0"], 1 + features(6, 12, 12, 2)
@@ -216,6 +219,7 @@ class ForwardTest(parameterized.TestCase):
 
 
 class GradientTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_every_parameter_takes_part(self):
     net = make((14, 14, 1), ((3, 5), (4, 3)), (5,), slope=0.1)
     graphdef, params = nnx.split(net, nnx.Param)

@@ -5,6 +5,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax.nn import receptive_fields
 from stnjax.nn.receptive_fields import Window
@@ -33,6 +34,7 @@ class FieldTest(parameterized.TestCase):
     ((Window(3, padding=1), Window(3, 2), Window(4, padding=1)),),
     ((Window(1, 3), Window(4, 2)),),
   )
+  @pytest.mark.slow
   def test_where_features_lie(self, windows):
     size = 40
     slopes = np.asarray(

@@ -57,6 +57,7 @@ class TransformerTest(parameterized.TestCase):
       warped, stnjax.warp(FEATURES, theta, padding=padding), atol=1e-5
     )
 
+  @pytest.mark.slow
   def test_it_warps_images_where_features_say(self):
     weights = np.random.default_rng(2).normal(0, 0.2, (2, 4)).astype(np.float32)
 
@@ -82,6 +83,7 @@ class TransformerTest(parameterized.TestCase):
     expected = stnjax.grid_sample(IMAGES, bulge(theta, (9, 7)), padding=padding)
     np.testing.assert_allclose(warped, expected, atol=1e-5)
 
+  @pytest.mark.slow
   def test_two_pixels_can_leave_the_identity(self):
     """A map that is all edge has a gradient with respect to the shift."""
     ramp = jnp.arange(4.0).reshape(1, 2, 2, 1)

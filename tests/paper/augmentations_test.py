@@ -6,6 +6,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import data
 from stnjax.paper import perturbations
@@ -72,6 +73,7 @@ class AugmentationTest(parameterized.TestCase):
       }
     )
 
+  @pytest.mark.slow
   def test_cifar_s(self):
     found = motions("light_augmentation", shape=(32, 32, 3))
     angle, slant, factor, mirror = parts(found[..., :2], True)
@@ -89,6 +91,7 @@ class AugmentationTest(parameterized.TestCase):
       np.testing.assert_allclose(counts.counts / 4_000, shares, atol=0.03)
 
   @parameterized.parameters("free_augmentation", "light_augmentation")
+  @pytest.mark.slow
   def test_objects_move_as_the_matrix_says(self, name):
     """A blob is found where its centre is moved to."""
     draw = data.PERTURBATIONS[name].draw

@@ -338,6 +338,7 @@ class InitialValuesTest(parameterized.TestCase):
     for values in (net.head.kernel, net.head.bias):
       np.testing.assert_array_equal(values[...], jnp.zeros_like(values[...]))
 
+  @pytest.mark.slow
   def test_copies_are_drawn_anew(self):
     network = placement.create(
       "mnist", "STN-DL1", TASKS["mnist"], init="torch", rngs=nnx.Rngs(0)

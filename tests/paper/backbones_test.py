@@ -211,6 +211,7 @@ class ShapeTest(parameterized.TestCase):
     ("plankton", "STN-DL7", 95, (121,)),
     ("cifar", "STN-SL0,2", 32, (10,)),
   )
+  @pytest.mark.slow
   def test_shapes(self, backbone, name, warped, answer):
     height, width, channels = TASKS[backbone].image_shape
     output = nnx.eval_shape(

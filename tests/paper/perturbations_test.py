@@ -67,6 +67,25 @@ class RotationTest(absltest.TestCase):
     self.assertGreater(np.abs(whole[0] - whole[1]).max(), 0.1)
 
 
+class FullRotationTest(absltest.TestCase):
+  def test_object_turns_by_the_angle_that_is_told(self):
+    images, truth = perturb(keys(6), blob(6), "full_rotation")
+    for image, angle in zip(images, truth["rotation"], strict=True):
+      expected = ndimage.rotate(
+        np.asarray(blob()[0, ..., 0], np.float64),
+        -np.degrees(angle),
+        reshape=False,
+        order=1,
+      )
+      np.testing.assert_allclose(image[..., 0], expected, atol=1e-3)
+
+  def test_angles_are_uniform_over_the_circle(self):
+    angles = np.degrees(truths(keys(10_000, 1), "full_rotation")["rotation"])
+    self.assertBetween(np.abs(angles).max(), 179, 180.001)
+    quartiles = np.quantile(angles, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(quartiles, [-90, 0, 90], atol=7)
+
+
 def clutter_images(seed=0, count=3, side=9, dim=40):
   """Images so dim that six of them never reach 1."""
   rng = np.random.default_rng(seed)
@@ -252,8 +271,66 @@ class ScaleTest(absltest.TestCase):
     self.assertEqual((rows.min(), rows.max()), (0, 111))
 
 
+class SimilarityTest(absltest.TestCase):
+  @pytest.mark.slow
+  def test_object_is_where_it_is_told(self):
+    """Each pixel is read at the place that a NumPy loop finds."""
+    image = np.asarray(blob()[0, :28, :28], np.float64)
+    given = jnp.tile(image[None], (5, 1, 1, 1))
+    found, truth = perturb(keys(5), given, "similarity", constant(0))
+    self.assertEqual(found.shape, (5, 60, 60, 1))
+    rows, columns = np.indices((60, 60)) - 29.5
+    for index, moved in enumerate(found):
+      angle = float(truth["rotation"][index])
+      factor = 2.0 ** float(truth["scale"][index])
+      x, y = np.asarray(truth["translation"][index], np.float64)
+      # Positive clockwise on the screen, where rows run downwards.
+      across = (columns - x) * np.cos(angle) + (rows - y) * np.sin(angle)
+      down = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
+      expected = ndimage.map_coordinates(
+        image[..., 0],
+        [down / factor + 13.5, across / factor + 13.5],
+        order=1,
+        mode="grid-constant",
+      )
+      np.testing.assert_allclose(moved[..., 0], expected, atol=1e-4)
+
+  def test_poses_are_uniform_and_the_object_stays_inside(self):
+    clutter = jnp.zeros((1, 28, 28, 1), jnp.uint8)
+
+    @jax.jit
+    def draw(keys):
+      images = jnp.zeros((len(keys), 28, 28, 1))
+      return data.perturb(keys, images, "similarity", clutter)[1]
+
+    truth = {name: np.asarray(v) for name, v in draw(keys(10_000, 2)).items()}
+    quartiles = [0.25, 0.5, 0.75]
+    np.testing.assert_allclose(
+      np.quantile(np.degrees(truth["rotation"]), quartiles),
+      [-90, 0, 90],
+      atol=7,
+    )
+    octaves = truth["scale"]
+    self.assertBetween(octaves.min(), -1, -0.99)
+    self.assertBetween(octaves.max(), 0.49, 0.5)
+    np.testing.assert_allclose(
+      np.quantile(octaves, quartiles), [-0.625, -0.25, 0.125], atol=0.04
+    )
+    room = 30 - 14 * 2.0 ** octaves[:, None]
+    shares = truth["translation"] / room
+    self.assertBetween(np.abs(shares).max(), 0.99, 1.0001)
+    np.testing.assert_allclose(shares.std(axis=0), 3**-0.5, atol=0.02)
+
+  @pytest.mark.slow
+  def test_clutter_is_that_of_translations(self):
+    """Six squares of six pixels of the images; none in the last row."""
+    found = [boxes(image) for image in covered(100, "similarity")]
+    self.assertEqual({len(squares) for squares in found}, {6})
+    self.assertEqual(np.array(found).max(), 53)
+
+
 class ClutterTest(parameterized.TestCase):
-  @parameterized.parameters("translation", "scale")
+  @parameterized.parameters("translation", "scale", "similarity")
   def test_it_needs_images(self, name):
     with self.assertRaisesRegex(
       ValueError, f"clutter_images must be.*'{name}'"
@@ -273,7 +350,8 @@ class ClutterTest(parameterized.TestCase):
   @pytest.mark.slow
   # Turning smooths, for which the paper's constants make no allowance.
   @parameterized.parameters(
-    ("none", 0.03), ("rotation", 0.07), ("translation", 0.1), ("scale", 0.04)
+    *(("none", 0.03), ("rotation", 0.07), ("full_rotation", 0.07)),
+    *(("translation", 0.1), ("scale", 0.04), ("similarity", 0.04)),
   )
   @pytest.mark.slow
   def test_statistics_are_near_those_of_the_paper(self, name, tolerance):
@@ -313,6 +391,8 @@ class OtherTest(parameterized.TestCase):
     ("rotation", (28, 28, 1), (28, 28, 1)),
     ("translation", (28, 28, 1), (60, 60, 1)),
     ("scale", (28, 28, 1), (112, 112, 1)),
+    ("full_rotation", (28, 28, 1), (28, 28, 1)),
+    ("similarity", (28, 28, 1), (60, 60, 1)),
     ("translation", (32, 20, 3), (64, 52, 3)),
     ("free_augmentation", (95, 95, 1), (95, 95, 1)),
     ("light_augmentation", (32, 32, 3), (32, 32, 3)),

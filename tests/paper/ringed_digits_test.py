@@ -47,6 +47,7 @@ class PicturesTest(parameterized.TestCase):
       alone += bool(np.allclose(image, expected, atol=1e-4))
     self.assertBetween(alone / COUNT, 0.24, 0.43)  # a third
 
+  @pytest.mark.slow
   def test_distributions(self):
     pictures, truth = drawn(BLANK, seed=1)
     for values in truth["translation"].T:
@@ -113,6 +114,7 @@ class BackboneTest(parameterized.TestCase):
     counts = placement.count_parameters(network)
     self.assertEqual(counts["classifier"], blocks + 4608 * 10 + 10)
 
+  @pytest.mark.slow
   def test_localisation_sees_all_of_a_layer(self):
     network = placement.create(
       "ring_reader",

@@ -4,6 +4,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import linalg
 
 from stnjax import data, evaluation, transforms
@@ -93,6 +94,7 @@ class PerturbationTest(parameterized.TestCase):
       self.assertAlmostEqual(found.none, none, delta=0.02 * none)
       self.assertAlmostEqual(found.slope, slope, places=4)
 
+  @pytest.mark.slow
   def test_signs_are_those_of_what_is_drawn(self):
     """A truth that the perturbation draws is undone, not doubled."""
     images, keys = jnp.zeros((20, 8, 8, 1)), jax.random.split(jax.random.key(0))

@@ -58,7 +58,7 @@ def strided(task, *, rngs, width=1.0, filters=4):
   return Backbone(stages, head)
 
 
-PLACED = ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0")
+PLACED = ("CNN", "STN-C1", "STN-DL1", "STN-SL0,2x2", "STN-UCN1", "DEF0", "GCNN")
 
 
 class EveryPlacementTest(parameterized.TestCase):
@@ -170,6 +170,7 @@ class OwnBackboneTest(parameterized.TestCase):
         lambda task, *, rngs: [nnx.relu], "CNN", TASK, rngs=nnx.Rngs(0)
       )
 
+  @pytest.mark.slow
   def test_own_localiser_padding_and_size(self):
     def localiser(shape, image_shape, num_params, *, size, rngs):
       self.assertEqual(image_shape, TASK.image_shape)
@@ -331,6 +332,7 @@ class GeometryTest(parameterized.TestCase):
       ),
     )
 
+  @pytest.mark.slow
   def test_stages_that_cannot_be_probed_are_none(self):
     def mixing(task, *, rngs):
       stages = [nnx.relu, lambda x: x + x.mean(axis=(1, 2), keepdims=True)]
@@ -344,6 +346,7 @@ class GeometryTest(parameterized.TestCase):
     # Placements that warp the input do not need it.
     placement.create(mixing, "STN-SL2", Task((6, 6, 2), 3), rngs=nnx.Rngs(0))
 
+  @pytest.mark.slow
   def test_norms_over_an_image_are_local(self):
     """Their statistics alone make each feature see the entire image."""
 

@@ -19,6 +19,7 @@ class ConvBlockTest(parameterized.TestCase):
     expected = np.where(images > 0, images, slope * images)
     np.testing.assert_allclose(block(images), expected, atol=1e-6)
 
+  @pytest.mark.slow
   def test_batch_norm_then_pool_then_nonlinearity(self):
     block = ConvBlock(
       3, 2, 3, pool=2, batch_norm="before_relu", slope=0.1, rngs=nnx.Rngs(0)
@@ -63,6 +64,7 @@ class ConvBlockTest(parameterized.TestCase):
     mean, variance = (f(y, axis=(0, 1, 2)) for f in (np.mean, np.var))
     np.testing.assert_allclose(trained, rest(mean, variance), atol=1e-5)
 
+  @pytest.mark.slow
   def test_dropout_of_whole_channels(self):
     block = ConvBlock(
       1, 8, 3, dropout=0.5, drop_channels=True, rngs=nnx.Rngs(0)
@@ -120,6 +122,7 @@ class HeadTest(absltest.TestCase):
     self.assertEqual(set(dropped.ravel().tolist()), {0.0, 2.0})
     self.assertBetween(dropped.mean(), 0.85, 1.15)
 
+  @pytest.mark.slow
   def test_initial_values_of_the_last_layer(self):
     """He's variance is for what a ReLU follows."""
     for init, variance in (

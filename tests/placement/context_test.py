@@ -5,6 +5,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import placement
 from stnjax.paper import classifiers
@@ -39,6 +40,7 @@ class DropoutTest(parameterized.TestCase):
     ({"hidden": 1}, 0.3),
     ({"dropout": 0.4, "hidden": 1}, 1 - 0.6 * 0.7),
   )
+  @pytest.mark.slow
   def test_a_share_is_dropped_and_the_rest_scaled(self, options, rate):
     images = jnp.ones((200, 8, 8, 1))
     logits = passing(**options)(images, train=True, keys=keys(200)).logits
@@ -51,6 +53,7 @@ class DropoutTest(parameterized.TestCase):
     # No two images drop the same.
     self.assertLen(np.unique(dropped, axis=0), 200)
 
+  @pytest.mark.slow
   def test_an_image_s_dropout_depends_on_its_own_key_alone(self):
     network = passing(dropout=0.5, hidden=1)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1))
@@ -76,6 +79,7 @@ class DropoutTest(parameterized.TestCase):
       passing(dropout=0.5)(jnp.ones((2, 8, 8, 1)), train=True)
     passing()(jnp.ones((2, 8, 8, 1)), train=True)  # nothing to drop
 
+  @pytest.mark.slow
   def test_a_shared_stage_drops_anew_in_each_use(self):
     network = passing("STN-SL1", dropout=0.5)
     seen = []
@@ -104,6 +108,7 @@ def plain_nnx(stages):
 class PlainModuleTest(absltest.TestCase):
   """nnx.Dropout and nnx.BatchNorm, in the mode and with the keys of a call."""
 
+  @pytest.mark.slow
   def test_dropout_is_a_function_of_the_keys(self):
     rngs = nnx.Rngs(0)
     network = plain_nnx(
@@ -129,6 +134,7 @@ class PlainModuleTest(absltest.TestCase):
     logits = network(jnp.ones((4, 8, 8, 1)), train=True, keys=old).logits
     self.assertBetween(float((logits == 0).mean()), 0.35, 0.65)
 
+  @pytest.mark.slow
   def test_a_shared_stage_drops_anew_in_each_use(self):
     seen = []
 
@@ -152,6 +158,7 @@ class PlainModuleTest(absltest.TestCase):
     first, second = (np.asarray(x) == 0 for x in seen)
     self.assertBetween((first == second).mean(), 0.35, 0.65)
 
+  @pytest.mark.slow
   def test_batch_norm_uses_the_batch_in_training_alone(self):
     network = plain_nnx([nnx.BatchNorm(1, rngs=nnx.Rngs(0))])
     images = np.random.default_rng(0).normal(3, 2, (5, 8, 8, 1))
@@ -171,6 +178,7 @@ class PlainModuleTest(absltest.TestCase):
     network.features(images)
     np.testing.assert_array_equal(norm.mean[...], moved)
 
+  @pytest.mark.slow
   def test_state_splits_from_parameters_and_random_streams(self):
     """As training holds it: streams are constant, and drawn from the keys."""
     rngs = nnx.Rngs(0)

@@ -67,6 +67,7 @@ def expected_points(network, depth, read):
 
 class DeformedTest(parameterized.TestCase):
   @parameterized.parameters("STN-UCN1", "DEF0")
+  @pytest.mark.slow
   def test_untrained_it_is_the_cnn_of_its_seed(self, name):
     network = create(name)
     output, plain = network(IMAGES), create("CNN")(IMAGES)

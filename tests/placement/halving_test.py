@@ -23,6 +23,7 @@ class HalvingTest(parameterized.TestCase):
   """What the last run of the transformer warps comes out at half its size."""
 
   @parameterized.parameters("STN-DL1", "STN-SL1x2")
+  @pytest.mark.slow
   def test_untrained_it_classifies_the_mean_of_every_four_pixels(self, name):
     small = IMAGES.reshape(3, 14, 2, 14, 2, 1).mean(axis=(2, 4))
     network = create(name, HALVING)

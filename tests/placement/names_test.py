@@ -7,6 +7,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 import jax
 import numpy as np
+import pytest
 
 from stnjax import placement
 from tests.placement import tiny
@@ -23,6 +24,7 @@ class NameTest(parameterized.TestCase):
     ("STN-DL3,1", "DL", (3, 1)),
     ("STN-UCN1", "UCN", (1,)),
     ("DEF12", "DEF", (12,)),
+    ("GCNN", "GCNN", ()),
   )
   def test_names(self, name, kind, depths):
     parsed = placement.parse(name)
@@ -49,6 +51,7 @@ class NameTest(parameterized.TestCase):
     "STN-UCN0,1",
     "STN-UCN1x2",
     "DEF",
+    "GCNN1",
     "STN-DEF1",
     "DEF1x2",
     "DEF-1",
@@ -66,6 +69,7 @@ class NameTest(parameterized.TestCase):
     ("STN-SL0,1", True, True, 1),
     ("STN-UCN0", False, False, 0),
     ("DEF1", False, False, 1),
+    ("GCNN", False, False, 0),
   )
   def test_what_a_name_means(self, name, warps_input, repeats, through):
     parsed = placement.parse(name)
@@ -76,8 +80,11 @@ class NameTest(parameterized.TestCase):
 
   def test_kinds_are_in_the_order_of_reports(self):
     self.assertEqual(
-      list(placement.PLACEMENTS)[:6],
-      ["CNN", "STN-C", "STN-DL", "STN-SL", "STN-UCN", "DEF"],
+      list(placement.PLACEMENTS)[:9],
+      [
+        *("CNN", "STN-C", "STN-DL", "STN-SL", "STN-UCN", "DEF"),
+        *("STN-CAN", "STN-EQ", "GCNN"),
+      ],
     )
 
   @parameterized.parameters(
@@ -161,6 +168,7 @@ class OperationsTest(absltest.TestCase):
     counted = placement.count_operations(network)
     self.assertBetween(counted / (by_pixel + mean + dense), 0.97, 1.03)
 
+  @pytest.mark.slow
   def test_a_transformer_costs_its_localisation(self):
     counts = {
       name: placement.count_operations(

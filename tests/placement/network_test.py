@@ -72,6 +72,7 @@ class IdentityTest(parameterized.TestCase):
     self.assertEqual(logits.shape, (3, 3, 4))
     np.testing.assert_allclose(logits, flat.reshape(3, 3, 4), atol=1e-5)
 
+  @pytest.mark.slow
   def test_it_can_leave_the_identity(self):
     """Even where features are 2 x 2, all edge."""
     graphdef, params = nnx.split(create("STN-C2"), nnx.Param)
@@ -110,6 +111,7 @@ class PlacementTest(parameterized.TestCase):
       output.logits, answer(network, warped), atol=1e-5
     )
 
+  @pytest.mark.slow
   def test_sl_shares_arrays_and_takes_gradients_from_both_uses(self):
     network = shake(create("STN-SL1"))
     self.assertNotIn("stages", network.sites["1"])
@@ -201,6 +203,7 @@ class PlacementTest(parameterized.TestCase):
     for name in ("CNN", "STN-C1", "STN-SL1"):  # it is the only one
       self.assertIsNone(create(name)(IMAGES).first_pose)
 
+  @pytest.mark.slow
   def test_iterations_can_be_added_to_a_network(self):
     network = shake(create("STN-SL0,1", theta_gradient=0.5))
     larger = network.with_iterations(2, theta_gradient=0.25)

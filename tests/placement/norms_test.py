@@ -6,6 +6,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import stnjax
 from stnjax import placement, transforms
@@ -14,6 +15,7 @@ from tests.placement.tiny import IMAGES, answer, create, shake
 
 
 class BatchNormTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_it_follows_the_transformer_without_parameters(self):
     plain, normed = create("STN-SL1"), create("STN-SL1", batch_norm=True)
     self.assertEqual(
@@ -82,6 +84,7 @@ class BatchNormTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "batch_norm=True cannot be.*more"):
       network.with_iterations(1)
 
+  @pytest.mark.slow
   def test_share_of_the_averages_that_is_kept(self):
     classifier = dataclasses.replace(
       tiny.TINY,

@@ -42,6 +42,7 @@ class AntialiasTest(parameterized.TestCase):
       out, expected = out[inside], expected[inside]
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
+  @pytest.mark.slow
   def test_fine_stripes_become_grey(self):
     stripes = jnp.tile(jnp.array([1.0, 0.0]), 32)[None, :, None]
     stripes = jnp.broadcast_to(stripes, (64, 64, 1))
@@ -73,6 +74,7 @@ class AntialiasTest(parameterized.TestCase):
     self.assertLess(smooth.std(), 0.05)
 
   @parameterized.parameters((False, True), (True, True))
+  @pytest.mark.slow
   def test_no_transform_makes_a_gradient_that_is_not_finite(
     self, square, antialias
   ):
@@ -89,6 +91,7 @@ class AntialiasTest(parameterized.TestCase):
         chex.assert_tree_all_finite(compiled(image, theta))
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_dtypes_mix(self):
     for dtype, theta in (
       ("bfloat16", np.eye(3)),
@@ -108,6 +111,7 @@ class AntialiasTest(parameterized.TestCase):
     np.testing.assert_allclose(out, image[:, :4], atol=1e-5)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_nothing_shrinks_nothing_changes(self):
     image = np.random.default_rng(0).normal(size=(5, 6, 2))
     theta = jnp.eye(3)
@@ -125,6 +129,7 @@ class AntialiasTest(parameterized.TestCase):
     np.testing.assert_array_equal(picture, image)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_a_projective_matrix_that_is_affine(self):
     image = np.random.default_rng(0).normal(size=(16, 16, 1))
     theta = transforms.compose(

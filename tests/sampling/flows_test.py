@@ -94,6 +94,7 @@ class ComposeTest(parameterized.TestCase):
       atol=1e-10,
     )
 
+  @pytest.mark.slow
   def test_convention_is_that_of_matrices(self):
     # A picture read at `a` and then at `b`.
     image = smooth_image((40, 48), 5)[..., None]
@@ -156,6 +157,7 @@ class InvertTest(parameterized.TestCase):
       inverse[12:-12, 12:-12], back[12:-12, 12:-12], atol=4e-3
     )
 
+  @pytest.mark.slow
   def test_of_a_linear_field_of_a_volume(self):
     # Places move to 1.25 times their distance from the middle.
     lattice = coordinates.lattice((6, 7, 8))
@@ -197,6 +199,7 @@ class DeterminantTest(parameterized.TestCase):
       atol=1e-10,
     )
 
+  @pytest.mark.slow
   def test_convention_above_one_where_objects_shrink(self):
     lattice = coordinates.lattice((6, 8))
     np.testing.assert_allclose(
@@ -212,6 +215,7 @@ class GradientTest(parameterized.TestCase):
     # Between pixels, where linear interpolation has a derivative.
     self.field = self.rng.uniform(0.2, 0.4, (4, 5, 2))
 
+  @pytest.mark.slow
   def test_of_composition(self):
     other = self.rng.uniform(0.2, 0.4, (4, 5, 2))
     check_gradients(
@@ -220,6 +224,7 @@ class GradientTest(parameterized.TestCase):
       other,
     )
 
+  @pytest.mark.slow
   def test_of_inversion(self):
     check_gradients(
       lambda d: sampling.invert_flow(d, units="pixels", steps=5)[0], self.field

@@ -33,6 +33,7 @@ def value_and_gradients_fn(**mode):
 
 class GradientTest(parameterized.TestCase):
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_numerical_gradients_off_the_lattice(self):
     mode = dict(method="spline", padding="border", implementation="matmul")
     self.check_numerically(mode)

@@ -51,6 +51,7 @@ class AffineTest(parameterized.TestCase):
       atol=1e-12,
     )
 
+  @pytest.mark.slow
   def test_vanishing_denominator_is_nan_with_zero_gradient(self):
     theta = jnp.eye(3).at[2].set(jnp.array([1.0, 0.0, -0.5]))  # 0 at x = 0.5
     grid = compiled.affine_grid(theta, (2, 2))
@@ -104,6 +105,7 @@ class AffineTest(parameterized.TestCase):
       )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_of_a_multiple_of_a_homography(self):
     rng = np.random.default_rng(0)
     theta, image = random_theta(rng, 2, True), rng.normal(size=(5, 6, 1))

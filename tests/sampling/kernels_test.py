@@ -102,6 +102,7 @@ class AgainstGatherTest(parameterized.TestCase):
 
   @parameterized.product(channels=(1, 21), dtype=(np.float32, np.float64))
   @compiled
+  @pytest.mark.slow
   def test_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 
@@ -113,6 +114,7 @@ class AgainstGatherTest(parameterized.TestCase):
   def test_more_channels(self, channels, dtype):
     check_against_gather((4, 5), channels, "zeros", False, dtype)
 
+  @pytest.mark.slow
   def test_without_compiler(self):
     with without_compiler():
       check_against_gather((5, 6), 2, "reflection", True, np.float64)
@@ -262,6 +264,7 @@ class TransformationTest(parameterized.TestCase):
 
     self.check(adjoint_and_gradient, values, points)
 
+  @pytest.mark.slow
   def test_shard_map_with_one_image_for_all(self):
     mesh = jax.make_mesh(
       (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
@@ -282,6 +285,7 @@ class TransformationTest(parameterized.TestCase):
 
     self.check(gradients, self.image[0], self.points)
 
+  @pytest.mark.slow
   def test_shard_map_of_a_batch(self):
     self.check_shard_map(True, ("batch", "rest"))
 

@@ -9,6 +9,7 @@ import warnings
 from absl.testing import absltest
 import jax
 import jax.numpy as jnp
+import pytest
 
 from stnjax import sampling
 from stnjax.sampling.kernels import library
@@ -45,6 +46,7 @@ class LoweringTest(absltest.TestCase):
     with without_compiler():
       self.assertNotIn("custom_call @stnjax", self.text())
 
+  @pytest.mark.slow
   def test_one_scatter_on_gpus(self):
     """Also under `shard_map`, and without sums over devices."""
     mesh = jax.make_mesh(

@@ -54,6 +54,7 @@ class LinearisedTest(parameterized.TestCase):
       grad, np.broadcast_to(expected, grad.shape), rtol=1e-3
     )
 
+  @pytest.mark.slow
   def test_slopes_where_batches_broadcast(self):
     self.check_slopes((3,), (2, 1))
 
@@ -102,6 +103,7 @@ class LinearisedTest(parameterized.TestCase):
     expected = np.broadcast_to(16 * factors[..., 0], inner.shape)
     np.testing.assert_allclose(inner, expected, rtol=1e-3)
 
+  @pytest.mark.slow
   def test_gradient_reaches_further_than_linear(self):
     # A bright pixel two pixels away: linear sees nothing of it.
     image = jnp.zeros((9, 9, 1)).at[4, 6].set(1.0)

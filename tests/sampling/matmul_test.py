@@ -82,6 +82,7 @@ class EqualityTest(parameterized.TestCase):
     image, grid = random((5, 8), (4, 9))
     assert_close(*both(image, grid, lambda sample: sample, method="cubic"))
 
+  @pytest.mark.slow
   def test_corners_aligned(self):
     image, grid = random((6, 7), (5, 5))
     mode = {"padding": "reflection", "align_corners": True}
@@ -108,6 +109,7 @@ class EqualityTest(parameterized.TestCase):
     image, grid = random(shape, grid_shape, batch)
     assert_close(*both(image, grid, with_gradients))
 
+  @pytest.mark.slow
   def test_batches_broadcast(self):
     image, grid = random((4, 5), (3, 3), (2, 1))
     assert_close(*both(image, grid[0], with_gradients))
@@ -132,6 +134,7 @@ class EqualityTest(parameterized.TestCase):
     ]
     assert_close(*warps)
 
+  @pytest.mark.slow
   def test_second_derivatives_and_forward_mode(self):
     image, grid = random((2, 350), (12, 12), (1,))  # in tiles
 
@@ -167,6 +170,7 @@ class PrecisionTest(parameterized.TestCase):
       found.astype(jnp.float32), expected.astype(jnp.float32), atol=atol
     )
 
+  @pytest.mark.slow
   def test_what_it_does_not_read(self):
     grid = jnp.zeros((2, 2, 2))
     with self.assertRaisesRegex(ValueError, "'matmul' reads floating.*int32"):

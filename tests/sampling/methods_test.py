@@ -4,15 +4,18 @@ import math
 from unittest import mock
 
 from absl.testing import absltest, parameterized
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import stnjax
 from stnjax import sampling
 from stnjax.sampling import KERNELS, METHODS, Kernel, Method
 from stnjax.sampling.kernels import gather
 from tests.sampling import compiled
+from tests.sampling.cases import check_gradients
 
 
 def smoothstep(t):
@@ -33,6 +36,97 @@ SMOOTH = Method(
   name="smooth", support=2, weights=smoothstep, pads_position=True
 )
 LAGRANGE = Method(name="lagrange", support=6, weights=lagrange)
+
+
+def windowed_sinc(radius):
+  return lambda x: np.sinc(x) * np.sinc(x / radius) * (np.abs(x) < radius)
+
+
+def catmull_rom(x):
+  x = np.abs(x)
+  near = 1.5 * x**3 - 2.5 * x**2 + 1
+  far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+  return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+KERNELS_BY_METHOD = {
+  "catmull_rom": catmull_rom,
+  "lanczos3": windowed_sinc(3),
+  "lanczos4": windowed_sinc(4),
+}
+
+
+class KernelTest(parameterized.TestCase):
+  """Methods by kernels: their values, their gradients, and OpenCV's."""
+
+  @parameterized.product(
+    name=tuple(KERNELS_BY_METHOD), padding=("zeros", "border", "wrap")
+  )
+  @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
+  def test_values_of_the_kernel(self, name, padding):
+    line = np.random.default_rng(0).normal(size=9)
+    near = np.array([0, 1e-9, 0.3, 0.5, 0.7, 1 - 1e-9])
+    places = np.concatenate([4 + near, near - 1, 7 + near])
+    taps = np.arange(-20, 30)
+    mode = {"border": "edge", "zeros": "constant"}.get(padding, padding)
+    padded = np.pad(line, (20, 21), mode)
+    weights = KERNELS_BY_METHOD[name](places[:, None] - taps)
+    weights /= weights.sum(axis=1, keepdims=True)
+    points = np.stack([places, 0 * places], -1)[None]
+    expected = weights @ padded[:50]
+    found = sampling.sample_pixels(
+      np.tile(line, (9, 1))[..., None],
+      points + [0, 4],
+      method=name,
+      padding=padding,
+    )
+    np.testing.assert_allclose(found[0, :, 0], expected, atol=1e-7)
+
+  @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
+  def test_gradients_also_at_pixels(self):
+    self.check_gradients_of("catmull_rom")
+
+  @parameterized.parameters("lanczos3", "lanczos4")
+  @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
+  def test_gradients_of_lanczos_also_at_pixels(self, name):
+    self.check_gradients_of(name)
+
+  def check_gradients_of(self, name):
+    image = np.random.default_rng(0).normal(size=(7, 8, 1))
+    points = np.array([[[3.0, 2], [2.5, 3.25], [4.999, 1.5], [-0.3, 6.4]]])
+    check_gradients(
+      lambda i, p: sampling.sample_pixels(
+        i, p, method=name, padding="border", implementation="matmul"
+      ),
+      image,
+      points,
+    )
+
+  @parameterized.parameters(*KERNELS_BY_METHOD)
+  @pytest.mark.slow
+  def test_the_identity_and_shifts_copy_pixels_exactly(self, name):
+    image = np.random.default_rng(0).normal(size=(9, 12, 2)).astype(np.float32)
+    y, x = np.indices((9, 12))
+    points = np.stack([x, y], -1).astype(np.float32)
+    found = sampling.sample_pixels(image, points, method=name)
+    np.testing.assert_array_equal(found, image)
+    found = sampling.sample_pixels(image, points + 2, method=name)
+    np.testing.assert_array_equal(found[:-2, :-2], image[2:, 2:])
+
+  @pytest.mark.slow
+  def test_lanczos_is_that_of_opencv(self):
+    image = np.random.default_rng(0).normal(size=(20, 24)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    # Multiples of 1/32 pixel, to which OpenCV rounds.
+    points = rng.integers(32 * 5, 32 * 14, (6, 7, 2)).astype(np.float32) / 32
+    expected = cv2.remap(
+      image, points[..., 0], points[..., 1], cv2.INTER_LANCZOS4
+    )
+    found = sampling.sample_pixels(image[..., None], points, method="lanczos4")
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-4)
 
 
 class OwnMethodTest(parameterized.TestCase):
@@ -70,6 +164,7 @@ class OwnMethodTest(parameterized.TestCase):
       )
       np.testing.assert_allclose(out[0], expected, atol=1e-4)
 
+  @pytest.mark.slow
   def test_warp_with_fill_mask_and_gradient(self):
     METHODS.register(SMOOTH.name, SMOOTH)
 
@@ -159,7 +254,17 @@ class OwnKernelTest(absltest.TestCase):
 class BuiltInTest(absltest.TestCase):
   def test_names(self):
     self.assertContainsSubset(
-      {"nearest", "linear", "cubic", "spline", "linearised"}, METHODS
+      {
+        "nearest",
+        "linear",
+        "cubic",
+        "catmull_rom",
+        "lanczos3",
+        "lanczos4",
+        "spline",
+        "linearised",
+      },
+      METHODS,
     )
     self.assertContainsSubset({"gather", "matmul"}, KERNELS)
     self.assertEqual(

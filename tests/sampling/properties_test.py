@@ -87,6 +87,7 @@ class TransformProperties(absltest.TestCase):
     )
 
   @given(SEEDS, FAMILIES, FAMILIES, AXES)
+  @pytest.mark.slow
   def test_composition_is_one_after_the_other(self, seed, a, b, num_axes):
     a = draw_matrix(seed, a, num_axes)
     b = draw_matrix(seed + 1, b, num_axes)
@@ -124,6 +125,7 @@ class TransformProperties(absltest.TestCase):
 
 class WarpProperties(absltest.TestCase):
   @given(SEEDS, FAMILIES, FAMILIES, st.just(2))
+  @pytest.mark.slow
   def test_twice_is_once_by_the_product(self, seed, a, b, num_axes):
     image = smooth_image(seed, num_axes)
     a = draw_matrix(seed, a, num_axes, 0.15)
@@ -156,6 +158,7 @@ class WarpProperties(absltest.TestCase):
     st.just(False),
     st.just((7, 6)),
   )
+  @pytest.mark.slow
   def test_mask_says_how_much_is_fill(self, seed, method, align_corners, shape):
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(*shape, 2))
@@ -187,6 +190,7 @@ class WarpProperties(absltest.TestCase):
     FLAGS,
     SHAPES,
   )
+  @pytest.mark.slow
   def test_splat_is_the_adjoint_of_sampling(
     self, seed, padding, align_corners, shape
   ):

@@ -117,12 +117,14 @@ class DtypeTest(parameterized.TestCase):
     np.testing.assert_allclose(out[0, :, 0], [0, 1, 0])
 
   @parameterized.parameters("nearest", "spline")
+  @pytest.mark.slow
   def test_no_channels(self, method):
     out = stnjax.grid_sample(
       jnp.ones((4, 4, 0)), jnp.zeros((2, 3, 2)), method=method
     )
     self.assertEqual(out.shape, (2, 3, 0))
 
+  @pytest.mark.slow
   def test_nearest_keeps_integers_and_booleans(self):
     grid = jnp.array([[[0.5, -0.5]]])
     big = jnp.array([[[2**30 + 1], [2**30 + 3]]] * 2, jnp.int32)
@@ -228,6 +230,7 @@ class FillTest(parameterized.TestCase):
       (*expected, _), _ = gradients(image, theta, 0.0, keep)
       chex.assert_trees_all_close(ours, expected, atol=1e-4)
 
+  @pytest.mark.slow
   def test_fill_of_masks_and_of_large_integers(self):
     outside = jnp.full((1, 1, 2), 5.0)
     call = dict(method="nearest", padding="constant")
@@ -264,6 +267,7 @@ class FillTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(out.ravel(), [7, 7])
 
+  @pytest.mark.slow
   def test_mask_of_linearised_is_that_of_linear(self):
     grid = random_grid(np.random.default_rng(0), 2)
     image = jnp.zeros((5, 6, 1))

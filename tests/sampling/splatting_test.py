@@ -41,6 +41,7 @@ class SplatTest(parameterized.TestCase):
     np.testing.assert_allclose(out.astype(jnp.float32).ravel(), [300])
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients(self):
     self.check_gradients(1)
 

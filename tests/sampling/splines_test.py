@@ -12,6 +12,7 @@ from tests.sampling.cases import random_grid
 
 
 class SplineTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_coefficients_can_be_reused(self):
     self.check_reuse(2, {"padding": "constant"})
 

@@ -90,6 +90,7 @@ class ThinPlateTest(parameterized.TestCase):
       np.asarray(coordinates.lattice(shape)) + np.float32(0.25),
     )
 
+  @pytest.mark.slow
   def test_single_precision_of_many_controls(self):
     self.check_precision((12, 12), (512, 80), False)
 
@@ -165,6 +166,7 @@ class ThinPlateTest(parameterized.TestCase):
       )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_to_the_control_points(self):
     control_shape, num_axes = (2, 3, 2), 3
     rng = np.random.default_rng(0)

@@ -32,6 +32,7 @@ class TransformationsTest(chex.TestCase):
     sample = self.variant(sample_fn(padding="border"))
     np.testing.assert_allclose(sample(image, grid), expected, atol=1e-5)
 
+  @pytest.mark.slow
   def test_checkpoint_and_export(self):
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.normal(size=(5, 6, 2)), jnp.float32)
@@ -90,6 +91,7 @@ class TransformationsTest(chex.TestCase):
     for collective in (" all-gather", " all-reduce", " all-to-all", "permute("):
       self.assertNotIn(collective, text)
 
+  @pytest.mark.slow
   def test_pmap_and_shard_map(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(4, 2, 5, 6, 1)).astype(np.float32)

@@ -15,6 +15,7 @@ from tests.sampling.cases import check_gradients, determinants, smooth_field
 
 
 class VelocityTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_against_an_integrator(self):
     shape, rng = (48, 64), np.random.default_rng(0)
     velocity = smooth_field(rng, shape, 0.3)
@@ -38,6 +39,7 @@ class VelocityTest(parameterized.TestCase):
     np.testing.assert_allclose(grid, end, atol=2e-3)
 
   @parameterized.parameters(((5, 6), False), ((1, 4), True), ((3, 4, 2), False))
+  @pytest.mark.slow
   def test_constant_velocity_is_a_shift(self, shape, align_corners):
     velocity = jnp.full((*shape, len(shape)), 0.3)
     np.testing.assert_allclose(
@@ -64,6 +66,7 @@ class VelocityTest(parameterized.TestCase):
     ]
     self.assertTrue((np.diff(errors) < 0).all(), errors)
 
+  @pytest.mark.slow
   def test_gradient_does_not_keep_every_step(self):
     field = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
     gradient = jax.jit(jax.grad(lambda v: stnjax.velocity_grid(v).sum()))
@@ -72,6 +75,7 @@ class VelocityTest(parameterized.TestCase):
     self.assertLess(memory.temp_size_in_bytes, 40 * field.size * 4)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient(self):
     field = 0.3 * np.random.default_rng(0).normal(size=(2, 4, 5, 2))
     check_gradients(lambda v: stnjax.velocity_grid(v, steps=3), field)

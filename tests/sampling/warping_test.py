@@ -68,6 +68,7 @@ class WarpTest(parameterized.TestCase):
     self.check(theta, (7, 3), image, True, **mode)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_fill_mask_coefficients_and_key_are_passed_on(self):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(5, 6, 2))
@@ -159,6 +160,7 @@ class WarpTest(parameterized.TestCase):
       )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_warping_twice_is_warping_by_the_product(self):
     rows, columns = np.indices((33, 33)) - 16.0
     image = np.exp(-((rows - 2) ** 2 + columns**2) / 40)[..., None]
@@ -174,6 +176,7 @@ class WarpTest(parameterized.TestCase):
 
   @parameterized.parameters("similarity", "projective")
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_to_the_parameters(self, family):
     self.check_gradient(family, 2)
 
@@ -198,6 +201,7 @@ class WarpTest(parameterized.TestCase):
       modes=("rev",),
     )
 
+  @pytest.mark.slow
   def test_unknown_dtype_of_theta_and_image_mix(self):
     image = jnp.ones((4, 4, 1), jnp.bfloat16)
     self.assertEqual(stnjax.warp(image, np.eye(2, 3)).dtype, jnp.bfloat16)
@@ -273,6 +277,7 @@ class ErrorTest(parameterized.TestCase):
     )
     self.check_error(ValueError, message, arguments)
 
+  @pytest.mark.slow
   def test_no_message_holds_an_array(self):
     long = np.zeros(5000)
     for name in ("transform", "output_shape", "method", "padding", "antialias"):

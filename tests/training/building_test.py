@@ -126,6 +126,15 @@ class OptionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f"{name}=.*'own' takes no {name}"):
       self.build(**{name: value})
 
+  def test_parameters_need_a_backbone_that_takes_a_width(self):
+    def own(task, *, rngs):
+      return BACKBONES["plain"](task, rngs=rngs)
+
+    self.register(own)
+    message = "parameters=9000: backbone 'own' takes no width; leave it out"
+    with self.assertRaisesRegex(ValueError, message):
+      self.build(parameters=9000)
+
   def test_options_are_those_of_the_settings(self):
     given = []
 
@@ -166,6 +175,7 @@ class OptionsTest(parameterized.TestCase):
     (norm,) = network.norms
     self.assertEqual(norm.momentum, 0.9)
 
+  @pytest.mark.slow
   def test_initial_values_are_those_of_the_settings(self):
     settings = Settings(init="torch", width=0.25)
     network = building.build_network(settings, building.find(settings))
@@ -191,6 +201,7 @@ class OptionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       building.abstract_network(settings, building.find(settings))
 
+  @pytest.mark.slow
   def test_a_network_too_large_is_refused_in_shapes_alone(self):
     # 64 * 102 filters of 7 x 7 for as many channels are 2.09e9, and there are
     # those of 9 x 9; of a factor of 104, more than 2^31.
@@ -239,6 +250,7 @@ class TrainerTest(parameterized.TestCase):
     ("rotation", (0.1307,), (0.3081,), False),
     ("translation", (0.0363,), (0.1870,), True),
   )
+  @pytest.mark.slow
   def test_preparation_is_that_of_the_perturbation(
     self, name, mean, std, cluttered
   ):
@@ -249,6 +261,7 @@ class TrainerTest(parameterized.TestCase):
       first, _ = built.examples(states, IMAGES[:2] * 0, 0)[0]
       self.assertGreater(first.max(), 0.1)
 
+  @pytest.mark.slow
   def test_normalisation_is_that_of_the_training_images(self):
     labels = np.arange(40) % 4
     dataset = data.from_arrays("own", (IMAGES, labels), (IMAGES, labels))
@@ -282,6 +295,7 @@ class TrainerTest(parameterized.TestCase):
     self.assertEqual(int(states.step[0]), 6)
     self.assertTrue(np.isfinite(np.asarray(states.totals.loss)).all())
 
+  @pytest.mark.slow
   def test_receptive_fields_are_probed_before_the_network_is_traced(self):
     """STN-C needs them, and plain modules do not say theirs."""
     register(self, BACKBONES, "own", _without_geometry)

@@ -16,6 +16,7 @@ from etils import epath
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from stnjax.files import Damaged, RunError
 from stnjax.training import checkpoints
@@ -63,6 +64,7 @@ class CheckpointsTest(parameterized.TestCase):
       self.assertEqual(arrays[name].tobytes(), array.tobytes(), name)
 
   @parameterized.parameters(True, False)
+  @pytest.mark.slow
   def test_a_flipped_bit_is_noticed_everywhere(self, with_sums):
     """In each file; without SHA256SUMS, by the checksum of the arrays."""
     self.kept.save(10, ARRAYS, 1.5)
@@ -150,6 +152,7 @@ class CheckpointsTest(parameterized.TestCase):
     ):
       self.kept.save(10, ARRAYS, 1.5)
 
+  @pytest.mark.slow
   def test_a_file_that_cannot_be_written_is_one_line_of_the_terminal(self):
     """Nothing of orbax's threads, which write the arrays."""
     script = """

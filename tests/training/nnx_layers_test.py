@@ -30,6 +30,7 @@ def build(name="CNN", dropout=True, **options):
 
 
 class NnxLayersTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_training_depends_on_seed_and_step_alone(self):
     """Not on how steps are dispatched, nor on what was drawn before."""
     built, state = build()

@@ -119,6 +119,7 @@ class TorchTest(parameterized.TestCase):
     ("sgd", {"momentum": 0.8, "nesterov": True, "weight_decay": 0.2}),
     ("adam", {"weight_decay": 0.1}),
   )
+  @pytest.mark.slow
   def test_steps(self, name, options):
     torch = pytest.importorskip("torch")
     start = np.array([0.5, -2.0, 1.0], np.float32)

@@ -3,6 +3,7 @@
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
+import pytest
 
 from stnjax import data
 from stnjax.training.preparation import Preparation
@@ -20,6 +21,7 @@ def keys(count):
 
 class PreparationTest(parameterized.TestCase):
   @parameterized.parameters("free_augmentation", "light_augmentation")
+  @pytest.mark.slow
   def test_augmentation_is_for_training_alone(self, name):
     images = examples(4).images
     plain = toy_trainers.normalised(images)
@@ -32,6 +34,7 @@ class PreparationTest(parameterized.TestCase):
     for image, other in zip(trained, plain, strict=True):
       self.assertGreater(np.abs(image - other).max(), 0.3)
 
+  @pytest.mark.slow
   def test_other_perturbations_are_for_evaluation_too(self):
     images = examples(4).images
     pair = [

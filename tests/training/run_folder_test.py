@@ -12,6 +12,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stnjax import placement
 from stnjax.files import RunError
@@ -151,6 +152,7 @@ class RunTest(FolderTest):
       Run(self.workdir, SETTINGS).failed, "the loss is not finite"
     )
 
+  @pytest.mark.slow
   def test_a_run_that_another_process_trains_is_refused(self):
     run = start(self.workdir)
     with files_test.held(self.folder) as other:
@@ -162,6 +164,7 @@ class RunTest(FolderTest):
 
 
 class MetricsTest(FolderTest):
+  @pytest.mark.slow
   def test_metrics_after_the_checkpoint_are_taken_back(self):
     run = start(self.workdir)
     for epoch in (1, 2, 3):
@@ -190,6 +193,7 @@ class MetricsTest(FolderTest):
 
 
 class CheckpointTest(FolderTest):
+  @pytest.mark.slow
   def test_state_comes_back_to_the_bit(self):
     """Also that of layers which keep more than a batch norm does."""
     for backbone in (
@@ -236,6 +240,7 @@ class CheckpointTest(FolderTest):
     self.assertEqual(int(run.restore(fresh_state()).step), 10)
     self.assertLen(run.metrics(), 1)
 
+  @pytest.mark.slow
   def test_a_half_written_checkpoint_is_none(self):
     """A kill before it has its name leaves the one before, and no obstacle."""
     run, state = start(self.workdir), fresh_state()

@@ -28,6 +28,12 @@ class SettingsTest(parameterized.TestCase):
     ({"pre_transformer_lr": 0.0}, "pre_transformer_lr must be positive"),
     ({"width": 0.0}, "width must be positive"),
     ({"width": float("nan")}, "width must be positive"),
+    ({"parameters": 0}, "parameters must be positive"),
+    (
+      {"parameters": 9000, "width": 0.5},
+      "parameters=9000 chooses the width.*width=0.5; leave one of them out",
+    ),
+    ({"train_images": 0}, "train_images must be positive"),
     ({"localisation_width": -1.0}, "localisation_width must be positive"),
     ({"localisation": "huge"}, "localisation='huge'.*'large'"),
     ({"init": "zeros"}, "init='zeros'.*'torch'"),
@@ -87,6 +93,7 @@ class SettingsTest(parameterized.TestCase):
     ({"epochs": 2.0}, "epochs must be a whole number, got 2.0"),
     ({"width": "1"}, "width must be a number, got '1'"),
     ({"seed": True}, "seed must be a whole number, got True"),
+    ({"parameters": 9e3}, "parameters must be a whole number, got 9000.0"),
     ({"image_size": 8.5}, "image_size must be a whole number, got 8.5"),
     ({"dataset": None}, "dataset must be a string, got None"),
     ({"dropout": 1}, "dropout must be True or False"),
@@ -105,6 +112,7 @@ class SettingsTest(parameterized.TestCase):
       {"padding": "zeros"},
       {"image_size": None},
       {"image_size": 64},
+      {"parameters": 9000, "train_images": 100},
       {"more_iterations": (1, 2, 9)},
       {"dataset": "svhn", "perturbation": "none"},
       {"dataset": "tfds:flowers/big:1.0.0"},
@@ -147,14 +155,24 @@ class SettingsTest(parameterized.TestCase):
 class NameTest(absltest.TestCase):
   def test_runs_of_a_sweep_have_different_names(self):
     names = {
-      Settings(network=n, family=f, backbone=b, learning_rate=lr, seed=s).name
+      Settings(
+        network=n,
+        family=f,
+        backbone=b,
+        parameters=p,
+        train_images=i,
+        learning_rate=lr,
+        seed=s,
+      ).name
       for n in ("CNN", "STN-C1")
+      for p in (None, 9000)
+      for i in (None, 100)
       for f in ("affine", "rotation")
       for b in ("", "plain")
       for lr in (1e-3, 1e-2)
       for s in (0, 1)
     }
-    self.assertLen(names, 32)
+    self.assertLen(names, 128)
 
   def test_a_name_is_one_folder(self):
     for name in ("dataset", "perturbation", "backbone", "family"):

@@ -4,6 +4,7 @@ from absl.testing import absltest
 from flax import nnx
 import jax
 import numpy as np
+import pytest
 
 from stnjax import data, placement
 from stnjax.training import optimisers, steps
@@ -13,6 +14,7 @@ from tests.training.toy_trainers import examples, make, max_difference, of
 
 
 class TrainStepTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_one_step_is_the_optimiser_on_the_mean_gradient(self):
     """Against a step written out: SGD on the batch that the order names."""
     optimiser = optimisers.make_optimiser(
@@ -73,6 +75,7 @@ class HeadsTest(absltest.TestCase):
         losses[image] -= np.log(shares[image, head, train.labels[image, head]])
     return losses, logits.argmax(axis=-1)
 
+  @pytest.mark.slow
   def test_losses_add_up_and_all_heads_must_be_right(self):
     built, states = make("CNN", heads=3, perturbation="none")
     train = self.examples()

@@ -14,7 +14,7 @@ from tests.promotion_test import strictly
 
 @pytest.mark.slow
 class NetworksTest(parameterized.TestCase):
-  @parameterized.parameters("STN-SL0,1", "STN-C1", "STN-UCN1", "DEF1")
+  @parameterized.parameters("STN-SL0,1", "STN-C1", "STN-UCN1", "DEF1", "GCNN")
   def test_training(self, name):
     def step():
       settings = Settings(network=name, width=0.1, batch_size=4)

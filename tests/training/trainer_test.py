@@ -29,6 +29,7 @@ class DeviceTest(parameterized.TestCase):
     # Every image drops the same, wherever it is.
     ("sl_dropout", "STN-SL1", {"backbone": "rich"}, 3),
   )
+  @pytest.mark.slow
   def test_pmap_on_four_devices_equals_jit_on_one(self, name, options, count):
     self.check_pmap(name, options, count)
 
@@ -86,6 +87,7 @@ class DeviceTest(parameterized.TestCase):
 
 
 class TrainTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_dispatches_change_nothing(self):
     train = examples(64)
     built, state = make("CNN")
@@ -121,6 +123,7 @@ class TrainTest(parameterized.TestCase):
       self.assertCountEqual(order, range(32))
     self.assertNotEqual(*orders)
 
+  @pytest.mark.slow
   def test_every_image_of_every_step_is_perturbed_afresh(self):
     """With the same images in a batch, only the perturbation can differ."""
     train = examples(16)
@@ -134,6 +137,7 @@ class TrainTest(parameterized.TestCase):
       jax.effects_barrier()
     self.assertLen(np.unique(np.concatenate(seen)), 16)
 
+  @pytest.mark.slow
   def test_one_compilation_serves_all_dispatches(self):
     built, state = make_afresh("CNN")
     train = examples(96)
@@ -195,6 +199,7 @@ class TrainTest(parameterized.TestCase):
 
 
 class EvaluateTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_every_image_counts_once(self):
     self.check_evaluation(19)
 

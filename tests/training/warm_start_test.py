@@ -79,6 +79,7 @@ class WarmStartTest(parameterized.TestCase):
   def workdir(self):
     return self.create_tempdir().full_path
 
+  @pytest.mark.slow
   def test_a_classifier_starts_a_network_with_shared_stages(self):
     run, source = finished(self.workdir(), settings("CNN"))
     chosen = settings("STN-SL1", warm_start=str(run.path))
@@ -128,6 +129,7 @@ class WarmStartTest(parameterized.TestCase):
       _, warm = started(settings("STN-C1", warm_start=path, seed=seed))
       assert_alike(warm.stages, source.stages)
 
+  @pytest.mark.slow
   def test_the_untrained_network_of_a_run_is_the_warm_one(self):
     workdir = self.workdir()
     source_run, source = finished(workdir, settings("CNN"))

@@ -47,6 +47,25 @@ class CropTest(parameterized.TestCase):
     low = rng.uniform(0, 6, (2, 3, 2))
     self.boxes = np.concatenate([low, low + rng.uniform(1, 5, (2, 3, 2))], -1)
 
+  @pytest.mark.slow
+  def test_mirrored_boxes_are_crops_mirrored(self):
+    boxes = self.boxes.astype(np.float32)
+    mirrored = boxes[..., [2, 1, 0, 3]]
+    for corners in ("edges", "centres"):
+      plain = self.crops(boxes, (5, 6), corners=corners)
+      np.testing.assert_allclose(
+        self.crops(mirrored, (5, 6), corners=corners),
+        plain[..., ::-1],
+        atol=1e-5,
+      )
+      np.testing.assert_allclose(
+        transforms.apply_to_boxes(
+          np.eye(2, 3), mirrored, corners=corners, input_shape=(12, 17)
+        ),
+        boxes,
+        atol=1e-4,
+      )
+
   def crops(self, boxes, size, **options):
     theta = compiled.from_boxes(boxes, (12, 17), **options)
     options.pop("corners", None)
@@ -115,6 +134,7 @@ class CropTest(parameterized.TestCase):
     )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient(self):
     for corners, align_corners in (("edges", False), ("centres", True)):
       check_grads(
@@ -151,6 +171,7 @@ class MoveTest(parameterized.TestCase):
 
   @parameterized.product(num_axes=(2, 3), projective=(False, True))
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_points_against_a_loop(self, num_axes, projective):
     rng = np.random.default_rng(0)
     theta = random_theta(rng, num_axes, projective, batch=(2, 1))
@@ -182,6 +203,7 @@ class MoveTest(parameterized.TestCase):
     corners=("edges", "centres"), projective=(False, True), num_axes=(2, 3)
   )
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_boxes_against_a_loop(self, corners, projective, num_axes):
     rng = np.random.default_rng(0)
     theta = random_theta(rng, num_axes, projective)
@@ -222,6 +244,7 @@ class MoveTest(parameterized.TestCase):
 
   @parameterized.parameters(False, True)
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients(self, projective):
     rng = np.random.default_rng(0)
     theta, points = random_theta(rng, 2, projective), rng.uniform(-1, 1, (3, 2))
@@ -241,6 +264,7 @@ class MoveTest(parameterized.TestCase):
       )
 
   @parameterized.parameters("singular", "vanishing")
+  @pytest.mark.slow
   def test_nan_has_a_zero_gradient(self, case):
     theta = np.zeros((3, 3), np.float32)
     if case == "vanishing":

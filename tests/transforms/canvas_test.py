@@ -48,6 +48,7 @@ class FitOutputTest(parameterized.TestCase):
   @parameterized.product(
     num_axes=(2, 3), projective=(False, True), align_corners=(False, True)
   )
+  @pytest.mark.slow
   def test_the_least_shape_that_holds_all_corners(
     self, num_axes, projective, align_corners
   ):
@@ -73,6 +74,7 @@ class FitOutputTest(parameterized.TestCase):
     self.assertTrue((high - low > sizes - 1).all())
 
   @parameterized.parameters((6, 9), (7, 7), (5, 8))
+  @pytest.mark.slow
   def test_quarter_turns_copy_pixels(self, *shape):
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     for times in range(4):
@@ -84,6 +86,7 @@ class FitOutputTest(parameterized.TestCase):
         ours[..., 0], np.rot90(image, times), atol=1e-5
       )
 
+  @pytest.mark.slow
   def test_a_batch_takes_the_largest(self):
     matrices = jnp.stack([turned(angle, (10, 20)) for angle in (0, 90)])
     theta, found = transforms.fit_output(matrices, (10, 20))
@@ -95,6 +98,7 @@ class FitOutputTest(parameterized.TestCase):
     np.testing.assert_allclose(shown[1, :, 5:15], np.rot90(image), atol=1e-5)
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_for_a_shape_that_stays(self):
     matrix = random_theta(np.random.default_rng(0), 2)
     weights = np.random.default_rng(1).normal(size=(2, 3))
@@ -120,6 +124,7 @@ class FitOutputTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       transforms.fit_output(np.array(matrix, np.float32), shape)
 
+  @pytest.mark.slow
   def test_a_constant_within_jit(self):
     matrix = np.array(turned(30, (4, 9)))
     ours = jax.jit(lambda: transforms.fit_output(matrix, (4, 9))[0])()

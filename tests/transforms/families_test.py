@@ -18,6 +18,7 @@ EXPECTED = {  # parameters -> matrix, worked out by hand
   "translation": ([0.3, -0.2], [[1, 0, 0.3], [0, 1, -0.2]]),
   "rotation": ([np.pi / 6], [[3**0.5 / 2, -0.5, 0], [0.5, 3**0.5 / 2, 0]]),
   "scale": ([np.log(2)], [[2, 0, 0], [0, 2, 0]]),
+  "rotation_scale": ([np.log(2), np.pi / 2], [[0, -2, 0], [2, 0, 0]]),
   "attention": ([np.log(2), 0.1, 0.4], [[2, 0, 0.1], [0, 2, 0.4]]),
   "similarity": (
     [np.log(2), np.pi / 2, 0.1, 0.4],
@@ -139,6 +140,7 @@ class VolumeTest(parameterized.TestCase):
     )
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_rotation_vector_is_smooth_near_the_identity(self):
     hessian = jax.jit(
       jax.hessian(lambda p: transforms.matrix(p, "rotation", num_axes=3))
@@ -184,6 +186,7 @@ class OwnFamilyTest(absltest.TestCase):
     out = stnjax.grid_sample(ramp, grid)
     np.testing.assert_allclose(out.ravel(), expected, atol=1e-6)
 
+  @pytest.mark.slow
   def test_as_an_object(self):
     self.check(self.MIRROR)
     self.assertNotIn(self.MIRROR.name, transforms.FAMILIES)

@@ -230,6 +230,7 @@ class UseTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(ours, matrix, atol=2e-3)
 
+  @pytest.mark.slow
   def test_convention_for_warp(self):
     image = np.zeros((20, 30, 1), np.float32)
     image[4, 7], image[9, 20], image[15, 11] = 1, 2, 3
@@ -250,6 +251,7 @@ class UseTest(parameterized.TestCase):
 @pytest.mark.usefixtures("x64")
 class GradientTest(parameterized.TestCase):
   @parameterized.parameters(*QUICK)
+  @pytest.mark.slow
   def test_against_differences(self, family, num_axes):
     self.check_differences(family, num_axes)
 
@@ -271,6 +273,7 @@ class GradientTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(*QUICK)
+  @pytest.mark.slow
   def test_of_symmetric_points(self, family, num_axes):
     self.check_symmetric_points(family, num_axes)
 
@@ -293,6 +296,7 @@ class GradientTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(*QUICK)
+  @pytest.mark.slow
   def test_undetermined_points_are_nan_with_zero_gradient(
     self, family, num_axes
   ):
@@ -321,6 +325,7 @@ class GradientTest(parameterized.TestCase):
     for slope in jacobian(points, points, 0 * ones, family):
       np.testing.assert_array_equal(slope, 0)
 
+  @pytest.mark.slow
   def test_three_of_four_points_of_a_homography_on_a_line(self):
     line = np.array([[0.0, 0], [1, 1], [2, 2], [0, 3]])
     other = np.array([[0.0, 0], [1.5, 1], [3, 2], [5, 1]])
@@ -333,6 +338,7 @@ class GradientTest(parameterized.TestCase):
         self.assertTrue(np.isfinite(slope).all())
 
   @parameterized.parameters(*FAMILIES)
+  @pytest.mark.slow
   def test_of_a_weight_of_zero(self, family):
     source, target = noisy_points(count=7, size=1.0, noise=0.1)
     weights = np.array([0.0, 1, 2, 1, 1, 1, 1])

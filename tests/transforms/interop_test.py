@@ -45,6 +45,7 @@ class ConverterTest(parameterized.TestCase):
     ("affine", True, True),
     ("projective", False, False),
   )
+  @pytest.mark.slow
   def test_opencv(self, matrix, inverse_map, align_corners):
     cv2 = pytest.importorskip("cv2")
     image, (height, width) = asymmetric_image(), (33, 47)
@@ -131,6 +132,7 @@ class ConverterTest(parameterized.TestCase):
       place = place[:num_axes] / (place[num_axes] if projective else 1)
       np.testing.assert_allclose(found, (place - origin) / spacing, atol=1e-10)
 
+  @pytest.mark.slow
   def test_physical_anisotropic_volume_against_scipy(self):
     # A rotation by 0.3 about x, in millimetres, about the middle.
     shape, spacing = (12, 30, 24), np.array([0.7, 0.7, 1.9])  # x, y, z
@@ -147,6 +149,7 @@ class ConverterTest(parameterized.TestCase):
     )
     self.check(theta, expected, image, False)
 
+  @pytest.mark.slow
   def test_physical_rotation_of_a_rectangle_is_that_of_skimage(self):
     skimage = pytest.importorskip("skimage.transform")
     image = asymmetric_image((33, 47))
@@ -181,6 +184,7 @@ class ConverterTest(parameterized.TestCase):
       dict(input_shape=(1, 4), align_corners=True),
     ),
   )
+  @pytest.mark.slow
   def test_wrong_physical_arguments_are_named(self, error, message, arguments):
     call = dict(matrix=np.eye(3), spacing=(1, 1), input_shape=(4, 4))
     with self.assertRaisesRegex(error, message):
@@ -215,6 +219,7 @@ class ConverterTest(parameterized.TestCase):
     ((37, 41), (30, 49), True, "from_opencv"),
     ((1, 28), (5, 1), False, "from_pixels"),
   )
+  @pytest.mark.slow
   def test_whole_pixels_are_copied_exactly(
     self, into, out, align_corners, function
   ):
@@ -269,6 +274,7 @@ class ConverterTest(parameterized.TestCase):
         np.testing.assert_array_equal(moved[..., 0], expected)
 
   @parameterized.parameters(False, True)
+  @pytest.mark.slow
   def test_whole_pixels_at_some_sizes(self, align_corners):
     self.check_sizes((28, 41), align_corners)
 

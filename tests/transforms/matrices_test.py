@@ -76,6 +76,7 @@ class BuildersTest(parameterized.TestCase):
     self.assertEqual(batch.shape, (2, 5, 3, 4))
 
   @parameterized.product(num_axes=(2, 3), projective=(False, True))
+  @pytest.mark.slow
   def test_about_a_centre(self, num_axes, projective):
     rng = np.random.default_rng(0)
     size = num_axes + 1
@@ -121,6 +122,7 @@ class MultipleTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(1.0, 1e-8, 1e-30, -1e30)
+  @pytest.mark.slow
   def test_algebra(self, scale):
     multiple = (self.matrix * scale).astype(np.float32)
     inverse = np.linalg.inv(self.matrix)
@@ -206,6 +208,7 @@ class SingularTest(parameterized.TestCase):
     self.assertTrue((error <= bound).all())
 
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradient_beside_a_singular_matrix(self):
     matrices = np.array([[[1.2, 0.3, 0.1], [-0.2, 0.8, 0]], np.ones((2, 3))])
     invert = compiled.invert
@@ -271,6 +274,7 @@ class AlgebraTest(parameterized.TestCase):
     matrix = np.random.default_rng(seed).normal(size=(5, 2, 3))
     np.testing.assert_allclose(recompose(matrix), matrix, atol=1e-12)
 
+  @pytest.mark.slow
   def test_decompose_reads_the_parts_back(self):
     parts = compiled.decompose(
       compose(
@@ -334,6 +338,7 @@ recompose_volume = jax.jit(
 
 @pytest.mark.usefixtures("x64")
 class DecompositionOfVolumesTest(parameterized.TestCase):
+  @pytest.mark.slow
   def test_parts_make_the_matrix_again(self):
     matrix = np.random.default_rng(0).normal(size=(50, 3, 4))
     parts = compiled.decompose(matrix)
@@ -368,6 +373,7 @@ class DecompositionOfVolumesTest(parameterized.TestCase):
     matrix = np.concatenate([linear, rng.normal(size=(3, 1))], -1)
     check_grads(jax.jit(transforms.decompose), (matrix,), 1, ("fwd", "rev"))
 
+  @pytest.mark.slow
   def test_is_finite_where_it_is_degenerate(self):
     column = np.array([1.0, 2, -1])
     matrices = [np.zeros((3, 4)), np.eye(3, 4), -np.eye(3, 4)]

@@ -1,6 +1,6 @@
 """Generated house numbers, where Street View's own (SVHN) are not at hand.
 
-Each picture is drawn with NumPy and Pillow from a seed of its own: a wall,
+Each picture is drawn with NumPy and Pillow from its own seed: a wall,
 maybe a plate, one number of one to five digits in some pose, light, and a
 camera. The label is the number that is complete and largest; other digits are
 cut off by the border or less than half as high. The same seed gives the same

@@ -3,7 +3,7 @@
 Where CIFAR-10 or the cropped digits of Street View (SVHN) are not at hand,
 small runs can take these instead; results on them say nothing of those sets.
 Each picture is cut from one that `street_numbers` draws of a single digit,
-from a seed of its own, so there are as many fonts, walls and lights.
+from its own seed, so there are as many fonts, walls and lights.
 """
 
 import numpy as np

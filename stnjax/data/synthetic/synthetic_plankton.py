@@ -7,7 +7,7 @@ any way.
 
 A species is a recipe: outline, limbs and marks, drawn from the seed of the set
 and the number of the species. Each image is one individual, a little unlike
-its recipe, from a seed of its own. The same seed gives the same pixels with
+its recipe, from its own seed. The same seed gives the same pixels with
 the same versions of NumPy and Pillow.
 """
 
