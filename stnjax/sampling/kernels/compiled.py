@@ -20,7 +20,7 @@ def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
   """Whether `sample` can read this image: 2-D or 3-D, floating."""
   axes = {*_axis_types(image), *_axis_types(points)}
   return (
-    method.weights in operations.WEIGHTINGS
+    operations.weighting(method) is not None
     and points.shape[-1] in (2, 3)
     and jnp.issubdtype(image.dtype, jnp.floating)
     # The compiled code counts pixels, and periods, in 32 bits.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "places.h"
 
@@ -17,7 +18,6 @@ INLINE void prefetch(const Places<T, kAxes, kTaps>& p, int64_t count,
 #if defined(__GNUC__)
   constexpr int kRows = Stencil<T, kAxes, kTaps>::kRows;
   for (int64_t i = 0; i < count; i += 4) {
-    if (p.state[i] != kInside) continue;
     const T* pixel = image + p.first[i] * channels;
     for (int r = 0; r < kRows; ++r) __builtin_prefetch(pixel + rows[r]);
   }
@@ -85,7 +85,7 @@ struct TapsOnEdge {
     int32_t pixel[kAxes][kTaps];
     for (int a = 0; a < kAxes; ++a) {
       for (int k = 0; k < kTaps; ++k) {
-        pixel[a][k] = s.axes[a].pixel(p.at[a][i] + k);
+        pixel[a][k] = s.axes[a].pixel<kTaps>(p.at[a][i] + k);
       }
     }
     for (int r = 0; r < kRows; ++r) {
@@ -135,6 +135,19 @@ INLINE void blend(const W& w, const Taps& taps, int64_t channels,
       for (int k = 0; k < kTaps; ++k) total += w.x[k] * sums[k * kChannels + c];
       value[c] = total;
     }
+  } else if constexpr (kTaps == 2) {
+    constexpr int kTotal = W::kRows * 2;
+    const T* at[kTotal];
+    T weight[kTotal];
+    for (int tap = 0; tap < kTotal; ++tap) {
+      at[tap] = taps(tap / 2, tap % 2);
+      weight[tap] = w.row[tap / 2] * w.x[tap % 2];
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      T total = weight[0] * at[0][c];
+      for (int tap = 1; tap < kTotal; ++tap) total += weight[tap] * at[tap][c];
+      value[c] = total;
+    }
   } else {
     // As many taps at once as there are registers for.
     for (int first = 0; first < W::kRows; first += kTaps) {
@@ -158,6 +171,16 @@ INLINE void blend(const W& w, const Taps& taps, int64_t channels,
   }
 }
 
+template <bool kWithSlopes, typename T, int kAxes, int kTaps>
+INLINE void place(const Sizes& s, const Points<T>& points, int64_t count,
+                  Places<T, kAxes, kTaps>& p) {
+  if constexpr (kTaps == 4) {
+    place_on(Case<T, kAxes, kTaps>{}, s, points, count, kWithSlopes, p);
+  } else {
+    locate(s, points, count, p);
+  }
+}
+
 // kChannels is the number of channels where it is known, else 0.
 template <int kChannels, int kAxes, int kTaps, typename T>
 INLINE void read(const Sizes& s, const T* image, const T* nothing,
@@ -168,7 +191,7 @@ INLINE void read(const Sizes& s, const T* image, const T* nothing,
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place_on(Case<T, kAxes, kTaps>{}, s, points.from(start), size, false, p);
+    place<false>(s, points.from(start), size, p);
     prefetch(p, size, channels, rows.at, image);
     T* block = values + start * channels;
     by_state(
@@ -192,9 +215,17 @@ INLINE void read(const Sizes& s, const T* image, const T* nothing,
 }
 
 // The products of each tap with a cotangent, summed over channels.
-template <int kTotal, int kTaps, typename T, typename Taps>
+template <int kChannels, int kTotal, int kTaps, typename T, typename Taps>
 INLINE void products(const Taps& taps, const T* cotangent, int64_t channels,
                      T* __restrict sums) {
+  if constexpr (kChannels > 0) {
+    for (int tap = 0; tap < kTotal; ++tap) {
+      const T* pixel = taps(tap / kTaps, tap % kTaps);
+      sums[tap] = pixel[0] * cotangent[0];
+      for (int c = 1; c < kChannels; ++c) sums[tap] += pixel[c] * cotangent[c];
+    }
+    return;
+  }
   for (int tap = 0; tap < kTotal; tap += 4) {
     const T* at[4];
     for (int j = 0; j < 4; ++j) {
@@ -214,6 +245,27 @@ INLINE void products(const Taps& taps, const T* cotangent, int64_t channels,
     sums[tap + 2] = c;
     sums[tap + 3] = d;
   }
+}
+
+// Along each axis the difference of its two taps, blended along the others.
+template <int kAxes, typename T>
+INLINE void differences(const Places<T, kAxes, 2>& p, int64_t i, const T* sums,
+                        T* __restrict slope) {
+  T flat[4];
+  for (int j = 0; j < 4; ++j) flat[j] = sums[j];
+  const T x = p.part[0][i], y = p.part[1][i];
+  if constexpr (kAxes == 3) {
+    const T z = p.part[2][i];
+    T apart[4];
+    for (int j = 0; j < 4; ++j) {
+      apart[j] = sums[4 + j] - sums[j];
+      flat[j] = (1 - z) * sums[j] + z * sums[4 + j];
+    }
+    slope[2] = (1 - y) * ((1 - x) * apart[0] + x * apart[1]) +
+               y * ((1 - x) * apart[2] + x * apart[3]);
+  }
+  slope[0] = (1 - y) * (flat[1] - flat[0]) + y * (flat[3] - flat[2]);
+  slope[1] = (1 - x) * (flat[2] - flat[0]) + x * (flat[3] - flat[1]);
 }
 
 // The derivatives of one point's value, times the cotangent, along all axes.
@@ -238,7 +290,8 @@ INLINE void slopes(const Places<T, kAxes, kTaps>& p, int64_t i,
     }
   } else {
     T sums[kRows * kTaps];
-    products<kRows * kTaps, kTaps>(taps, cotangent, channels, sums);
+    products<kChannels, kRows * kTaps, kTaps>(taps, cotangent, channels, sums);
+    if constexpr (kTaps == 2) return differences(p, i, sums, slope);
     for (int a = 0; a < kAxes; ++a) {
       const auto w = slope_stencil(p, a, i);
       T columns[kTaps] = {};
@@ -263,7 +316,7 @@ INLINE void grad_coords(const Sizes& s, const T* image, const T* nothing,
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place_on(Case<T, kAxes, kTaps>{}, s, points.from(start), size, true, p);
+    place<true>(s, points.from(start), size, p);
     prefetch(p, size, channels, rows.at, image);
     const auto write = [&](int64_t i, const auto& taps) INLINED {
       T slope[kAxes];
@@ -303,12 +356,18 @@ INLINE void add(const W& w, const Taps& taps, const T* __restrict value,
       for (int j = 0; j < kTaps * kChannels; ++j) row[j] += w.row[r] * parts[j];
     }
   } else {
-    for (int r = 0; r < W::kRows; ++r) {
-      for (int k = 0; k < kTaps; ++k) {
-        T* __restrict pixel = taps(r, k);
-        if (!Taps::kSideBySide && pixel == nullptr) continue;
-        const T weight = kTaps == 1 ? T(1) : w.row[r] * w.x[k];
-        for (int64_t c = 0; c < channels; ++c) pixel[c] += weight * value[c];
+    constexpr int kTotal = W::kRows * kTaps, kOnce = std::min(4, kTotal);
+    for (int first = 0; first < kTotal; first += kOnce) {
+      T* at[kOnce];
+      T weight[kOnce];
+      for (int j = 0; j < kOnce; ++j) {
+        const int row = (first + j) / kTaps, tap = (first + j) % kTaps;
+        at[j] = taps(row, tap);
+        weight[j] = kTaps == 1 ? T(1) : w.row[row] * w.x[tap];
+      }
+#pragma GCC ivdep
+      for (int64_t c = 0; c < channels; ++c) {
+        for (int j = 0; j < kOnce; ++j) at[j][c] += weight[j] * value[c];
       }
     }
   }
@@ -320,10 +379,11 @@ INLINE void grad_image(const Sizes& s, const T* values,
                        const Points<T>& points, int64_t count, T* image) {
   const int64_t channels = kChannels ? kChannels : s.channels;
   const Rows<kAxes, kTaps> rows(s, channels);
+  std::vector<T> nothing(channels);
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place_on(Case<T, kAxes, kTaps>{}, s, points.from(start), size, false, p);
+    place<false>(s, points.from(start), size, p);
     prefetch(p, size, channels, rows.at, image);
     const T* block = values + start * channels;
     by_state(
@@ -336,7 +396,7 @@ INLINE void grad_image(const Sizes& s, const T* values,
         },
         [&](int64_t i) INLINED {
           const TapsOnEdge<T, kAxes, kTaps> taps(s, p, i, channels, image,
-                                                  nullptr);
+                                                  nothing.data());
           add<kTaps, kChannels>(stencil(p, i), taps, block + i * channels,
                                 channels);
         },

@@ -20,14 +20,18 @@ import numpy as np
 
 from stnjax import promotion
 from stnjax.sampling.kernels import gather, library, taps
-from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST
+from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
 from stnjax.sampling.splines import SPLINE
 
-WEIGHTINGS = {
-  method.weights: code
+_WEIGHTINGS = {
+  (method.weights, method.pads_position): code
   for code, method in enumerate((NEAREST, LINEAR, CUBIC, SPLINE))
 }
-"""Weights of a `Method` and their code in places.h."""
+
+
+def weighting(method: Method) -> int | None:
+  """The code in places.h of a method's weights; None where there is none."""
+  return _WEIGHTINGS.get((method.weights, method.pads_position))
 
 
 def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
@@ -224,7 +228,7 @@ def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
     return call(
       context,
       *operands,
-      weighting=np.int64(WEIGHTINGS[method.weights]),
+      weighting=np.int64(weighting(method)),
       beyond=np.array([padding.pixel_after(*a) for a in by_axis], np.int64),
       period=np.array([period(*a) for a in by_axis], np.int64),
     )

@@ -28,8 +28,12 @@ struct Axis {
   bool fills() const { return beyond < 0; }
 
   // The pixel that stands at an index, -1 where there is none.
+  template <int kTaps>
   INLINE int32_t pixel(int32_t index) const {
     const int32_t last = static_cast<int32_t>(size) - 1;
+    if constexpr (kTaps < 4) {  // positions are padded: one tap is outside
+      return index <= last ? index : static_cast<int32_t>(beyond);
+    }
     if (index >= 0 && index <= last) return index;
     if (period == 0) {
       return static_cast<int32_t>(fills() || index > 0 ? beyond : 0);
@@ -90,63 +94,58 @@ struct Places {
   T slope[kAxes][kTaps][kBlock];  // of the weight; if it was asked for
 };
 
+// Positions along an axis with which a point reads anything, and one before.
 template <typename T>
 struct Range {
-  int32_t low, high;  // of first taps, with which a point reads anything
-  T under, over;      // positions: the least that reads, and past the largest
+  T under, least, over;
 };
 
 template <typename T, int kTaps>
 INLINE Range<T> range_of(const Axis& axis) {
   constexpr int32_t before = kTaps / 2 - (kTaps > 1 ? 1 : 0);
   const int32_t size = static_cast<int32_t>(axis.size);
-  const int32_t around =
-      axis.period ? static_cast<int32_t>(axis.period) : kTaps;
-  // Where something is outside, callers keep positions near the image.
-  const int32_t low = axis.fills() ? 1 - kTaps : -around - before;
-  const int32_t high =
-      axis.fills() ? size - 1
-                   : (axis.period ? around : size + around) - before;
-  return {low, high, T(low + before), T(high + before) + 1};
+  int32_t low = axis.fills() ? 1 - kTaps : 0, high = size - 1;
+  // Callers pad positions, or where that takes four taps, keep them near.
+  if (kTaps == 4 && !axis.fills()) {
+    const int32_t period = static_cast<int32_t>(axis.period);
+    low = -(period ? period : kTaps) - before;
+    high = (period ? period : size + kTaps) - before;
+  }
+  const T least = T(low + before) - (kTaps == 1 ? T(0.5) : T(0));
+  return {T(low + before) - 1, least, T(high + before) + 1};
 }
 
 template <typename T, int kAxes, int kTaps>
 INLINE void locate(const Sizes& s, const Points<T>& points, int64_t count,
                    Places<T, kAxes, kTaps>& p) {
   constexpr int32_t before = kTaps / 2 - (kTaps > 1 ? 1 : 0);
-  int32_t some[kBlock], all[kBlock];
-  for (int a = kAxes - 1; a >= 0; --a) {
-    const Range<T> range = range_of<T, kTaps>(s.axes[a]);
-    const int32_t size = static_cast<int32_t>(s.axes[a].size);
-    const int32_t last = size - kTaps;  // first tap of a point inside
-    const T* position = points.along[a];
-    const bool outermost = a == kAxes - 1;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      // Moved next to what can be read where further away, or NaN.
-      T place = position[i] < range.over ? position[i] : range.over;
-      place = place >= range.under - (kTaps == 1 ? T(0.5) : T(0))
-                  ? place
-                  : range.under - 1;
-      const T whole = kTaps == 1 ? std::rint(place) : std::floor(place);
-      const int32_t at = static_cast<int32_t>(whole) - before;
-      p.at[a][i] = at;
-      p.part[a][i] = place - whole;
-      const int32_t any = std::min(at - range.low, range.high - at);
-      const int32_t every = std::min(at, last - at);
-      some[i] = outermost ? any : std::min(some[i], any);
-      all[i] = outermost ? every : std::min(all[i], every);
-    }
+  Range<T> range[kAxes];
+  int32_t sizes[kAxes];
+  for (int a = 0; a < kAxes; ++a) {
+    range[a] = range_of<T, kTaps>(s.axes[a]);
+    sizes[a] = static_cast<int32_t>(s.axes[a].size);
   }
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    uint32_t first = static_cast<uint32_t>(p.at[kAxes - 1][i]);
-    for (int a = kAxes - 2; a >= 0; --a) {
-      first = first * static_cast<uint32_t>(s.axes[a].size) +
-              static_cast<uint32_t>(p.at[a][i]);
+    int32_t at[kAxes], some = 1, cut = 0;
+    for (int a = 0; a < kAxes; ++a) {
+      T place = points.along[a][i];
+      const bool reads = place >= range[a].least && place < range[a].over;
+      place = reads ? place : range[a].under;
+      const T whole = kTaps == 1 ? std::rint(place) : std::floor(place);
+      at[a] = static_cast<int32_t>(whole) - before;
+      p.at[a][i] = at[a];
+      p.part[a][i] = place - whole;
+      some &= reads ? 1 : 0;
+      cut |= at[a] | (sizes[a] - kTaps - at[a]);  // below 0: a tap is outside
     }
-    p.first[i] = all[i] >= 0 ? static_cast<int32_t>(first) : 0;
-    p.state[i] = (some[i] >= 0 ? kOnEdge : kNowhere) + (all[i] >= 0 ? 1 : 0);
+    uint32_t first = static_cast<uint32_t>(at[kAxes - 1]);
+    for (int a = kAxes - 2; a >= 0; --a) {
+      first = first * static_cast<uint32_t>(sizes[a]) +
+              static_cast<uint32_t>(at[a]);
+    }
+    p.first[i] = cut >= 0 ? static_cast<int32_t>(first) : 0;
+    p.state[i] = some + (cut >= 0 ? 1 : 0);
   }
 }
 
@@ -226,13 +225,7 @@ INLINE void weigh(const Sizes& s, int64_t count, bool with_slopes,
     const T* part = p.part[a];
     auto& w = p.weight[a];
     auto& d = p.slope[a];
-    if constexpr (kTaps == 2) {
-#pragma omp simd
-      for (int64_t i = 0; i < count; ++i) {
-        w[0][i] = 1 - part[i];
-        w[1][i] = part[i];
-      }
-    } else if constexpr (kTaps == 4) {
+    if constexpr (kTaps == 4) {
       if (s.weighting == kKeys) {
         weigh_keys(part, count, with_slopes, w, d);
       } else {
@@ -251,13 +244,20 @@ struct Stencil {
 };
 
 template <int kAxes, int kTaps, typename T>
+INLINE T weight_of(const Places<T, kAxes, kTaps>& p, int axis, int tap,
+                   int64_t i) {
+  if constexpr (kTaps == 2) return tap ? p.part[axis][i] : 1 - p.part[axis][i];
+  return p.weight[axis][tap][i];
+}
+
+template <int kAxes, int kTaps, typename T>
 INLINE Stencil<T, kAxes, kTaps> stencil(const Places<T, kAxes, kTaps>& p,
                                         int64_t i) {
   Stencil<T, kAxes, kTaps> w;
-  for (int k = 0; k < kTaps; ++k) w.x[k] = p.weight[0][k][i];
+  for (int k = 0; k < kTaps; ++k) w.x[k] = weight_of(p, 0, k, i);
   for (int r = 0; r < w.kRows; ++r) {
-    w.row[r] = p.weight[1][r % kTaps][i];
-    if constexpr (kAxes == 3) w.row[r] *= p.weight[2][r / kTaps][i];
+    w.row[r] = weight_of(p, 1, r % kTaps, i);
+    if constexpr (kAxes == 3) w.row[r] *= weight_of(p, 2, r / kTaps, i);
   }
   return w;
 }
@@ -275,14 +275,14 @@ INLINE Stencil<T, kAxes, kTaps> slope_stencil(
     const Places<T, kAxes, kTaps>& p, int axis, int64_t i) {
   Stencil<T, kAxes, kTaps> w;
   for (int k = 0; k < kTaps; ++k) {
-    w.x[k] = axis == 0 ? slope_of<kTaps>(p, 0, k, i) : p.weight[0][k][i];
+    w.x[k] = axis == 0 ? slope_of<kTaps>(p, 0, k, i) : weight_of(p, 0, k, i);
   }
   for (int r = 0; r < w.kRows; ++r) {
     const int y = r % kTaps;
-    w.row[r] = axis == 1 ? slope_of<kTaps>(p, 1, y, i) : p.weight[1][y][i];
+    w.row[r] = axis == 1 ? slope_of<kTaps>(p, 1, y, i) : weight_of(p, 1, y, i);
     if constexpr (kAxes == 3) {
       const int z = r / kTaps;
-      w.row[r] *= axis == 2 ? slope_of<kTaps>(p, 2, z, i) : p.weight[2][z][i];
+      w.row[r] *= axis == 2 ? slope_of<kTaps>(p, 2, z, i) : weight_of(p, 2, z, i);
     }
   }
   return w;

@@ -31,6 +31,9 @@ namespace stnjax {
   }                                                                          \
   if constexpr (taps > 1 && (sizeof(T) == 4 || (axes == 2 && taps < 4))) {   \
     if constexpr (axes == 2) {                                               \
+      if constexpr (taps == 2) {                                             \
+        if (s.channels == 2) return function<2, axes, taps>(__VA_ARGS__);    \
+      }                                                                      \
       if (s.channels == 3) return function<3, axes, taps>(__VA_ARGS__);      \
     }                                                                        \
     if (s.channels == 4) return function<4, axes, taps>(__VA_ARGS__);        \
