@@ -51,8 +51,12 @@ def libraries() -> list[Extension]:
     return []
   return [
     Extension(
-      "stnjax.sampling.kernels.libbilinear",
-      ["stnjax/sampling/kernels/bilinear.cc"],
+      "stnjax.sampling.kernels.libsampler",
+      ["stnjax/sampling/kernels/sampler.cc"],
+      depends=[
+        f"stnjax/sampling/kernels/{name}.h"
+        for name in ("kernels", "parallel", "places", "sampler")
+      ],
       include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
       extra_compile_args=[
         "-std=c++17",

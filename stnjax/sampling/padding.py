@@ -29,9 +29,12 @@ class Padding:
     pixel_after: From the size of the axis and `align_corners` to the index of
       the pixel that stands right after the last one; -1 where the outside is a
       fill.
+    period: From the size of the axis and `align_corners` to the number of
+      pixels after which the image repeats, continued by pixels that are
+      mirrored where `pixel_after` is not 0. None where all places far outside
+      are alike.
     pad_mode: From `align_corners` to the mode of `jnp.pad` that continues the
       image so.
-    repeats: Whether places far outside differ; elsewhere, they are all alike.
     fills: Whether the outside is a fill: 0, or with `takes_fill_value` a value
       that is given.
     takes_fill_value: Whether the fill is the option `fill_value`.
@@ -41,12 +44,17 @@ class Padding:
   apply: Callable[[jax.Array, int, bool], jax.Array]
   pixel_after: Callable[[int, bool], int]
   pad_mode: Callable[[bool], str]
-  repeats: bool = False
+  period: Callable[[int, bool], int] | None = None
   fills: bool = False
   takes_fill_value: bool = False
 
   def __repr__(self) -> str:
     return f"<padding {self.name!r}>"
+
+  @property
+  def repeats(self) -> bool:
+    """Whether places far outside differ."""
+    return self.period is not None
 
 
 def apply_padding(
@@ -89,6 +97,35 @@ def bound(position: jax.Array, size: int, padding: Padding) -> jax.Array:
   return lax.clamp(-limit, position, limit)
 
 
+def near(
+  position: jax.Array,
+  size: int,
+  padding: Padding,
+  align_corners: bool,
+  *,
+  support: int,
+) -> jax.Array:
+  """Brings coordinates next to the image, where taps are what is padded.
+
+  Args:
+    position: `[...]` pixel coordinates along an axis; NaN stays.
+    size: Pixels of the axis.
+    padding: The padding.
+    align_corners: Whether "reflection" mirrors at the centres of the outermost
+      pixels instead of their outer edges.
+    support: Number of taps along the axis.
+
+  Returns:
+    `[...]` coordinates that read the same: less than a period from 0 where the
+    image repeats, else at most `support` pixels outside.
+  """
+  dtype = position.dtype.type
+  if padding.period is None:
+    return lax.clamp(dtype(-support), position, dtype(size - 1 + support))
+  period = padding.period(size, align_corners)
+  return _remainder(bound(position, size, padding), period)
+
+
 def _clamp(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
   del align_corners
   dtype = position.dtype.type  # `lax.clamp` does not promote
@@ -110,6 +147,10 @@ def _reflect(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
 
 def _pixel_after_reflected(size: int, align_corners: bool) -> int:
   return max(size - 2, 0) if align_corners else size - 1
+
+
+def _reflected_period(size: int, align_corners: bool) -> int:
+  return max(2 * size - 2, 1) if align_corners else 2 * size
 
 
 def _wrap(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
@@ -149,14 +190,14 @@ REFLECTION = Padding(
   apply=_reflect,
   pixel_after=_pixel_after_reflected,
   pad_mode=lambda align_corners: "reflect" if align_corners else "symmetric",
-  repeats=True,
+  period=_reflected_period,
 )
 WRAP = Padding(
   name="wrap",
   apply=_wrap,
   pixel_after=lambda size, align_corners: 0,
   pad_mode=lambda align_corners: "wrap",
-  repeats=True,
+  period=lambda size, align_corners: size,
 )
 
 PADDINGS: Registry[Padding] = Registry("padding")

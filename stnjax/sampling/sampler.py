@@ -58,11 +58,10 @@ def grid_sample(
     prefilter: Whether method="spline" computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
-    implementation: Kernel. "gather" reads pixels by their index; "bilinear" is
-      linear, for images (not volumes) of floating dtype, and compiled code on
-      CPU; "matmul" multiplies with matrices of weights, for images of floating
-      dtype; "auto" is "matmul" on TPU and "bilinear" elsewhere if they support
-      the image, else "gather".
+    implementation: Kernel. "gather" reads pixels by their index; "compiled" is
+      C++ on CPU, for images and volumes of floating dtype; "matmul" multiplies
+      with matrices of weights, for images of floating dtype; "auto" is "matmul"
+      on TPU and "compiled" elsewhere if they support the image, else "gather".
 
   Returns:
     `[..., *shape, C]` in the dtype of `image`; integers are rounded to the
@@ -150,7 +149,7 @@ def sample_pixels(
     prefilter: Whether method="spline" computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
-    implementation: Kernel: "auto", "gather", "bilinear" or "matmul"; see
+    implementation: Kernel: "auto", "gather", "compiled" or "matmul"; see
       `grid_sample`.
 
   Returns:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
 from stnjax.sampling import kernels, reading, sampler
-from stnjax.sampling.kernels.bilinear_operations import match_varying_axes
+from stnjax.sampling.kernels.operations import match_varying_axes
 from stnjax.sampling.methods import LINEAR
 from stnjax.sampling.padding import PADDINGS, UNFILLED, Padding
 

@@ -63,7 +63,7 @@ def warp(
     prefilter: Whether method="spline" computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
-    implementation: Kernel: "auto", "gather", "bilinear" or "matmul"; see
+    implementation: Kernel: "auto", "gather", "compiled" or "matmul"; see
       `grid_sample`.
 
   Returns:

@@ -158,7 +158,7 @@ class GradientTest(parameterized.TestCase):
       )
       return jax.jit(grad).lower(image, grid).as_text()
 
-    adding = re.compile("stablehlo.scatter|bilinear_grad_image")
+    adding = re.compile("stablehlo.scatter|sampler_grad_image")
     self.assertNotRegex(text(1), adding)
     self.assertRegex(text(0), adding)
 

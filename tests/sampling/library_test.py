@@ -13,7 +13,7 @@ import pytest
 
 from stnjax import sampling
 from stnjax.sampling.kernels import library
-from tests.sampling.bilinear_test import compiled, without_compiler
+from tests.sampling.kernels_test import compiled, without_compiler
 
 
 class LoweringTest(absltest.TestCase):
@@ -27,13 +27,13 @@ class LoweringTest(absltest.TestCase):
 
   @compiled
   def test_called_where_there_is_one_device(self):
-    self.assertIn("stnjax_bilinear_read", self.text())
+    self.assertIn("stnjax_sampler_read", self.text())
 
   @compiled
   def test_called_by_each_device_of_a_pmap(self):
     read = jax.pmap(sampling.sample_pixels)
     operands = jnp.ones((4, 2, 4, 4, 1)), jnp.ones((4, 2, 3, 3, 2))
-    self.assertIn("stnjax_bilinear_read", read.lower(*operands).as_text())
+    self.assertIn("stnjax_sampler_read", read.lower(*operands).as_text())
 
   def test_not_called_where_xla_shares_out_the_batch(self):
     mesh = jax.make_mesh(
@@ -84,7 +84,7 @@ class RegistrationTest(absltest.TestCase):
 
   @compiled
   def test_a_file_for_another_jaxlib_is_named(self):
-    path = pathlib.Path(library.__file__).with_name("libbilinear.ffi")
+    path = pathlib.Path(library.__file__).with_name("libsampler.ffi")
     refusal = jax.errors.JaxRuntimeError("API version (0.5) is incompatible")
     with (
       mock.patch.object(jax.ffi, "register_ffi_target", side_effect=refusal),
@@ -99,7 +99,7 @@ class RegistrationTest(absltest.TestCase):
       "#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 1\n",
     )
     older = str(pathlib.Path(header.full_path).parents[3])
-    path = pathlib.Path(library.__file__).with_name("libbilinear.ffi")
+    path = pathlib.Path(library.__file__).with_name("libsampler.ffi")
     with (
       mock.patch.object(jax.ffi, "include_dir", lambda: older),
       mock.patch.object(jax.ffi, "register_ffi_target") as register,

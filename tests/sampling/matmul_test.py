@@ -208,7 +208,7 @@ class LoweringTest(parameterized.TestCase):
     self.assertNotIn("scatter", on_tpu)
     self.assertIn("dot_general", on_tpu)
     if method != "nearest":
-      self.assertRegex(self.lowered(grads, "cpu", *shapes), "gather|bilinear")
+      self.assertRegex(self.lowered(grads, "cpu", *shapes), "gather|sampler")
       self.assertNotIn("dot_general", self.lowered(grads, "cpu", *shapes))
 
   def test_volumes_and_integers_are_gathered_on_tpu_too(self):

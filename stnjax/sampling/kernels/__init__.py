@@ -14,7 +14,7 @@ from jax import lax
 
 from stnjax import checks
 from stnjax.registry import Registry
-from stnjax.sampling.kernels import bilinear, gather, matmul
+from stnjax.sampling.kernels import compiled, gather, matmul
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding
 
@@ -56,10 +56,10 @@ for _kernel in (
     reads="all images",
   ),
   Kernel(
-    name="bilinear",
-    supports=bilinear.supports,
-    sample=bilinear.sample,
-    reads="floating images, not volumes, with method='linear'",
+    name="compiled",
+    supports=compiled.supports,
+    sample=compiled.sample,
+    reads="floating images and volumes, with the methods that come with it",
   ),
   Kernel(
     name="matmul",

@@ -1,4 +1,4 @@
-"""The compiled code of bilinear.cc, where setup.py could build it."""
+"""The compiled code of sampler.cc, where setup.py could build it."""
 
 import ctypes
 import pathlib
@@ -8,15 +8,15 @@ import warnings
 import jax
 
 FUNCTIONS = (
-  "stnjax_bilinear_read",
-  "stnjax_bilinear_grad_coords",
-  "stnjax_bilinear_grad_image",
+  "stnjax_sampler_read",
+  "stnjax_sampler_grad_coords",
+  "stnjax_sampler_grad_image",
 )
 """Names of the operations in the library."""
 
 
 def is_compiled() -> bool:
-  """Reports whether programs for CPU use the compiled code of bilinear.cc."""
+  """Reports whether programs for CPU use the compiled code of sampler.cc."""
   return _COMPILED
 
 
@@ -51,7 +51,7 @@ def _check_version(loaded: ctypes.CDLL) -> None:
 
   XLA would refuse it only when the backend starts, and JAX could not start.
   """
-  built = tuple((ctypes.c_int32 * 2).in_dll(loaded, "stnjax_bilinear_api"))
+  built = tuple((ctypes.c_int32 * 2).in_dll(loaded, "stnjax_sampler_api"))
   header = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h")
   defined = re.findall(
     r"define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header.read_text()
@@ -63,4 +63,4 @@ def _check_version(loaded: ctypes.CDLL) -> None:
     )
 
 
-_COMPILED = _register(pathlib.Path(__file__).with_name("libbilinear.ffi"))
+_COMPILED = _register(pathlib.Path(__file__).with_name("libsampler.ffi"))

@@ -52,28 +52,28 @@ def taps(
   Returns:
     As many taps as the method's support.
   """
-  position = paddings.bound(position, size, padding)
+  place = size, padding, align_corners
   if method.pads_position:
-    position = padding.apply(position, size, align_corners)
-  if method.weights is None:
-    return [_tap(jnp.round(position), None, size, padding, align_corners)]
-  return weighted(position, size, method, padding, align_corners)
+    position = paddings.apply_padding(position, *place)
+  else:
+    position = paddings.near(position, *place, support=method.support)
+  return around(position, size, method, padding, align_corners)
 
 
-def weighted(
+def around(
   position: jax.Array,
   size: int,
   method: Method,
   padding: Padding,
   align_corners: bool,
 ) -> list[Tap]:
-  """The taps of a method with weights, at positions that are padded.
+  """The taps along one axis around positions that are padded.
 
   Args:
-    position: `[...]` pixel coordinates, none NaN, to which `bound` or
+    position: `[...]` pixel coordinates, none NaN, to which `near` or
       `apply_padding` was applied.
     size: Pixels of the axis.
-    method: The method whose weights the taps have, not None.
+    method: The method whose weights the taps have.
     padding: How the axis continues outside.
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
@@ -81,8 +81,10 @@ def weighted(
   Returns:
     As many taps as the method's support.
   """
-  floor = jnp.floor(position)
   options = size, padding, align_corners
+  if method.weights is None:
+    return [_tap(jnp.round(position), None, *options)]
+  floor = jnp.floor(position)
   half = method.support // 2
   weights = method.weights(position - floor)
   return [

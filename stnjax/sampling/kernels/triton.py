@@ -9,6 +9,7 @@ batches; see `operations`.
 from collections.abc import Callable, Iterator, Sequence
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 from jax.experimental import pallas as pl
@@ -59,7 +60,7 @@ def read(
   Args:
     image: `[..., (D,) H, W, C]`.
     *points: `[..., P]` coordinates x, y(, z) in pixels, padded.
-    method: A method with weights.
+    method: A method.
     padding: How the image continues outside.
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
@@ -74,11 +75,11 @@ def read(
     place = block.place(point_refs)
     corners = list(gather.corners(place.by_axis))
     for channels in block.channels():
-      values = jnp.zeros((block.size, channels.size), image.dtype)
+      values = jnp.zeros((block.size, channels.index.size), image.dtype)
       for tap in corners:
         at, there = block.pixels(place, tap, channels)
         pixels = pltriton.load(image_ref.at[at], mask=there, other=0)
-        values += tap.weight[:, None] * pixels
+        values += pixels if tap.weight is None else tap.weight[:, None] * pixels
       at, there = block.values(place, channels)
       pltriton.store(values_ref.at[at], values, mask=there)
 
@@ -101,7 +102,7 @@ def grad_coords(
     image: As for `read`.
     cotangent: `[..., P, C]`, of the values.
     *points: As for `read`.
-    method: As for `read`.
+    method: As for `read`, with weights.
     padding: As for `read`.
     align_corners: As for `read`.
 
@@ -123,7 +124,7 @@ def grad_coords(
         products[k] += (pixels * change).sum(axis=1)
     for axis, to_ref in enumerate(refs[len(points) :]):
       steep = [*place.by_axis]
-      steep[axis] = place.slopes[axis]
+      steep[axis] = block.slopes(place, axis)
       slope = jnp.zeros(block.size, image.dtype)
       for product, tap in zip(products, gather.corners(steep), strict=True):
         slope += product * tap.weight
@@ -167,7 +168,7 @@ def grad_image(
       change = pltriton.load(values_ref.at[at], mask=there, other=0)
       for tap in corners:
         at, there = block.pixels(place, tap, channels)
-        part = tap.weight[:, None] * change
+        part = change if tap.weight is None else tap.weight[:, None] * change
         pltriton.atomic_add(image_ref, (at,), part, mask=there)
 
   operands = [values, *points, jnp.zeros(math.prod(whole), values.dtype)]
@@ -178,33 +179,22 @@ def grad_image(
   return image.reshape(whole)
 
 
-class _Channels:
+class _Channels(NamedTuple):
   """Channels that are visited at once."""
 
-  def __init__(self, start: int, size: int, count: int):
-    self.size = size
-    self.index = start + jnp.arange(size)  # [size]
-    self.exist = self.index < count
+  index: jax.Array  # [size], may go beyond the last one
+  exist: jax.Array  # [size], whether there is such a channel
 
 
-class _Place:
-  """Where a program's points lie.
+class _Place(NamedTuple):
+  """Where a program's points lie."""
 
-  Attributes:
-    image: Which image of the batch they read.
-    index: `[size]`, which points of all they are.
-    exists: `[size]`, whether there is such a point.
-    defined: `[size]`, whether it reads at all.
-    by_axis: Taps along x, y(, z).
-    slopes: The taps with the derivatives of their weights.
-  """
-
-  image: jax.Array
-  index: jax.Array
-  exists: jax.Array
-  defined: jax.Array
-  by_axis: list[list[Tap]]
-  slopes: list[list[Tap]]
+  image: jax.Array  # which image of the batch they read
+  index: jax.Array  # [size], which points of all they are
+  exists: jax.Array  # [size], whether there is such a point
+  defined: jax.Array  # [size], whether it reads at all
+  positions: list[jax.Array]  # [size], along x, y(, z)
+  by_axis: list[list[Tap]]  # the taps along x, y(, z)
 
 
 class _Block:
@@ -252,31 +242,41 @@ class _Block:
   def place(self, point_refs: Sequence) -> _Place:
     """Works out the taps of the program's points."""
     program = pl.program_id(0)
-    place = _Place()
-    place.image = program // self._blocks
+    image = program // self._blocks
     within = program % self._blocks * self.size + jnp.arange(self.size)
-    place.exists = within < self._points
-    place.index = place.image * self._points + within
+    exists = within < self._points
+    index = image * self._points + within
     positions = [
-      pltriton.load(ref.at[place.index], mask=place.exists, other=jnp.nan)
+      pltriton.load(ref.at[index], mask=exists, other=jnp.nan)
       for ref in point_refs
     ]
-    undefined = functools.reduce(
-      jnp.logical_or, [position != position for position in positions]
-    )
-    place.defined = ~undefined
-    place.by_axis, place.slopes = [], []
-    for position, size in zip(positions, self._shape[::-1], strict=True):
-      position = jnp.where(undefined, 0, position)
-      found, slopes = _with_slopes(position, size, *self._options)
-      place.by_axis.append(found)
-      place.slopes.append(slopes)
-    return place
+    undefined = functools.reduce(jnp.logical_or, map(_is_nan, positions))
+    positions = [jnp.where(undefined, 0, position) for position in positions]
+    by_axis = [
+      taps.around(position, size, *self._options)
+      for position, size in zip(positions, self._shape[::-1], strict=True)
+    ]
+    return _Place(image, index, exists, ~undefined, positions, by_axis)
+
+  def slopes(self, place: _Place, axis: int) -> list[Tap]:
+    """The taps along an axis, with the derivatives of their weights."""
+    position, size = place.positions[axis], self._shape[::-1][axis]
+
+    def weights(position):
+      found = taps.around(position, size, *self._options)
+      return [tap.weight for tap in found]
+
+    _, slopes = jax.jvp(weights, (position,), (jnp.ones_like(position),))
+    return [
+      tap._replace(weight=slope)
+      for tap, slope in zip(place.by_axis[axis], slopes, strict=True)
+    ]
 
   def channels(self) -> Iterator[_Channels]:
     """Visits all channels, some at once."""
     for start in range(0, self._channels, self._wide):
-      yield _Channels(start, self._wide, self._channels)
+      index = start + jnp.arange(self._wide)
+      yield _Channels(index, index < self._channels)
 
   def pixels(self, place: _Place, tap: Tap, channels: _Channels):
     """Where the pixels of a tap lie, and whether they are there."""
@@ -294,21 +294,8 @@ class _Block:
     return at, present[:, None] & channels.exist[None]
 
 
-def _with_slopes(position, size, method, padding, align_corners):
-  """Taps, and the same with the derivatives of their weights."""
-
-  def weights(position):
-    found = taps.weighted(position, size, method, padding, align_corners)
-    places = [(tap.index, tap.inside) for tap in found]
-    return [tap.weight for tap in found], places
-
-  values, slopes, places = jax.jvp(
-    weights, (position,), (jnp.ones_like(position),), has_aux=True
-  )
-  return (
-    [Tap(*place, weight) for place, weight in zip(places, found, strict=True)]
-    for found in (values, slopes)
-  )
+def _is_nan(position: jax.Array) -> jax.Array:
+  return position != position  # Triton has no other test
 
 
 def _interpreted() -> bool:

@@ -1,8 +1,8 @@
-"""Linear sampling of images, whose gradients read anew what they need.
+"""Sampling by compiled code on CPU, whose gradients read anew what they need.
 
 Values and gradients are those of the gather kernel, by operations of JAX that
-keep nothing but the image and the points for the backward pass; on CPU they
-are compiled code. See `bilinear_operations`.
+keep nothing but the image and the points for the backward pass. See
+`operations`.
 """
 
 import functools
@@ -10,19 +10,22 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from stnjax.sampling.kernels import bilinear_operations as operations
-from stnjax.sampling.methods import LINEAR, Method
-from stnjax.sampling.padding import Padding, apply_padding
+from stnjax.sampling import padding as paddings
+from stnjax.sampling.kernels import operations
+from stnjax.sampling.methods import Method
+from stnjax.sampling.padding import Padding
 
 
 def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
-  """Whether `sample` can read this image: 2-D, floating, linearly."""
+  """Whether `sample` can read this image: 2-D or 3-D, floating."""
   axes = {*_axis_types(image), *_axis_types(points)}
   return (
-    method == LINEAR
-    and points.shape[-1] == 2
+    operations.weighting(method) is not None
+    and points.shape[-1] in (2, 3)
     and jnp.issubdtype(image.dtype, jnp.floating)
-    and image.size < 2**30  # the compiled code counts pixels in 32 bits
+    # The compiled code counts pixels, and periods, in 32 bits.
+    and image.size < 2**30
+    and max(image.shape[:-1]) < 2**28
     # The operations have no sharding rules.
     and jax.sharding.AxisType.Explicit not in axes
   )
@@ -37,20 +40,22 @@ def sample(
   image: jax.Array,
   points: jax.Array,
   *,
+  method: Method,
   padding: Padding,
   align_corners: bool,
-  method: Method = LINEAR,
   batch: int = 1,
 ) -> jax.Array:
-  """Samples one image as `gather.sample` does with method "linear".
+  """Samples one image as `gather.sample` does.
 
   Args:
-    image: `[H, W, C]`; see `supports`.
-    points: `[..., 2]` pixel coordinates, last axis (x, y).
+    image: `[H, W, C]` or `[D, H, W, C]`; see `supports`.
+    points: `[..., 2]` or `[..., 3]` pixel coordinates, last axis (x, y) or
+      (x, y, z).
+    method: "nearest", "linear", "cubic" or "spline", or another one with the
+      weights of one of these.
     padding: How the image continues outside.
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
-    method: "linear".
     batch: How many images are read at once, under `vmap`; not used.
 
   Returns:
@@ -59,18 +64,24 @@ def sample(
   Gradient: that of `gather.sample`. On CPU in the same order each time,
     whatever the number of threads.
   """
-  del method, batch
+  del batch
   dtype = functools.reduce(
     jnp.promote_types, (image.dtype, points.dtype), jnp.float32
   )
-  x, y = (
-    apply_padding(position, size, padding, align_corners)
-    for position, size in zip(jnp.unstack(points, axis=-1), image.shape[1::-1])
+  if method.pads_position:
+    pad = paddings.apply_padding
+  else:
+    pad = functools.partial(paddings.near, support=method.support)
+  positions = (
+    pad(position, size, padding, align_corners)
+    for position, size in zip(
+      jnp.unstack(points, axis=-1), image.shape[-2::-1], strict=True
+    )
   )
   operands = operations.match_varying_axes(
-    *(a.astype(dtype) for a in (image, x.ravel(), y.ravel()))
+    *(a.astype(dtype) for a in (image, *(p.ravel() for p in positions)))
   )
   values = operations.READ.bind(
-    *operands, padding=padding, align_corners=align_corners
+    *operands, method=method, padding=padding, align_corners=align_corners
   )
   return values.reshape(*points.shape[:-1], image.shape[-1])

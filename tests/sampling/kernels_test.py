@@ -1,4 +1,4 @@
-"""The linear kernel: compiled and not, against the gather kernel."""
+"""The compiled kernel, with its code and without, against the gather kernel."""
 
 import contextlib
 import functools
@@ -13,22 +13,25 @@ import pytest
 
 from stnjax import sampling
 from stnjax.sampling.kernels import (
-  bilinear,
-  bilinear_operations,
+  compiled as compiled_kernel,
+)
+from stnjax.sampling.kernels import (
   gather,
   library,
+  operations,
 )
 from stnjax.sampling.methods import LINEAR
 from stnjax.sampling.padding import PADDINGS, apply_padding
 
 compiled = pytest.mark.skipif(
-  not library.is_compiled(), reason="bilinear.cc was not compiled here"
+  not library.is_compiled(), reason="sampler.cc was not compiled here"
 )
 MODES = dict(
   padding=("zeros", "border", "reflection", "wrap"),
   align_corners=(False, True),
 )
 BY_GATHER = functools.partial(gather.sample, method=LINEAR)
+OURS = functools.partial(compiled_kernel.sample, method=LINEAR)
 
 
 def some_points(rng, shape, dtype):
@@ -71,7 +74,7 @@ def check_against_gather(shape, channels, padding, align_corners, dtype):
     jax.jit(functools.partial(all_of, functools.partial(sample, **options)))(
       image, points, cotangent
     )
-    for sample in (bilinear.sample, BY_GATHER)
+    for sample in (OURS, BY_GATHER)
   )
   chex.assert_trees_all_close(
     ours, expected, atol=1e-12 if dtype == np.float64 else 1e-4
@@ -129,7 +132,7 @@ class AgainstGatherTest(parameterized.TestCase):
           all_of, jax.vmap(functools.partial(sample, **options))
         )
       )(image, points, cotangent)
-      for sample in (bilinear.sample, BY_GATHER)
+      for sample in (OURS, BY_GATHER)
     )
     chex.assert_trees_all_close(ours, expected, atol=1e-4)
 
@@ -161,13 +164,15 @@ class AgainstGatherTest(parameterized.TestCase):
     values[:, 0], values[:, 1] = np.nan, np.inf
     batch = (jnp.stack([position, position[::-1]]) for position in (x, y))
     operands = (values, *batch)
-    options = dict(shape=shape, padding=padding, align_corners=align_corners)
+    options = dict(
+      shape=shape, method=LINEAR, padding=padding, align_corners=align_corners
+    )
     np.testing.assert_allclose(
       *(
         jax.jit(functools.partial(gradient, **options))(*operands)
         for gradient in (
-          bilinear_operations.grad_image_at_once,
-          bilinear_operations.grad_image,
+          operations.grad_image_at_once,
+          operations.grad_image,
         )
       ),
       atol=1e-12,
@@ -189,7 +194,7 @@ class TransformationTest(parameterized.TestCase):
     self.points = rng.uniform(-1, 6, (4, 9, 2))
     self.sample, self.expected = (
       functools.partial(sample, padding=PADDINGS["border"], align_corners=False)
-      for sample in (bilinear.sample, BY_GATHER)
+      for sample in (OURS, BY_GATHER)
     )
 
   def check(self, transformed, *operands, atol=1e-11):

@@ -1,14 +1,15 @@
-"""Linear sampling and its derivatives as operations of JAX.
+"""Sampling and its derivatives as operations of JAX.
 
 `read`, the values; `slope`, their change as the points move; `grad_coords`,
 their gradient with respect to the points; `grad_image`, with respect to the
-image. On CPU all but `slope` are functions of bilinear.cc, where setup.py could
+image. On CPU all but `slope` are functions of sampler.cc, where setup.py could
 compile it; elsewhere and for further derivatives, what JAX makes of the gather
 kernel.
 """
 
 from collections.abc import Callable
 import functools
+import math
 
 import jax
 from jax import lax
@@ -19,7 +20,18 @@ import numpy as np
 
 from stnjax import promotion
 from stnjax.sampling.kernels import gather, library, taps, triton
-from stnjax.sampling.methods import LINEAR
+from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
+from stnjax.sampling.splines import SPLINE
+
+_WEIGHTINGS = {
+  (method.weights, method.pads_position): code
+  for code, method in enumerate((NEAREST, LINEAR, CUBIC, SPLINE))
+}
+
+
+def weighting(method: Method) -> int | None:
+  """The code in places.h of a method's weights; None where there is none."""
+  return _WEIGHTINGS.get((method.weights, method.pads_position))
 
 
 def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
@@ -38,59 +50,70 @@ def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
   ]
 
 
-# The operations. Each takes images [..., H, W, C] and as many sets of padded
-# points x, y [..., P], NaN for a point that reads nothing. They are also traced
-# while a program is lowered.
+# The operations. Each takes images [..., (D,) H, W, C] and as many sets of
+# points x, y(, z) [..., P], which are padded as `compiled.sample` does it, NaN
+# for a point that reads nothing. They are also traced while a program is
+# lowered.
 
 
 @promotion.usual
-def _read(image, x, y, *, padding, align_corners):
+def _read(image, *points, method, padding, align_corners):
   """`[..., P, C]`: the images at the points."""
 
-  def read(image, x, y):
-    by_axis, defined = _taps(x, y, image.shape[:-1], padding, align_corners)
+  def read(image, *points):
+    shape = image.shape[:-1]
+    by_axis, defined = _taps(points, shape, method, padding, align_corners)
     values = gather.blend(image, by_axis)
     return jnp.where(defined[:, None], values, 0)
 
-  for _ in x.shape[:-1]:
+  for _ in points[0].shape[:-1]:
     read = jax.vmap(read)
-  return read(image, x, y)
+  return read(image, *points)
 
 
-def _taps(x, y, shape, padding, align_corners):
-  """The taps along x and y, and `[P]`, whether a point reads at all."""
-  defined = ~(jnp.isnan(x) | jnp.isnan(y))
+def _taps(points, shape, method, padding, align_corners):
+  """The taps along x, y(, z), and `[P]`, whether a point reads at all."""
+  defined = ~functools.reduce(jnp.logical_or, map(jnp.isnan, points))
   by_axis = [
-    taps.weighted(
-      jnp.where(defined, place, 0), size, LINEAR, padding, align_corners
+    taps.around(
+      jnp.where(defined, place, 0), size, method, padding, align_corners
     )
-    for place, size in zip((x, y), shape[::-1])
+    for place, size in zip(points, shape[::-1], strict=True)
   ]
   return by_axis, defined
 
 
 @promotion.usual
-def _slope(image, x, y, change_x, change_y, **options):
+def _slope(image, *operands, **options):
   """`[..., P, C]`: how the values change where the points move."""
+  points, moves = _halves(operands)
   read = functools.partial(_read, image, **options)
-  return jax.jvp(read, (x, y), (change_x, change_y))[1]
+  return jax.jvp(read, points, moves)[1]
+
+
+def _halves(operands):
+  half = len(operands) // 2
+  return operands[:half], operands[half:]
 
 
 @promotion.usual
-def _grad_coords(image, x, y, cotangent, **options):
-  """Twice `[..., P]`: the adjoint of `_slope`."""
+def _grad_coords(image, cotangent, *points, **options):
+  """For each axis `[..., P]`: the adjoint of `_slope`."""
   read = functools.partial(_read, image, **options)
-  return jax.vjp(read, x, y)[1](cotangent)
+  return jax.vjp(read, *points)[1](cotangent)
 
 
 @promotion.usual
-def grad_image(values, x, y, *, shape, **options):
+def grad_image(values, *points, shape, **options):
   """`[..., *shape, C]`: the adjoint of `_read` in the image."""
-  read = functools.partial(_read, x=x, y=y, **options)
-  return jax.vjp(read, _blank(values, x, y, shape))[1](values)[0]
+
+  def read(image):
+    return _read(image, *points, **options)
+
+  return jax.vjp(read, _blank(values, points, shape))[1](values)[0]
 
 
-def _blank(values, x, y, shape):
+def _blank(values, points, shape):
   """Zeros `[..., *shape, C]`, to be added to.
 
   They vary over devices where the values do: else what is added to them would
@@ -98,27 +121,28 @@ def _blank(values, x, y, shape):
   """
   *batch, _, channels = values.shape
   image = jnp.zeros((*batch, *shape, channels), values.dtype)
-  return match_varying_axes(image, values, x, y)[0]
+  return match_varying_axes(image, values, *points)[0]
 
 
 @promotion.usual
-def grad_image_at_once(values, x, y, *, shape, padding, align_corners):
+def grad_image_at_once(values, *points, shape, method, padding, align_corners):
   """`grad_image` as one scatter of all taps instead of one of each.
 
   For GPUs: XLA computes the terms while it adds them, with half as many kernel
   launches.
   """
 
-  def add(image, values, x, y):
-    height, width, channels = image.shape
-    by_axis, defined = _taps(x, y, shape, padding, align_corners)
+  def add(image, values, *points):
+    by_axis, defined = _taps(points, shape, method, padding, align_corners)
+    count = math.prod(shape)
     flat, parts = [], []
     for tap in gather.corners(by_axis):
       present = defined & tap.inside
       place = gather.flat_index(tap.index, shape)
-      flat.append(jnp.where(present, place, height * width))
-      parts.append(tap.weight[:, None] * values)
-    pixels = image.reshape(height * width, channels)
+      flat.append(jnp.where(present, place, count))
+      weighted = tap.weight is not None
+      parts.append(tap.weight[:, None] * values if weighted else values)
+    pixels = image.reshape(count, image.shape[-1])
     pixels = pixels.at[jnp.stack(flat, axis=1).ravel()].add(
       lax.collapse(jnp.stack(parts, axis=1), 0, 2),
       mode="drop",
@@ -126,9 +150,9 @@ def grad_image_at_once(values, x, y, *, shape, padding, align_corners):
     )
     return pixels.reshape(image.shape)
 
-  for _ in x.shape[:-1]:
+  for _ in points[0].shape[:-1]:
     add = jax.vmap(add)
-  return add(_blank(values, x, y, shape), values, x, y)
+  return add(_blank(values, points, shape), values, *points)
 
 
 def _operation(
@@ -141,13 +165,13 @@ def _operation(
     reference: The operation by other operations.
     results: Shapes of its results, given those of its operands.
   """
-  primitive = core.Primitive(f"stnjax_bilinear_{name}")
+  primitive = core.Primitive(f"stnjax_sampler_{name}")
   primitive.multiple_results = reference is _grad_coords
   primitive.def_impl(reference)
 
   @primitive.def_abstract_eval
-  def _(*operands, padding, align_corners, **options):
-    points = operands[1]
+  def _(*operands, method, padding, align_corners, **options):
+    points = operands[-1]
     shapes = results(*(operand.shape for operand in operands), **options)
     outputs = [  # over the axes of a mesh they vary as the operands do
       points.update(
@@ -192,14 +216,18 @@ def _may_call(context: mlir.LoweringRuleContext) -> bool:
 
 
 def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
-  def lower(context, *operands, padding, align_corners, shape=None):
-    height, width = shape or context.avals_in[0].shape[-3:-1]
+  def lower(context, *operands, method, padding, align_corners, shape=None):
+    num_axes = len(operands) - (2 if primitive is _GRAD_COORDS else 1)
+    sizes = shape or context.avals_in[0].shape[-num_axes - 1 : -1]
+    by_axis = [(size, align_corners) for size in sizes[::-1]]
+    period = padding.period or (lambda size, align_corners: 0)
     call = jax.ffi.ffi_lowering(primitive.name)
     return call(
       context,
       *operands,
-      beyond_x=np.int64(padding.pixel_after(width, align_corners)),
-      beyond_y=np.int64(padding.pixel_after(height, align_corners)),
+      weighting=np.int64(weighting(method)),
+      beyond=np.array([padding.pixel_after(*a) for a in by_axis], np.int64),
+      period=np.array([period(*a) for a in by_axis], np.int64),
     )
 
   return lower
@@ -218,7 +246,7 @@ def _batch(primitive, operands, dims, **options):
   """A new axis is one of the batch; of the points where they share an image."""
   (size,) = {a.shape[d] for a, d in zip(operands, dims) if d is not None}
   shared = primitive is not _GRAD_IMAGE and dims[0] is None
-  axis = operands[1].ndim - 1 - (dims[1] is not None) if shared else 0
+  axis = operands[-1].ndim - 1 - (dims[-1] is not None) if shared else 0
 
   def with_axis(operand, dim):
     if dim is not None:
@@ -229,7 +257,8 @@ def _batch(primitive, operands, dims, **options):
   if not shared:
     operands = map(with_axis, operands, dims)
     results = primitive.bind(*operands, **options)
-    return results, [0] * 2 if primitive.multiple_results else 0
+    several = primitive.multiple_results
+    return results, [0] * len(results) if several else 0
   image, *rest = operands
   rest = list(map(with_axis, rest, dims[1:]))
   pair = rest[0].shape[axis : axis + 2]
@@ -241,15 +270,17 @@ def _batch(primitive, operands, dims, **options):
 
   results = primitive.bind(image, *rest, **options)
   if primitive.multiple_results:
-    return list(map(apart, results)), [axis] * 2
+    return list(map(apart, results)), [axis] * len(results)
   return apart(results), axis
 
 
-READ = _operation("read", _read, lambda image, x, _: [(*x, image[-1])])
+READ = _operation("read", _read, lambda image, x, *_: [(*x, image[-1])])
 _SLOPE = _operation(  # runs in forward mode only, and is never compiled code
   "slope", _slope, lambda image, x, *_: [(*x, image[-1])]
 )
-_GRAD_COORDS = _operation("grad_coords", _grad_coords, lambda _, x, *__: [x, x])
+_GRAD_COORDS = _operation(
+  "grad_coords", _grad_coords, lambda _, __, *points: list(points)
+)
 _GRAD_IMAGE = _operation(
   "grad_image", grad_image, lambda v, *_, shape: [(*v[:-2], *shape, v[-1])]
 )
@@ -276,16 +307,8 @@ def _lower_for_cuda(
   mlir.register_lowering(primitive, lower, platform="cuda")
 
 
-def _triton_read(image, x, y, **options):
-  return triton.read(image, x, y, method=LINEAR, **options)
-
-
-def _triton_grad_coords(image, x, y, cotangent, **options):
-  return triton.grad_coords(image, cotangent, x, y, method=LINEAR, **options)
-
-
-_lower_for_cuda(READ, _triton_read, _read)
-_lower_for_cuda(_GRAD_COORDS, _triton_grad_coords, _grad_coords)
+_lower_for_cuda(READ, triton.read, _read)
+_lower_for_cuda(_GRAD_COORDS, triton.grad_coords, _grad_coords)
 
 # First derivatives are operations again; `_change` does what is beyond.
 
@@ -293,15 +316,19 @@ _lower_for_cuda(_GRAD_COORDS, _triton_grad_coords, _grad_coords)
 def _linear_change(primitive, rest):
   """Of an operation that is linear in its first operand."""
 
-  def rule(operands, changes, **options):
+  def rule(operands, changes, *, method, **options):
+    options["method"] = method
     first, *points = changes
+    value = primitive.bind(*operands, **options)
     parts = []
     if type(first) is not ad.Zero:
       parts.append(primitive.bind(first, *operands[1:], **options))
-    if not all(type(point) is ad.Zero for point in points):
+    still = all(type(point) is ad.Zero for point in points)
+    if not still and not method.copies_pixels:
       moves = tuple(map(ad.instantiate_zeros, points))
       parts.append(rest(operands, moves, **options))
-    value = primitive.bind(*operands, **options)
+    if not parts:
+      return value, ad.Zero(jax.typeof(value).to_tangent_aval())
     return value, functools.reduce(jnp.add, parts)
 
   return rule
@@ -317,21 +344,24 @@ def _move_grad_image(operands, moves, **options):
   return jax.jvp(add, tuple(points), moves)[1]
 
 
-def _transpose_read(cotangent, image, x, y, **options):
-  shape = image.aval.shape[-3:-1]
-  return _GRAD_IMAGE.bind(cotangent, x, y, shape=shape, **options), None, None
+def _transpose_read(cotangent, image, *points, **options):
+  shape = image.aval.shape[-len(points) - 1 : -1]
+  to_image = _GRAD_IMAGE.bind(cotangent, *points, shape=shape, **options)
+  return to_image, *[None] * len(points)
 
 
-def _transpose_slope(cotangent, image, x, y, *moves, **options):
-  gradients = _GRAD_COORDS.bind(image, x, y, cotangent, **options)
+def _transpose_slope(cotangent, image, *operands, **options):
+  points, moves = _halves(operands)
+  gradients = _GRAD_COORDS.bind(image, cotangent, *points, **options)
   wanted = map(ad.is_undefined_primal, moves)
   gradients = [g if want else None for g, want in zip(gradients, wanted)]
-  return None, None, None, *gradients
+  return None, *[None] * len(points), *gradients
 
 
-def _transpose_grad_image(cotangent, values, x, y, *, shape, **options):
+def _transpose_grad_image(cotangent, values, *points, shape, **options):
   del values, shape
-  return READ.bind(cotangent, x, y, **options), None, None
+  to_values = READ.bind(cotangent, *points, **options)
+  return to_values, *[None] * len(points)
 
 
 ad.primitive_jvps[READ] = _linear_change(READ, _move_read)

@@ -1,0 +1,99 @@
+// Runs the compiled sampler over random shapes, methods and coordinates, for
+// the sanitizers of a compiler; prints how many cases ran.
+
+#include <cstdio>
+#include <functional>
+#include <limits>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "sampler.h"
+
+namespace {
+
+struct Pool {
+  std::vector<std::thread> threads;
+  int64_t num_threads() const { return 2; }
+  void Schedule(std::function<void()> task) { threads.emplace_back(task); }
+  ~Pool() {
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+std::mt19937 random_bits(0);
+
+int64_t draw(int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(random_bits);
+}
+
+stnjax::Axis draw_axis() {
+  const int64_t size = draw(1, 9);
+  const stnjax::Axis kinds[] = {
+      {size, -1, 0},
+      {size, size - 1, 0},
+      {size, 0, size},
+      {size, size - 1, 2 * size},
+      {size, std::max<int64_t>(size - 2, 0),
+       std::max<int64_t>(2 * size - 2, 1)}};
+  return kinds[draw(0, 4)];
+}
+
+template <typename T>
+T draw_place(int64_t size) {
+  const T odd[] = {std::numeric_limits<T>::quiet_NaN(),
+                   std::numeric_limits<T>::infinity(),
+                   -std::numeric_limits<T>::infinity(),
+                   std::numeric_limits<T>::max(),
+                   -std::numeric_limits<T>::max(),
+                   T(-0.5),
+                   T(-1e-30)};
+  if (draw(0, 9) == 0) return odd[draw(0, 6)];
+  return std::uniform_real_distribution<T>(-2 * size - 5,
+                                           3 * size + 5)(random_bits);
+}
+
+template <typename T>
+void run(int axes) {
+  stnjax::Sizes s = {draw(0, 3), draw(0, 1) ? draw(0, 9) : draw(1, 4),
+                     draw(0, 150), draw(0, 3), {}};
+  int64_t pixels = s.batch * s.channels;
+  for (int a = 0; a < axes; ++a) {
+    s.axes[a] = draw_axis();
+    pixels *= s.axes[a].size;
+  }
+  const int64_t count = s.batch * s.points;
+  // Each as large as it has to be, so that what is beyond is noticed.
+  std::vector<T> image(pixels, 1), to_image(pixels), places[3], slopes[3];
+  std::vector<T> values(count * s.channels), cotangent(count * s.channels, 1);
+  stnjax::Points<T> points = {};
+  stnjax::Points<T, T> gradients = {};
+  for (int a = 0; a < axes; ++a) {
+    for (int64_t i = 0; i < count; ++i) {
+      places[a].push_back(draw_place<T>(s.axes[a].size));
+    }
+    slopes[a].resize(count);
+    points.along[a] = places[a].data();
+    gradients.along[a] = slopes[a].data();
+  }
+  Pool pool;
+  stnjax::by_case<T>(axes, s, [&](auto which) {
+    read_all(which, pool, s, image.data(), points, values.data());
+    grad_coords_all(which, pool, s, image.data(), points, cotangent.data(),
+                    gradients);
+    grad_image_all(which, pool, s, cotangent.data(), points, to_image.data());
+  });
+}
+
+}  // namespace
+
+int main() {
+  int cases = 0;
+  for (; cases < 4000; cases += 4) {
+    run<float>(2);
+    run<float>(3);
+    run<double>(2);
+    run<double>(3);
+  }
+  std::printf("%d\n", cases);
+}
