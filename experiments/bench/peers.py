@@ -1,6 +1,7 @@
 """Implementations of a warp to compare, found by name."""
 
 from collections.abc import Callable, Sequence
+import concurrent.futures
 import dataclasses
 import functools
 import importlib.util
@@ -16,6 +17,8 @@ from stnjax.sampling.kernels import library
 METHODS = ("nearest", "linear", "cubic", "spline")
 PASSES = ("forward", "theta", "both")
 DTYPES = ("float32", "bfloat16")
+
+_TORCH = ("torch", "kornia")
 
 ONE_ORDER = {"xla_gpu_deterministic_ops": True}
 """`compiler_options` of `jax.jit` for sums in one order on GPU."""
@@ -57,7 +60,7 @@ class Implementation:
       return False
     if importlib.util.find_spec(self.package) is None:
       return False
-    if self.package not in ("torch", "kornia") or backend == "cpu":
+    if self.package not in _TORCH or backend == "cpu":
       return True
     import torch
 
@@ -173,8 +176,12 @@ def build(
   passes = find(name).passes(inputs(shape), method, dtype, in_a_row)
   if method == "nearest":
     passes.pop("theta", None)
-  for call in passes.values():
-    call()
+  if find(name).package in _TORCH:
+    for call in passes.values():
+      call()
+  else:  # XLA compiles programs side by side
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      list(pool.map(lambda call: call(), passes.values()))
   return passes
 
 

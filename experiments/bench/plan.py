@@ -1,6 +1,7 @@
 """A plan of measurements that fits into a given time."""
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import os
 import signal
@@ -103,7 +104,5 @@ def _wait(process: subprocess.Popen, seconds: float) -> int | None:
 
 def _signal(process: subprocess.Popen, number: int) -> None:
   """Signals a process and those that it started."""
-  try:
+  with contextlib.suppress(ProcessLookupError):
     os.killpg(process.pid, number)
-  except ProcessLookupError:
-    pass

@@ -105,12 +105,11 @@ def measure(
   supporting = [n for n in chosen if peers.find(n).supports(shape, method)]
   names = ["stnjax", *supporting]
   # Some compute coordinates too coarsely in other types than float32.
-  built = {name: peers.build(name, shape, method) for name in names}
+  checked = {**case, "dtype": "float32"}
+  built = {n: peers.build(n, **checked, in_a_row=in_a_row) for n in names}
   check_same_picture(built, shape, method)
-  if case["dtype"] != "float32" or in_a_row > 1:
-    built = {
-      name: peers.build(name, **case, in_a_row=in_a_row) for name in names
-    }
+  if case != checked:
+    built = {n: peers.build(n, **case, in_a_row=in_a_row) for n in names}
   peaks: dict[str, dict[str, float]] = {}
   if with_memory:
     peaks = {name: memory.in_fresh_process(name, **case) for name in names}

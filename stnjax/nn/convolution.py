@@ -20,10 +20,15 @@ from stnjax import promotion
 # 256 channels with kernels of 3 to 9 pixels.
 _TILE = 4
 
+# On GPU, numbers of the larger factor of the product, per network: 128 MB.
+_MOST_ON_GPU = 2**25
+
 
 @promotion.usual
 def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
-  """Convolves with stride 1, where lowered for CPU by `banded_conv`.
+  """Convolves with stride 1.
+
+  On CPU, and in small layers on NVIDIA GPUs, by `banded_conv`.
 
   Args:
     images: `[B, H, W, C]`.
@@ -50,7 +55,11 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
   def banded(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return banded_conv(jnp.pad(images, [(0, 0), *pads, (0, 0)]), kernel)
 
-  return lax.platform_dependent(images, kernel, cpu=banded, default=xla)
+  seen = images.size * window[0] * (1 + (window[1] - 1) / _TILE)
+  on_gpu = banded if seen <= _MOST_ON_GPU else xla
+  return lax.platform_dependent(
+    images, kernel, cpu=banded, cuda=on_gpu, default=xla
+  )
 
 
 @promotion.usual

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax import promotion
-from stnjax.sampling.kernels import gather, library, taps, triton
+from stnjax.sampling.kernels import gather, library, taps
 from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
 from stnjax.sampling.splines import SPLINE
 
@@ -292,23 +292,29 @@ for _platform in ("cuda", "rocm"):
 
 
 def _lower_for_cuda(
-  primitive: core.Primitive, kernel: Callable, reference: Callable
+  primitive: core.Primitive, name: str, reference: Callable
 ) -> None:
-  """Lowers an operation to a Triton kernel where it can run."""
+  """Lowers an operation to the Triton kernel of that name where it can run."""
   several = primitive.multiple_results
-  by_triton = mlir.lower_fun(kernel, several)
   by_jax = mlir.lower_fun(reference, several)
 
   def lower(context, *operands, **options):
+    from stnjax.sampling.kernels import triton  # Pallas takes long to import
+
     arrays = *context.avals_in, *context.avals_out
-    fits = _may_call(context) and triton.supports(*arrays)
-    return (by_triton if fits else by_jax)(context, *operands, **options)
+    num_axes = len(operands) - (1 if primitive is READ else 2)
+    # The others are right where they are interpreted, but ran on no GPU yet.
+    measured = options["method"] is LINEAR and num_axes == 2
+    if not (measured and _may_call(context) and triton.supports(*arrays)):
+      return by_jax(context, *operands, **options)
+    kernel = mlir.lower_fun(getattr(triton, name), several)
+    return kernel(context, *operands, **options)
 
   mlir.register_lowering(primitive, lower, platform="cuda")
 
 
-_lower_for_cuda(READ, triton.read, _read)
-_lower_for_cuda(_GRAD_COORDS, triton.grad_coords, _grad_coords)
+_lower_for_cuda(READ, "read", _read)
+_lower_for_cuda(_GRAD_COORDS, "grad_coords", _grad_coords)
 
 # First derivatives are operations again; `_change` does what is beyond.
 

@@ -83,7 +83,7 @@ def around(
   """
   options = size, padding, align_corners
   if method.weights is None:
-    return [_tap(jnp.round(position), None, *options)]
+    return [_tap(_rounded(position), None, *options)]
   floor = jnp.floor(position)
   half = method.support // 2
   weights = method.weights(position - floor)
@@ -91,6 +91,15 @@ def around(
     _tap(floor + offset if offset else floor, weight, *options)
     for offset, weight in zip(range(1 - half, 1 + half), weights, strict=True)
   ]
+
+
+def _rounded(position: jax.Array) -> jax.Array:
+  """`jnp.round`, halves to even, by operations that Triton has."""
+  floor = jnp.floor(position)
+  rest = position - floor
+  odd = floor != 2 * jnp.floor(floor / 2)
+  up = (rest > 0.5) | ((rest == 0.5) & odd)
+  return jnp.where(up, floor + 1, floor)
 
 
 def _tap(

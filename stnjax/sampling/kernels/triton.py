@@ -1,9 +1,10 @@
 """Sampling and its derivatives as Triton kernels, for NVIDIA GPUs.
 
 A program of a kernel works out the taps of a block of points once, and then
-visits their channels. `read`, `grad_coords` and `grad_image` do what the
-operations of the same name do. They have no derivatives and no rule for
-batches; see `operations`.
+visits their channels. `read` and `grad_coords` do what the operations of the
+same name do; they have no derivatives and no rule for batches, see
+`operations`. The gradient of an image is XLA's scatter, which adds in one order
+where XLA is told to.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -135,50 +136,6 @@ def grad_coords(
   return [slope.reshape(points[0].shape) for slope in slopes]
 
 
-def grad_image(
-  values: jax.Array,
-  *points: jax.Array,
-  shape: Sequence[int],
-  method: Method,
-  padding: Padding,
-  align_corners: bool,
-) -> jax.Array:
-  """The gradient of `read` with respect to the image, added in any order.
-
-  Args:
-    values: `[..., P, C]`, the cotangent of the values.
-    *points: As for `read`.
-    shape: `((D,) H, W)` of the images.
-    method: As for `read`.
-    padding: As for `read`.
-    align_corners: As for `read`.
-
-  Returns:
-    `[..., *shape, C]`.
-  """
-  whole = (*points[0].shape[:-1], *shape, values.shape[-1])
-  block = _Block(whole, points, method, padding, align_corners)
-
-  def kernel(values_ref, *refs):
-    *point_refs, _, image_ref = refs
-    place = block.place(point_refs)
-    corners = list(gather.corners(place.by_axis))
-    for channels in block.channels():
-      at, there = block.values(place, channels)
-      change = pltriton.load(values_ref.at[at], mask=there, other=0)
-      for tap in corners:
-        at, there = block.pixels(place, tap, channels)
-        part = change if tap.weight is None else tap.weight[:, None] * change
-        pltriton.atomic_add(image_ref, (at,), part, mask=there)
-
-  operands = [values, *points, jnp.zeros(math.prod(whole), values.dtype)]
-  aliases = {len(operands) - 1: 0}
-  (image,) = block.call(
-    kernel, operands, [math.prod(whole)], values.dtype, aliases
-  )
-  return image.reshape(whole)
-
-
 class _Channels(NamedTuple):
   """Channels that are visited at once."""
 
@@ -224,16 +181,17 @@ class _Block:
     operands: Sequence[jax.Array],
     counts: Sequence[int],
     dtype: jnp.dtype,
-    aliases: dict[int, int] | None = None,
   ) -> list[jax.Array]:
-    """Runs a kernel on flat operands, to flat results with `counts` numbers."""
-    if not all(counts) or not self._batch:
+    """Runs a kernel on flat operands, to flat results with `counts` numbers.
+
+    Where there is nothing to read, they are 0.
+    """
+    if not all([*counts, *(operand.size for operand in operands)]):
       return [jnp.zeros(count, dtype) for count in counts]
     return pl.pallas_call(
       kernel,
       grid=(self._batch * self._blocks,),
       out_shape=[jax.ShapeDtypeStruct((count,), dtype) for count in counts],
-      input_output_aliases=aliases or {},
       compiler_params=pltriton.CompilerParams(num_warps=_WARPS),
       interpret=_interpreted(),
       name=f"stnjax_{kernel.__qualname__.split('.')[0]}",
