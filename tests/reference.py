@@ -108,15 +108,18 @@ def spline_matrix(size, padding, align_corners):
   return np.linalg.solve(diagonals / 6, extension)
 
 
-def sample(image, grid, *, align_corners, **mode):
+def sample(image, grid, *, align_corners, padding, **mode):
   """Samples one image `[*shape, C]` at a grid `[*out, N]`, point by point."""
   shape = image.shape[:-1]
+  paddings = [padding] * len(shape) if isinstance(padding, str) else padding
   result = np.zeros((*grid.shape[:-1], image.shape[-1]))
   for place in np.ndindex(*grid.shape[:-1]):
     value = image.astype(np.float64)
-    for coordinate, size in zip(grid[place][::-1], shape, strict=True):
+    axes = zip(grid[place][::-1], shape, paddings, strict=True)
+    for coordinate, size, padding in axes:
       position = to_pixel(float(coordinate), size, align_corners)
-      row = weights(position, size, align_corners=align_corners, **mode)
+      options = dict(mode, padding=padding, align_corners=align_corners)
+      row = weights(position, size, **options)
       value = np.tensordot(row, value, 1)
     result[place] = value
   return result

@@ -12,7 +12,7 @@ import numpy as np
 from stnjax.sampling import kernels as kernels_by_name
 from stnjax.sampling.kernels import Kernel
 from stnjax.sampling.methods import LINEAR, Method
-from stnjax.sampling.padding import ZEROS, Padding
+from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
 
 
 # Compiled as a whole, so that a call outside `jit` is one dispatch.
@@ -34,7 +34,7 @@ def sample(
   key: jax.Array | None,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   return_mask: bool,
   prefilter: bool,
@@ -71,20 +71,26 @@ def sample(
     result = read(image, points, method=method)
   if not padding.takes_fill_value and not return_mask:
     return cast(result, image.dtype)
-  mask = _in_bounds_weight(points, image.shape, method, kernels)
+  every_axis = range(points.shape[-1])
+  weight = functools.partial(
+    _in_bounds_weight, points, image.shape, kernels=kernels
+  )
   if padding.takes_fill_value:
+    axes = [a for a in every_axis if padding.along(a).takes_fill_value]
+    mask = weight(method=method, axes=axes)
     if method.copies_pixels:  # keeps integers that floats cannot hold
       inside = mask[..., None] > 0
       result = jnp.where(inside, result, cast(fill, image.dtype))
     else:
       reach = mask
-      if (
-        method.prepare is not None
-      ):  # coefficients of the fill reach far inside
-        reach = _in_bounds_weight(points, image.shape, LINEAR, kernels)
-      result = result + filled(mask, fill, reach)
+      if method.prepare is not None:
+        # Coefficients of the fill reach far inside.
+        reach = weight(method=LINEAR, axes=axes)
+      result = result + _filled(mask, fill, reach)
   result = cast(result, image.dtype)
-  return (result, mask) if return_mask else result
+  if return_mask:
+    return result, weight(method=method, axes=every_axis)
+  return result
 
 
 def read_batch(
@@ -92,7 +98,7 @@ def read_batch(
   points: jax.Array,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   kernels: tuple[Kernel, ...],
 ) -> jax.Array:
@@ -119,17 +125,20 @@ def read_batch(
 def _in_bounds_weight(
   points: jax.Array,
   image_shape: Sequence[int],
+  *,
   method: Method,
+  axes: Sequence[int],
   kernels: tuple[Kernel, ...],
 ) -> jax.Array:
   """Samples of an image of ones with zeros outside, `[..., *output_shape]`.
 
-  Such an image is a product over the axes, and so is its sample.
+  Such an image is a product over the axes, and so is its sample. Only some
+  `axes` of the points count, but a NaN coordinate is outside along any.
   """
-  num_axes = points.shape[-1]
-  result = jnp.ones(points.shape[:-1], points.dtype)
-  for axis, size in enumerate(image_shape[-num_axes - 1 : -1][::-1]):
-    position = points[..., axis]
+  defined = ~jnp.isnan(points).any(axis=-1)
+  result = defined.astype(points.dtype)
+  for axis in axes:
+    size, position = image_shape[-2 - axis], points[..., axis]
     ones, place = jnp.ones((size, 1), points.dtype), position[..., None]
     if method.prepare is not None:
       ones, place = method.prepare(ones, place, ZEROS, False, True)
@@ -152,7 +161,7 @@ def _in_bounds_weight(
   return result
 
 
-def filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
+def _filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
   """The part of a sample that is fill.
 
   Args:

@@ -1,5 +1,7 @@
 """Sampling an image at the places of a grid."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -7,8 +9,9 @@ import numpy as np
 
 from stnjax import checks, coordinates, promotion
 from stnjax.sampling import kernels, methods, reading
+from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import PADDINGS, Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 
 @promotion.usual
@@ -17,7 +20,7 @@ def grid_sample(
   grid: ArrayLike,
   *,
   method: str | Method = "linear",
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
   align_corners: bool = False,
   return_mask: bool = False,
@@ -49,7 +52,9 @@ def grid_sample(
       `fill_value`, into which the pixels on the edge blend; "border", the
       nearest pixel; "reflection", mirrored at the outer edges of the image, or
       with `align_corners` at the centres of its outermost pixels; "wrap",
-      repeated with a period of the image's size.
+      repeated with a period of the image's size. Or one of these per spatial
+      axis, in array order, (y, x) or (z, y, x): `("border", "wrap")` for
+      panoramas. "zeros" and "constant" do not go together.
     fill_value: Value outside the image with padding="constant", a number or
       `[C]`; 0 by default.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
@@ -121,7 +126,7 @@ def sample_pixels(
   points: ArrayLike,
   *,
   method: str | Method = "linear",
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
   align_corners: bool = False,
   return_mask: bool = False,
@@ -141,7 +146,7 @@ def sample_pixels(
     points: `[..., *shape, N]` pixel coordinates with N spatial axes in `shape`,
       last axis (x, y) or (x, y, z). Batch axes broadcast against the image's.
     method: Interpolation between pixels; see `grid_sample`.
-    padding: Values outside the image; see `grid_sample`.
+    padding: Values outside the image, also per axis; see `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
       `[C]`; 0 by default.
     align_corners: Whether padding="reflection" mirrors at the centres of the
@@ -165,8 +170,7 @@ def sample_pixels(
   """
   points, num_axes = checked_grid(points, name="points")
   method = methods.find(method)
-  checks.option("padding", padding, PADDINGS)
-  padding = PADDINGS[padding]
+  found = paddings.find(padding, num_axes)
   candidates = kernels.candidates(implementation)
   checks.flag("align_corners", align_corners)
   checks.flag("return_mask", return_mask)
@@ -192,10 +196,10 @@ def sample_pixels(
   return reading.sample(
     image,
     points,
-    _checked_fill(fill_value, padding, image),
+    _checked_fill(fill_value, found, image),
     _checked_key(key, method),
     method=method,
-    padding=padding,
+    padding=found,
     align_corners=align_corners,
     return_mask=return_mask,
     prefilter=prefilter,
@@ -218,7 +222,7 @@ def checked_grid(
 
 
 def _checked_fill(
-  fill_value: ArrayLike, padding: Padding, image: jax.Array
+  fill_value: ArrayLike, padding: Padding | PaddingPerAxis, image: jax.Array
 ) -> jax.Array:
   channels = image.shape[-1]
   if image.dtype == jnp.bool_ and isinstance(fill_value, bool):

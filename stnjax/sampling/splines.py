@@ -1,5 +1,7 @@
 """Interpolating cubic B-splines: the coefficients that pass through samples."""
 
+from collections.abc import Sequence
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 
 from stnjax import checks, promotion
 from stnjax.sampling.methods import METHODS, Method
-from stnjax.sampling.padding import PADDINGS, Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis, find
 
 _POLE = np.sqrt(3) - 2  # of the filter [1, 4, 1] / 6
 
@@ -18,7 +20,7 @@ def spline_coefficients(
   image: ArrayLike,
   *,
   num_axes: int = 2,
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   align_corners: bool = False,
 ) -> jax.Array:
   """The coefficients of the cubic B-spline through the pixels of an image.
@@ -35,8 +37,8 @@ def spline_coefficients(
       finite pixels: one that is not reaches all others.
     num_axes: Number of spatial axes before the channels, 2 or 3.
     padding: How the image continues outside: "zeros", "constant", "border",
-      "reflection" or "wrap"; see `grid_sample`. For "constant" the coefficients
-      are those of "zeros".
+      "reflection" or "wrap", or one of them per axis; see `grid_sample`. For
+      "constant" the coefficients are those of "zeros".
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
 
@@ -57,47 +59,45 @@ def spline_coefficients(
   [1.0, 1.0, 1.0]
   """
   checks.option("num_axes", num_axes, (2, 3))
-  checks.option("padding", padding, PADDINGS)
+  found = find(padding, num_axes)
   checks.flag("align_corners", align_corners)
   image = checks.floating("image", checks.image("image", image, num_axes))
   checks.channels_last("image", image.shape, num_axes)
-  return solve(image, num_axes, PADDINGS[padding], align_corners)
+  return solve(image, num_axes, found, align_corners)
 
 
 def solve(
-  image: jax.Array, num_axes: int, padding: Padding, align_corners: bool
+  image: jax.Array,
+  num_axes: int,
+  padding: Padding | PaddingPerAxis,
+  align_corners: bool,
 ) -> jax.Array:
   """As `spline_coefficients`, for any number of axes, unchecked."""
-  mode = padding.pad_mode(align_corners)
-  for axis in range(-num_axes - 1, -1):
-    image = _filter(image, axis, mode)
+  for axis in range(num_axes):
+    mode = padding.along(axis).pad_mode(align_corners)
+    image = _filter(image, -2 - axis, mode)
   return image
 
 
-def extend(
-  coefficients: jax.Array, num_axes: int, padding: Padding
-) -> jax.Array:
-  """Adds the coefficients outside the image, `margin` pixels on each side.
+def extend(coefficients: jax.Array, axis: int, padding: Padding) -> jax.Array:
+  """Adds the coefficients outside along an axis, `margin` on each side.
 
   Outside, where all samples are the same, the difference of the coefficients
   from them shrinks by the pole from pixel to pixel.
 
   Args:
     coefficients: `[..., *shape, C]`.
-    num_axes: Number of spatial axes.
+    axis: Axis of the array.
     padding: "zeros", "constant" or "border".
 
   Returns:
-    `[..., *(size + 2 * margin), C]`.
+    The coefficients, of size `size + 2 * margin` along the axis.
   """
   powers = _POLE ** np.arange(1, margin(coefficients.dtype) + 1)
-  for axis in range(-num_axes - 1, -1):
-    moved = jnp.moveaxis(coefficients, axis, 0)
-    before = _beyond(moved, powers, padding)[::-1]
-    after = _beyond(moved[::-1], powers, padding)
-    joined = jnp.concatenate([before, moved, after])
-    coefficients = jnp.moveaxis(joined, 0, axis)
-  return coefficients
+  moved = jnp.moveaxis(coefficients, axis, 0)
+  before = _beyond(moved, powers, padding)[::-1]
+  after = _beyond(moved[::-1], powers, padding)
+  return jnp.moveaxis(jnp.concatenate([before, moved, after]), 0, axis)
 
 
 def margin(dtype: jax.typing.DTypeLike) -> int:
@@ -144,7 +144,7 @@ def _filter(image: jax.Array, axis: int, mode: str) -> jax.Array:
 def _prepare(
   image: jax.Array,
   points: jax.Array,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   prefilter: bool,
 ) -> tuple[jax.Array, jax.Array]:
@@ -153,10 +153,12 @@ def _prepare(
   coefficients = checks.floating("image", image)
   if prefilter:
     coefficients = solve(coefficients, num_axes, padding, align_corners)
-  if not padding.repeats:
-    coefficients = extend(coefficients, num_axes, padding)
-    points = points + margin(coefficients.dtype)
-  return coefficients, points
+  shifts = np.zeros(num_axes)
+  for axis in range(num_axes):
+    if not padding.along(axis).repeats:
+      coefficients = extend(coefficients, -2 - axis, padding.along(axis))
+      shifts[axis] = margin(coefficients.dtype)
+  return coefficients, points + shifts.astype(points.dtype)
 
 
 def _b_spline(t: jax.Array) -> tuple[jax.Array, ...]:

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
 from stnjax.sampling import antialiasing, grids, methods, reading, sampler
+from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import PADDINGS, WRAP
+from stnjax.sampling.padding import WRAP, ZEROS
 
 
 @promotion.usual
@@ -20,7 +22,7 @@ def warp(
   *,
   output_shape: Sequence[int] | None = None,
   method: str | Method = "linear",
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
   align_corners: bool = False,
   antialias: bool = False,
@@ -50,7 +52,8 @@ def warp(
       "catmull_rom", "lanczos3", "lanczos4", "spline" or "linearised"; see
       `grid_sample`.
     padding: Values outside the image: "zeros", "constant", "border",
-      "reflection" or "wrap"; see `grid_sample`.
+      "reflection" or "wrap", or one of them per axis in array order; see
+      `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
       `[C]`; 0 by default.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
@@ -137,43 +140,38 @@ def warp(
     output_shape=output_shape,
     align_corners=align_corners,
   )
-  result, mask = _antialiased(
-    image, sample, blurred_sample, method, with_mask=return_mask, **fill
-  )
-  return (result, mask) if return_mask else result
+  result = _antialiased(image, sample, blurred_sample, num_axes, **fill)
+  if not return_mask:
+    return result
+  return result, sample(image, return_mask=True, **fill)[1]
 
 
 def _antialiased(
   image: jax.Array,
   sample: Callable[..., jax.Array],
   blurred_sample: Callable[..., jax.Array],
-  method: Method,
+  num_axes: int,
   *,
-  padding: str,
+  padding: str | Sequence[str],
   fill_value: ArrayLike,
-  with_mask: bool,
-) -> tuple[jax.Array, jax.Array | None]:
-  """Samples of a blurred image, and the mask where it is needed."""
-  checks.option("padding", padding, PADDINGS)
+) -> jax.Array:
+  """Samples of a blurred image."""
+  found = paddings.find(padding, num_axes)
+  by_axis = [found.along(axis) for axis in range(num_axes)]
   fill = {"padding": padding, "fill_value": fill_value}
-  takes_fill = PADDINGS[padding].takes_fill_value
-  # The fill is added to samples that know nothing of it: it is not blurred.
-  options = {"padding": "zeros"} if takes_fill else fill
+  options, pixels = fill, checks.floating("image", image)
+  if found.takes_fill_value:
+    # The fill is added to samples that know nothing of it: it is not blurred.
+    names = [ZEROS.name if p.takes_fill_value else p.name for p in by_axis]
+    options = {"padding": names[::-1]}
   result = blurred_sample(
-    checks.floating("image", image),
+    pixels,
     sample=functools.partial(sample, **options),
-    cyclic=PADDINGS[padding] == WRAP,
+    cyclic=[padding == WRAP for padding in by_axis],
   )
-  mask = None
-  if takes_fill or with_mask:
-    _, mask = sample(image, return_mask=True, **fill)
-  if takes_fill:
-    reach = mask
-    if method.prepare is not None:
-      _, reach = sample(image, method="linear", return_mask=True)
-    value = checks.real("fill_value", fill_value)
-    result = result + reading.filled(mask, value, reach)
-  return reading.cast(result, image.dtype), mask
+  if found.takes_fill_value:
+    result = result + sample(jnp.zeros_like(pixels), **fill)
+  return reading.cast(result, image.dtype)
 
 
 def _checked_shape(

@@ -12,7 +12,11 @@ import jax.numpy as jnp
 
 from stnjax.sampling.kernels import bilinear_operations as operations
 from stnjax.sampling.methods import LINEAR, Method
-from stnjax.sampling.padding import Padding, apply_padding
+from stnjax.sampling.padding import (
+  Padding,
+  PaddingPerAxis,
+  apply_padding,
+)
 
 
 def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
@@ -37,7 +41,7 @@ def sample(
   image: jax.Array,
   points: jax.Array,
   *,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   method: Method = LINEAR,
   batch: int = 1,
@@ -64,8 +68,10 @@ def sample(
     jnp.promote_types, (image.dtype, points.dtype), jnp.float32
   )
   x, y = (
-    apply_padding(position, size, padding, align_corners)
-    for position, size in zip(jnp.unstack(points, axis=-1), image.shape[1::-1])
+    apply_padding(position, size, padding.along(axis), align_corners)
+    for axis, (position, size) in enumerate(
+      zip(jnp.unstack(points, axis=-1), image.shape[1::-1])
+    )
   )
   operands = operations.match_varying_axes(
     *(a.astype(dtype) for a in (image, x.ravel(), y.ravel()))

@@ -62,9 +62,13 @@ def _taps(x, y, shape, padding, align_corners):
   defined = ~(jnp.isnan(x) | jnp.isnan(y))
   by_axis = [
     taps.weighted(
-      jnp.where(defined, place, 0), size, LINEAR, padding, align_corners
+      jnp.where(defined, place, 0),
+      size,
+      LINEAR,
+      padding.along(axis),
+      align_corners,
     )
-    for place, size in zip((x, y), shape[::-1])
+    for axis, (place, size) in enumerate(zip((x, y), shape[::-1]))
   ]
   return by_axis, defined
 
@@ -201,8 +205,8 @@ def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
     return call(
       context,
       *operands,
-      beyond_x=np.int64(padding.pixel_after(width, align_corners)),
-      beyond_y=np.int64(padding.pixel_after(height, align_corners)),
+      beyond_x=np.int64(padding.along(0).pixel_after(width, align_corners)),
+      beyond_y=np.int64(padding.along(1).pixel_after(height, align_corners)),
     )
 
   return lower
