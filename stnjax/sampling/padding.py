@@ -75,6 +75,11 @@ class PaddingPerAxis:
     return any(padding.takes_fill_value for padding in self.paddings)
 
   @property
+  def fills(self) -> bool:
+    """Whether the outside is a fill along an axis."""
+    return any(padding.fills for padding in self.paddings)
+
+  @property
   def name(self) -> tuple[str, ...]:
     """Names of the paddings in array order."""
     return tuple(padding.name for padding in reversed(self.paddings))
@@ -115,6 +120,15 @@ def find(
   if len(set(padding)) == 1:
     return PADDINGS[padding[0]]
   return PaddingPerAxis(tuple(PADDINGS[name] for name in reversed(padding)))
+
+
+def clamped(padding: Padding | PaddingPerAxis) -> Padding | PaddingPerAxis:
+  """The same padding with "border" along the axes on which it fills."""
+  if isinstance(padding, Padding):
+    return BORDER if padding.fills else padding
+  return PaddingPerAxis(
+    tuple(BORDER if along.fills else along for along in padding.paddings)
+  )
 
 
 def apply_padding(

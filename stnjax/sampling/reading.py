@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax.sampling import kernels as kernels_by_name
+from stnjax.sampling import padding as paddings
 from stnjax.sampling.kernels import Kernel
 from stnjax.sampling.methods import LINEAR, Method
 from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
@@ -21,6 +22,7 @@ from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
   static_argnames=(
     "method",
     "padding",
+    "edge",
     "align_corners",
     "return_mask",
     "prefilter",
@@ -35,6 +37,7 @@ def sample(
   *,
   method: Method,
   padding: Padding | PaddingPerAxis,
+  edge: str,
   align_corners: bool,
   return_mask: bool,
   prefilter: bool,
@@ -49,6 +52,7 @@ def sample(
     key: Random key for methods that take one, else None.
     method: The method.
     padding: How the image continues outside.
+    edge: "blend", or "hard" where the padding fills.
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample.
@@ -59,38 +63,41 @@ def sample(
     `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
     `[..., *output_shape]`.
   """
+  axes = range(points.shape[-1])
+  filled_axes = [axis for axis in axes if padding.along(axis).fills]
+  read_padding = paddings.clamped(padding) if edge == "hard" else padding
   read = functools.partial(
-    read_batch, padding=padding, align_corners=align_corners, kernels=kernels
+    read_batch,
+    padding=read_padding,
+    align_corners=align_corners,
+    kernels=kernels,
   )
   if method.prepare is not None:
-    prepared = method.prepare(image, points, padding, align_corners, prefilter)
+    prepared = method.prepare(
+      image, points, read_padding, align_corners, prefilter
+    )
     result = read(*prepared, method=method)
   elif method.read is not None:
     result = method.read(image, points, key, read)
   else:
     result = read(image, points, method=method)
-  if not padding.takes_fill_value and not return_mask:
-    return cast(result, image.dtype)
-  every_axis = range(points.shape[-1])
-  weight = functools.partial(
-    _in_bounds_weight, points, image.shape, kernels=kernels
-  )
-  if padding.takes_fill_value:
-    axes = [a for a in every_axis if padding.along(a).takes_fill_value]
-    mask = weight(method=method, axes=axes)
-    if method.copies_pixels:  # keeps integers that floats cannot hold
-      inside = mask[..., None] > 0
-      result = jnp.where(inside, result, cast(fill, image.dtype))
-    else:
-      reach = mask
+  if edge == "hard":
+    weight = functools.partial(_inside, points, image.shape)
+    result = _placed(result, weight(filled_axes), fill, image.dtype)
+  else:
+    weight = functools.partial(
+      _in_bounds_weight, points, image.shape, method=method, kernels=kernels
+    )
+    if padding.takes_fill_value and method.copies_pixels:
+      result = _placed(result, weight(filled_axes), fill, image.dtype)
+    elif padding.takes_fill_value:
+      mask = reach = weight(filled_axes)
       if method.prepare is not None:
         # Coefficients of the fill reach far inside.
-        reach = weight(method=LINEAR, axes=axes)
+        reach = weight(filled_axes, method=LINEAR)
       result = result + _filled(mask, fill, reach)
   result = cast(result, image.dtype)
-  if return_mask:
-    return result, weight(method=method, axes=every_axis)
-  return result
+  return (result, weight(axes)) if return_mask else result
 
 
 def read_batch(
@@ -125,9 +132,9 @@ def read_batch(
 def _in_bounds_weight(
   points: jax.Array,
   image_shape: Sequence[int],
+  axes: Sequence[int],
   *,
   method: Method,
-  axes: Sequence[int],
   kernels: tuple[Kernel, ...],
 ) -> jax.Array:
   """Samples of an image of ones with zeros outside, `[..., *output_shape]`.
@@ -159,6 +166,27 @@ def _in_bounds_weight(
       weight = jnp.where(inner, 1, weight)
     result = result * weight
   return result
+
+
+def _inside(
+  points: jax.Array, image_shape: Sequence[int], axes: Sequence[int]
+) -> jax.Array:
+  """Whether points lie in the pixels of an image, 0 or 1, along some axes."""
+  inside = ~jnp.isnan(points).any(axis=-1)
+  for axis in axes:
+    size, position = image_shape[-2 - axis], points[..., axis]
+    inside &= (position >= -0.5) & (position <= size - 0.5)
+  return inside.astype(points.dtype)
+
+
+def _placed(
+  result: jax.Array,
+  mask: jax.Array,
+  fill: jax.Array,
+  dtype: jax.typing.DTypeLike,
+) -> jax.Array:
+  """The fill where the mask is 0; integers may be what floats cannot hold."""
+  return jnp.where(mask[..., None] > 0, cast(result, dtype), cast(fill, dtype))
 
 
 def _filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:

@@ -13,6 +13,8 @@ from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
 
+EDGES = ("blend", "hard")
+
 
 @promotion.usual
 def grid_sample(
@@ -22,6 +24,7 @@ def grid_sample(
   method: str | Method = "linear",
   padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
+  edge: str = "blend",
   align_corners: bool = False,
   return_mask: bool = False,
   prefilter: bool = True,
@@ -48,15 +51,18 @@ def grid_sample(
       "spline", the cubic B-spline through the pixels; "linearised", the values
       of "linear" with a gradient from further around, which takes a `key`; or
       the name of another method in `sampling.METHODS`.
-    padding: Values outside the image. "zeros" and "constant", a
-      `fill_value`, into which the pixels on the edge blend; "border", the
-      nearest pixel; "reflection", mirrored at the outer edges of the image, or
-      with `align_corners` at the centres of its outermost pixels; "wrap",
-      repeated with a period of the image's size. Or one of these per spatial
-      axis, in array order, (y, x) or (z, y, x): `("border", "wrap")` for
-      panoramas. "zeros" and "constant" do not go together.
+    padding: Values outside the image. "zeros" and "constant", a `fill_value`;
+      "border", the nearest pixel; "reflection", mirrored at the outer edges of
+      the image, or with `align_corners` at the centres of its outermost pixels;
+      "wrap", repeated with a period of the image's size. Or one of these per
+      spatial axis, in array order, (y, x) or (z, y, x): `("border", "wrap")`
+      for panoramas. "zeros" and "constant" do not go together.
     fill_value: Value outside the image with padding="constant", a number or
       `[C]`; 0 by default.
+    edge: Transition to the fill. "blend": the image is interpolated with the
+      fill around it. "hard": places in the image, up to the outer edges of its
+      pixels, read as with padding="border", all others the fill, as in Pillow's
+      `Image.transform`.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample as well.
@@ -73,8 +79,9 @@ def grid_sample(
     `[..., *shape, C]` in the dtype of `image`; integers are rounded to the
     nearest (ties to even) and saturate. Places with a NaN coordinate are the
     fill. With `return_mask` also `[..., *shape]`, float32 or wider: what an
-    image of ones would give with padding="zeros". It is between 0 and 1, but
-    for the overshoot of the methods that reach further than "linear".
+    image of ones would give with padding="zeros" and the same `edge`. It is
+    between 0 and 1, but for the overshoot of the methods that reach further
+    than "linear"; with edge="hard", 0 or 1.
 
   Raises:
     ValueError: For an unknown option, a wrong shape, batch axes that do not
@@ -87,11 +94,12 @@ def grid_sample(
     whatever the grid and the fill. At a pixel centre the derivative of "linear"
     with respect to the grid is the right-hand one; it is zero where "border"
     clamps (the edge pixels' centres included), at NaN and at infinity; a fill
-    that is not finite has none. "cubic", "catmull_rom" and "lanczos" have one
-    continuous derivative, "spline" two, "nearest" none. "linearised" gives the
-    image the gradient of "linear" and the grid the slope of a plane fitted to 8
-    samples, of which 7 are displaced at random by about a pixel (more where the
-    grid is coarser than the image); it is meant to be differentiated once.
+    that is not finite has none; edge="hard" adds none. "cubic", "catmull_rom"
+    and "lanczos" have one continuous derivative, "spline" two, "nearest" none.
+    "linearised" gives the image the gradient of "linear" and the grid the slope
+    of a plane fitted to 8 samples, of which 7 are displaced at random by about
+    a pixel (more where the grid is coarser than the image); it is meant to be
+    differentiated once.
 
   Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5; Keys 1981;
     Duchon 1979; Unser 1999; Jiang et al. 2019 (arXiv:1901.07124).
@@ -112,6 +120,7 @@ def grid_sample(
     method=method,
     padding=padding,
     fill_value=fill_value,
+    edge=edge,
     align_corners=align_corners,
     return_mask=return_mask,
     prefilter=prefilter,
@@ -128,6 +137,7 @@ def sample_pixels(
   method: str | Method = "linear",
   padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
+  edge: str = "blend",
   align_corners: bool = False,
   return_mask: bool = False,
   prefilter: bool = True,
@@ -149,6 +159,7 @@ def sample_pixels(
     padding: Values outside the image, also per axis; see `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
       `[C]`; 0 by default.
+    edge: Transition to the fill, "blend" or "hard"; see `grid_sample`.
     align_corners: Whether padding="reflection" mirrors at the centres of the
       outermost pixels instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample as well.
@@ -171,6 +182,12 @@ def sample_pixels(
   points, num_axes = checked_grid(points, name="points")
   method = methods.find(method)
   found = paddings.find(padding, num_axes)
+  checks.option("edge", edge, EDGES)
+  if edge == "hard" and not found.fills:
+    raise ValueError(
+      "edge='hard' needs padding='zeros' or 'constant', got"
+      f" padding={found.name!r}"
+    )
   candidates = kernels.candidates(implementation)
   checks.flag("align_corners", align_corners)
   checks.flag("return_mask", return_mask)
@@ -200,6 +217,7 @@ def sample_pixels(
     _checked_key(key, method),
     method=method,
     padding=found,
+    edge=edge,
     align_corners=align_corners,
     return_mask=return_mask,
     prefilter=prefilter,

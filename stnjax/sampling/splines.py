@@ -38,7 +38,8 @@ def spline_coefficients(
     num_axes: Number of spatial axes before the channels, 2 or 3.
     padding: How the image continues outside: "zeros", "constant", "border",
       "reflection" or "wrap", or one of them per axis; see `grid_sample`. For
-      "constant" the coefficients are those of "zeros".
+      "constant" the coefficients are those of "zeros"; for edge="hard", those
+      of "border".
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
 

@@ -24,6 +24,7 @@ def warp(
   method: str | Method = "linear",
   padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
+  edge: str = "blend",
   align_corners: bool = False,
   antialias: bool = False,
   return_mask: bool = False,
@@ -56,6 +57,7 @@ def warp(
       `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
       `[C]`; 0 by default.
+    edge: Transition to the fill, "blend" or "hard"; see `grid_sample`.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
     antialias: Whether to blur `image` first as far as the transform shrinks it
@@ -126,6 +128,7 @@ def warp(
       theta, shape, output_shape, align_corners=align_corners
     ),
     method=method,
+    edge=edge,
     align_corners=align_corners,
     prefilter=prefilter,
     key=key,
