@@ -38,6 +38,7 @@ from stnjax.sampling.grids import affine_pixel_grid as affine_pixel_grid
 from stnjax.sampling.grids import tps_grid as tps_grid
 from stnjax.sampling.kernels import KERNELS as KERNELS
 from stnjax.sampling.kernels import Kernel as Kernel
+from stnjax.sampling.labels import LABEL as LABEL
 from stnjax.sampling.lenses import lens_grid as lens_grid
 from stnjax.sampling.linearised import LINEARISED as LINEARISED
 from stnjax.sampling.methods import METHODS as METHODS

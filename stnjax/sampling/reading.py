@@ -67,7 +67,8 @@ def sample(
   filled_axes = [axis for axis in axes if padding.along(axis).fills]
   read_padding = paddings.clamped(padding) if edge == "hard" else padding
   read = functools.partial(
-    read_batch,
+    _read,
+    fill=fill,
     padding=read_padding,
     align_corners=align_corners,
     kernels=kernels,
@@ -88,9 +89,7 @@ def sample(
     weight = functools.partial(
       _in_bounds_weight, points, image.shape, method=method, kernels=kernels
     )
-    if padding.takes_fill_value and method.copies_pixels:
-      result = _placed(result, weight(filled_axes), fill, image.dtype)
-    elif padding.takes_fill_value:
+    if padding.takes_fill_value and not method.copies_pixels:
       mask = reach = weight(filled_axes)
       if method.prepare is not None:
         # Coefficients of the fill reach far inside.
@@ -98,6 +97,26 @@ def sample(
       result = result + _filled(mask, fill, reach)
   result = cast(result, image.dtype)
   return (result, weight(axes)) if return_mask else result
+
+
+def _read(
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  fill: jax.Array,
+  method: Method,
+  padding: Padding | PaddingPerAxis,
+  **options,
+) -> jax.Array:
+  """Reads images; where pixels are copied, the fill is in its place."""
+  result = read_batch(image, points, method=method, padding=padding, **options)
+  if not padding.takes_fill_value or not method.copies_pixels:
+    return result
+  axes = [a for a in range(points.shape[-1]) if padding.along(a).fills]
+  mask = _in_bounds_weight(
+    points, image.shape, axes, method=method, kernels=options["kernels"]
+  )
+  return _placed(result, mask, fill, image.dtype)
 
 
 def read_batch(

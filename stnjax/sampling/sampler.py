@@ -42,15 +42,18 @@ def grid_sample(
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` where the grid's last axis
-      is 3. Floating, with finite pixels, or integer; boolean for "nearest".
+      is 3. Floating, with finite pixels, or integer; boolean for "nearest" and
+      "label".
     grid: `[..., *shape, N]` with N spatial axes in `shape`, N = 2 or 3. Batch
       axes broadcast against the image's.
     method: Interpolation between pixels. "nearest" (ties to the even pixel);
       "linear"; "cubic", the convolution of Keys with a = -0.75, and
       "catmull_rom" with a = -0.5; "lanczos3" and "lanczos4", windowed sincs;
       "spline", the cubic B-spline through the pixels; "linearised", the values
-      of "linear" with a gradient from further around, which takes a `key`; or
-      the name of another method in `sampling.METHODS`.
+      of "linear" with a gradient from further around, which takes a `key`;
+      "label", for images of classes, the class with the largest weight in
+      "linear" (ties to the smallest; the fill is a class); or the name of
+      another method in `sampling.METHODS`.
     padding: Values outside the image. "zeros" and "constant", a `fill_value`;
       "border", the nearest pixel; "reflection", mirrored at the outer edges of
       the image, or with `align_corners` at the centres of its outermost pixels;
@@ -81,25 +84,26 @@ def grid_sample(
     fill. With `return_mask` also `[..., *shape]`, float32 or wider: what an
     image of ones would give with padding="zeros" and the same `edge`. It is
     between 0 and 1, but for the overshoot of the methods that reach further
-    than "linear"; with edge="hard", 0 or 1.
+    than "linear"; with edge="hard", 0 or 1. For "label", that of "linear".
 
   Raises:
     ValueError: For an unknown option, a wrong shape, batch axes that do not
       broadcast, an option that the method or padding does not take, an axis of
       more than 2^30 pixels.
-    TypeError: For complex values, flags that are not True or False, or a
-      boolean image with another method than "nearest".
+    TypeError: For complex values, flags that are not True or False, a boolean
+      image with another method than "nearest" or "label", or a floating one
+      with "label".
 
   Gradient: with respect to image, grid and fill, finite for finite pixels,
     whatever the grid and the fill. At a pixel centre the derivative of "linear"
     with respect to the grid is the right-hand one; it is zero where "border"
     clamps (the edge pixels' centres included), at NaN and at infinity; a fill
     that is not finite has none; edge="hard" adds none. "cubic", "catmull_rom"
-    and "lanczos" have one continuous derivative, "spline" two, "nearest" none.
-    "linearised" gives the image the gradient of "linear" and the grid the slope
-    of a plane fitted to 8 samples, of which 7 are displaced at random by about
-    a pixel (more where the grid is coarser than the image); it is meant to be
-    differentiated once.
+    and "lanczos" have one continuous derivative, "spline" two, "nearest" and
+    "label" none. "linearised" gives the image the gradient of "linear" and the
+    grid the slope of a plane fitted to 8 samples, of which 7 are displaced at
+    random by about a pixel (more where the grid is coarser than the image); it
+    is meant to be differentiated once.
 
   Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5; Keys 1981;
     Duchon 1979; Unser 1999; Jiang et al. 2019 (arXiv:1901.07124).
@@ -193,10 +197,7 @@ def sample_pixels(
   checks.flag("return_mask", return_mask)
   checks.flag("prefilter", prefilter)
   image = checks.image("image", image, num_axes)
-  if image.dtype == jnp.bool_ and not method.copies_pixels:
-    raise TypeError(
-      f"image of dtype bool needs method='nearest', got {method.name!r}"
-    )
+  _check_dtype(image, method)
   if not prefilter and not method.takes_coefficients:
     raise ValueError(
       f"prefilter=False needs method='spline', got {method.name!r}"
@@ -237,6 +238,19 @@ def checked_grid(
       f" got shape {grid.shape}"
     )
   return grid, num_axes
+
+
+def _check_dtype(image: jax.Array, method: Method) -> None:
+  if image.dtype == jnp.bool_ and not method.copies_pixels:
+    raise TypeError(
+      "image of dtype bool needs method='nearest' or 'label', got"
+      f" {method.name!r}"
+    )
+  if method.takes_labels and jnp.issubdtype(image.dtype, jnp.floating):
+    raise TypeError(
+      f"method={method.name!r} needs an image of integers or booleans, got"
+      f" dtype {image.dtype}"
+    )
 
 
 def _checked_fill(

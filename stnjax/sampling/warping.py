@@ -45,13 +45,14 @@ def warp(
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for a 3-D transform.
-      Floating, with finite pixels, or integer; boolean for "nearest".
+      Floating, with finite pixels, or integer; boolean for "nearest" and
+      "label".
     transform: `[..., 2, 3]` affine or `[..., 3, 3]` projective; for volumes
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
     output_shape: Spatial shape of the result; that of `image` by default.
     method: Interpolation between pixels: "nearest", "linear", "cubic",
-      "catmull_rom", "lanczos3", "lanczos4", "spline" or "linearised"; see
-      `grid_sample`.
+      "catmull_rom", "lanczos3", "lanczos4", "spline", "linearised" or "label";
+      see `grid_sample`.
     padding: Values outside the image: "zeros", "constant", "border",
       "reflection" or "wrap", or one of them per axis in array order; see
       `grid_sample`.
@@ -79,7 +80,8 @@ def warp(
     ValueError: For an unknown option, a wrong shape, batch axes that do not
       broadcast, an option that the method or padding does not take.
     TypeError: For complex values, a boolean image with another method than
-      "nearest", flags that are not True or False, sizes that are not static.
+      "nearest" or "label", a floating one with "label", flags that are not True
+      or False, sizes that are not static.
 
   Gradient: with respect to image, transform and fill, as for `grid_sample`;
     nonzero at the identity. Pixels for which the denominator of a projective
@@ -119,8 +121,9 @@ def warp(
   method = methods.find(method)
   if antialias and (method.copies_pixels or not prefilter):
     raise ValueError(
-      "antialias=True needs a method other than 'nearest', and pixels instead"
-      f" of coefficients, got method={method.name!r}, prefilter={prefilter!r}"
+      "antialias=True needs a method other than 'nearest' and 'label', and"
+      " pixels instead of coefficients,"
+      f" got method={method.name!r}, prefilter={prefilter!r}"
     )
   sample = functools.partial(
     sampler.sample_pixels,
