@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from stnjax import checks
 from stnjax.registry import Registry
-from stnjax.sampling.padding import Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -58,7 +58,8 @@ class Method:
   pads_position: bool = False
   prepare: (
     Callable[
-      [jax.Array, jax.Array, Padding, bool, bool], tuple[jax.Array, jax.Array]
+      [jax.Array, jax.Array, Padding | PaddingPerAxis, bool, bool],
+      tuple[jax.Array, jax.Array],
     ]
     | None
   ) = None

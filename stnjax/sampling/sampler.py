@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import kernels, methods, reading
+from stnjax.sampling import complex_images, kernels, methods, reading
 from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
@@ -17,6 +17,7 @@ EDGES = ("blend", "hard")
 
 
 @promotion.usual
+@complex_images.by_parts
 def grid_sample(
   image: ArrayLike,
   grid: ArrayLike,
@@ -42,8 +43,8 @@ def grid_sample(
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` where the grid's last axis
-      is 3. Floating, with finite pixels, or integer; boolean for "nearest" and
-      "label".
+      is 3. Floating or complex, with finite pixels, or integer; boolean for
+      "nearest" and "label".
     grid: `[..., *shape, N]` with N spatial axes in `shape`, N = 2 or 3. Batch
       axes broadcast against the image's.
     method: Interpolation between pixels. "nearest" (ties to the even pixel);
@@ -61,7 +62,7 @@ def grid_sample(
       spatial axis, in array order, (y, x) or (z, y, x): `("border", "wrap")`
       for panoramas. "zeros" and "constant" do not go together.
     fill_value: Value outside the image with padding="constant", a number or
-      `[C]`; 0 by default.
+      `[C]`, complex for complex images; 0 by default.
     edge: Transition to the fill. "blend": the image is interpolated with the
       fill around it. "hard": places in the image, up to the outer edges of its
       pixels, read as with padding="border", all others the fill, as in Pillow's
@@ -90,7 +91,7 @@ def grid_sample(
     ValueError: For an unknown option, a wrong shape, batch axes that do not
       broadcast, an option that the method or padding does not take, an axis of
       more than 2^30 pixels.
-    TypeError: For complex values, flags that are not True or False, a boolean
+    TypeError: For a complex grid, flags that are not True or False, a boolean
       image with another method than "nearest" or "label", or a floating one
       with "label".
 
@@ -134,6 +135,7 @@ def grid_sample(
 
 
 @promotion.usual
+@complex_images.by_parts
 def sample_pixels(
   image: ArrayLike,
   points: ArrayLike,
@@ -162,7 +164,7 @@ def sample_pixels(
     method: Interpolation between pixels; see `grid_sample`.
     padding: Values outside the image, also per axis; see `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
-      `[C]`; 0 by default.
+      `[C]`, complex for complex images; 0 by default.
     edge: Transition to the fill, "blend" or "hard"; see `grid_sample`.
     align_corners: Whether padding="reflection" mirrors at the centres of the
       outermost pixels instead of their outer edges.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import kernels, reading, sampler
+from stnjax.sampling import complex_images, kernels, reading, sampler
 from stnjax.sampling.kernels.bilinear_operations import match_varying_axes
 from stnjax.sampling.methods import LINEAR
 from stnjax.sampling.padding import (
@@ -20,6 +20,7 @@ from stnjax.sampling.padding import (
 
 
 @promotion.usual
+@complex_images.by_parts
 def splat(
   values: ArrayLike,
   grid: ArrayLike,
@@ -39,7 +40,7 @@ def splat(
   Convention: `stnjax.coordinates`.
 
   Args:
-    values: `[..., *shape, C]`, real and finite.
+    values: `[..., *shape, C]`, real or complex, finite.
     grid: `[..., *shape, N]`, normalised coordinates in the result that each
       value is added at. Batch axes broadcast against those of `values`.
     output_shape: Spatial shape of the result, `(H, W)` or `(D, H, W)`.
@@ -56,7 +57,7 @@ def splat(
   Raises:
     ValueError: For an unknown padding, a wrong shape, batch axes that do not
       broadcast.
-    TypeError: For complex or boolean values.
+    TypeError: For boolean values or a complex grid.
 
   Gradient: with respect to values and grid; for the grid as in `grid_sample`.
 

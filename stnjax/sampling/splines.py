@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
+from stnjax.sampling import complex_images
 from stnjax.sampling.methods import METHODS, Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis, find
 
@@ -16,6 +17,7 @@ _POLE = np.sqrt(3) - 2  # of the filter [1, 4, 1] / 6
 
 
 @promotion.usual
+@complex_images.by_parts
 def spline_coefficients(
   image: ArrayLike,
   *,
@@ -44,11 +46,11 @@ def spline_coefficients(
       pixels instead of their outer edges.
 
   Returns:
-    The coefficients, in the shape of `image`, float32 or wider.
+    The coefficients, in the shape of `image`, float32 or wider, or complex.
 
   Raises:
     ValueError: For an unknown option, a wrong shape.
-    TypeError: For complex or boolean images.
+    TypeError: For boolean images.
 
   Gradient: exact (the filter is linear).
 

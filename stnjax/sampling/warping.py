@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,21 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
-from stnjax.sampling import antialiasing, grids, methods, reading, sampler
+from stnjax.sampling import (
+  antialiasing,
+  complex_images,
+  grids,
+  methods,
+  reading,
+  sampler,
+)
 from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import WRAP, ZEROS
 
 
 @promotion.usual
+@complex_images.by_parts
 def warp(
   image: ArrayLike,
   transform: ArrayLike,
@@ -45,8 +54,8 @@ def warp(
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for a 3-D transform.
-      Floating, with finite pixels, or integer; boolean for "nearest" and
-      "label".
+      Floating or complex, with finite pixels, or integer; boolean for
+      "nearest" and "label".
     transform: `[..., 2, 3]` affine or `[..., 3, 3]` projective; for volumes
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
     output_shape: Spatial shape of the result; that of `image` by default.
@@ -57,7 +66,7 @@ def warp(
       "reflection" or "wrap", or one of them per axis in array order; see
       `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
-      `[C]`; 0 by default.
+      `[C]`, complex for complex images; 0 by default.
     edge: Transition to the fill, "blend" or "hard"; see `grid_sample`.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
@@ -79,7 +88,7 @@ def warp(
   Raises:
     ValueError: For an unknown option, a wrong shape, batch axes that do not
       broadcast, an option that the method or padding does not take.
-    TypeError: For complex values, a boolean image with another method than
+    TypeError: For a complex transform, a boolean image with another method than
       "nearest" or "label", a floating one with "label", flags that are not True
       or False, sizes that are not static.
 
@@ -137,7 +146,7 @@ def warp(
     key=key,
     implementation=implementation,
   )
-  fill = {"padding": padding, "fill_value": fill_value}
+  fill: dict[str, Any] = {"padding": padding, "fill_value": fill_value}
   if not antialias:
     return sample(image, return_mask=return_mask, **fill)
   blurred_sample = functools.partial(
@@ -164,7 +173,7 @@ def _antialiased(
   """Samples of a blurred image."""
   found = paddings.find(padding, num_axes)
   by_axis = [found.along(axis) for axis in range(num_axes)]
-  fill = {"padding": padding, "fill_value": fill_value}
+  fill: dict[str, Any] = {"padding": padding, "fill_value": fill_value}
   options, pixels = fill, checks.floating("image", image)
   if found.takes_fill_value:
     # The fill is added to samples that know nothing of it: it is not blurred.
