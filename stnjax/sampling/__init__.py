@@ -5,7 +5,7 @@ Images:
   `resize`: the whole image at another shape;
   `grid_sample`, `sample_pixels`: samples at normalised or pixel coordinates;
   `splat`: the adjoint of sampling;
-  `spline_coefficients`: prefilter of the method "spline".
+  `spline_coefficients`: prefilter of the spline methods.
 
 Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;

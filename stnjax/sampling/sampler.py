@@ -38,8 +38,8 @@ def grid_sample(
   (x, y, z); see `stnjax.coordinates`. Where
   `torch.nn.functional.grid_sample` has the mode, values and gradients are its
   on channels-last arrays (a coordinate that torch rounds to the other side of
-  a pixel's centre aside); "spline" is `scipy.ndimage.map_coordinates` of order
-  3.
+  a pixel's centre aside); "spline2", "spline" (3), "spline4" and "spline5" are
+  `scipy.ndimage.map_coordinates` of that order.
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` where the grid's last axis
@@ -50,8 +50,9 @@ def grid_sample(
     method: Interpolation between pixels. "nearest" (ties to the even pixel);
       "linear"; "cubic", the convolution of Keys with a = -0.75, and
       "catmull_rom" with a = -0.5; "lanczos3" and "lanczos4", windowed sincs;
-      "spline", the cubic B-spline through the pixels; "linearised", the values
-      of "linear" with a gradient from further around, which takes a `key`;
+      "spline", the cubic B-spline through the pixels, and "spline2", "spline4"
+      and "spline5", those of order 2, 4 and 5; "linearised", the values of
+      "linear" with a gradient from further around, which takes a `key`;
       "label", for images of classes, the class with the largest weight in
       "linear" (ties to the smallest; the fill is a class); or the name of
       another method in `sampling.METHODS`.
@@ -70,7 +71,7 @@ def grid_sample(
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample as well.
-    prefilter: Whether method="spline" computes `spline_coefficients`; False
+    prefilter: Whether a spline method computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
     implementation: Kernel. "gather" reads pixels by their index; "bilinear" is
@@ -100,11 +101,11 @@ def grid_sample(
     with respect to the grid is the right-hand one; it is zero where "border"
     clamps (the edge pixels' centres included), at NaN and at infinity; a fill
     that is not finite has none; edge="hard" adds none. "cubic", "catmull_rom"
-    and "lanczos" have one continuous derivative, "spline" two, "nearest" and
-    "label" none. "linearised" gives the image the gradient of "linear" and the
-    grid the slope of a plane fitted to 8 samples, of which 7 are displaced at
-    random by about a pixel (more where the grid is coarser than the image); it
-    is meant to be differentiated once.
+    and "lanczos" have one continuous derivative, "spline" two, "spline5" four,
+    "nearest" and "label" none. "linearised" gives the image the gradient of
+    "linear" and the grid the slope of a plane fitted to 8 samples, of which 7
+    are displaced at random by about a pixel (more where the grid is coarser
+    than the image); it is meant to be differentiated once.
 
   Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5; Keys 1981;
     Duchon 1979; Unser 1999; Jiang et al. 2019 (arXiv:1901.07124).
@@ -169,7 +170,7 @@ def sample_pixels(
     align_corners: Whether padding="reflection" mirrors at the centres of the
       outermost pixels instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample as well.
-    prefilter: Whether method="spline" computes `spline_coefficients`; False
+    prefilter: Whether a spline method computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
     implementation: Kernel: "auto", "gather", "bilinear" or "matmul"; see
@@ -202,7 +203,8 @@ def sample_pixels(
   _check_dtype(image, method)
   if not prefilter and not method.takes_coefficients:
     raise ValueError(
-      f"prefilter=False needs method='spline', got {method.name!r}"
+      "prefilter=False needs method='spline', 'spline2', 'spline4' or"
+      f" 'spline5', got {method.name!r}"
     )
   batch, rest = image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
   volumes = num_axes == 2 and len(batch) >= max(1, len(rest))

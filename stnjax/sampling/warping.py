@@ -49,7 +49,7 @@ def warp(
   of OpenCV, scikit-image or scipy: `transforms.from_opencv`, `.from_pixels`.
 
   Convention: `stnjax.coordinates`. Coordinates are worked out in pixels, so
-  that the identity and whole-pixel shifts copy pixels exactly, but for "spline"
+  that the identity and whole-pixel shifts copy pixels exactly, but for splines
   (integers as far as float32 holds them; "nearest" copies any).
 
   Args:
@@ -60,8 +60,8 @@ def warp(
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
     output_shape: Spatial shape of the result; that of `image` by default.
     method: Interpolation between pixels: "nearest", "linear", "cubic",
-      "catmull_rom", "lanczos3", "lanczos4", "spline", "linearised" or "label";
-      see `grid_sample`.
+      "catmull_rom", "lanczos3", "lanczos4", "spline", "linearised" or "label"
+      among others; see `grid_sample`.
     padding: Values outside the image: "zeros", "constant", "border",
       "reflection" or "wrap", or one of them per axis in array order; see
       `grid_sample`.
@@ -75,7 +75,7 @@ def warp(
       own Gaussian; for a projective one, all axes alike, by another Gaussian at
       each pixel.
     return_mask: Whether to return the in-bounds weight of each sample as well.
-    prefilter: Whether method="spline" computes `spline_coefficients`; False
+    prefilter: Whether a spline method computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
     implementation: Kernel: "auto", "gather", "bilinear" or "matmul"; see

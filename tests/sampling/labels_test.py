@@ -114,7 +114,7 @@ class TiesTest(absltest.TestCase):
 class WarpTest(absltest.TestCase):
   def test_labels_that_floats_cannot_hold(self):
     big = np.array([[2**31 - 1], [2**31 - 2]], np.int32).repeat(3, 1)[..., None]
-    found = stnjax.warp(
+    found = compiled.warp(
       big,
       transforms.translation(jnp.array([0.1, 0.0])),
       method="label",
@@ -142,7 +142,7 @@ class WarpTest(absltest.TestCase):
     image = np.random.default_rng(0).integers(0, 3, (*SHAPE, 1))
 
     def total(theta):
-      warped = stnjax.warp(image, theta, method="label")
+      warped = compiled.warp(image, theta, method="label")
       return warped.astype(jnp.float32).sum()
 
     np.testing.assert_array_equal(jax.grad(total)(jnp.eye(2, 3) * 0.9), 0)
