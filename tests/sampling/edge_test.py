@@ -75,7 +75,7 @@ class PillowTest(parameterized.TestCase):
 
 class ValuesTest(parameterized.TestCase):
   @parameterized.product(
-    implementation=("gather", "bilinear", "matmul"),
+    implementation=tuple(sampling.KERNELS),
     padding=("zeros", "constant", ("wrap", "constant")),
   )
   @pytest.mark.usefixtures("x64")
@@ -163,7 +163,7 @@ class ValuesTest(parameterized.TestCase):
 
 
 class GradientTest(parameterized.TestCase):
-  @parameterized.parameters("gather", "bilinear", "matmul")
+  @parameterized.parameters(*sampling.KERNELS)
   @pytest.mark.usefixtures("x64")
   def test_numerical(self, implementation):
     rng = np.random.default_rng(0)

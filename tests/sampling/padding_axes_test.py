@@ -55,7 +55,7 @@ class ValuesTest(parameterized.TestCase):
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
   @parameterized.product(
-    implementation=("gather", "bilinear", "matmul"),
+    implementation=tuple(sampling.KERNELS),
     padding=(PANORAMA, ("zeros", "reflection")),
   )
   @pytest.mark.usefixtures("x64")
@@ -138,7 +138,7 @@ class ValuesTest(parameterized.TestCase):
 
 @pytest.mark.usefixtures("x64")
 class GradientTest(parameterized.TestCase):
-  @parameterized.parameters("gather", "bilinear", "matmul")
+  @parameterized.parameters(*sampling.KERNELS)
   def test_numerical(self, implementation):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(*SHAPE, 2))
