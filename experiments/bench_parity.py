@@ -7,8 +7,8 @@ volumes, by each method, padding and data type: against torch in float64, or
 where it has none, stnjax on the CPU in float64. Then whether the gradient of an
 image has the same bits in each run, by default and with sums in one order
 (`jax.jit(..., compiler_options={"xla_gpu_deterministic_ops": True})`). Writes a
-table, bench_parity.md, and every error, bench_parity.json; fails if an error is
-larger than 2e-4 in float32, or 2e-2 in bfloat16, of the largest number compared.
+table, bench_parity.md, and every error, bench_parity.json; fails if an error
+exceeds 2e-4 in float32, or 2e-2 in bfloat16, of the largest number compared.
 """
 
 import jax

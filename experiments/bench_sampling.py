@@ -20,10 +20,10 @@ rounds, with quartiles; above 1 stnjax is faster. Two peers are no libraries.
 "copy" copies the batch: its ratio is the share of the memory bandwidth that a
 forward warp reaches. "deterministic" is stnjax on GPU with sums in one order
 (`jax.jit(..., compiler_options={"xla_gpu_deterministic_ops": True})`). On GPU a
-call computes 20 warps one after another, in one program, and waits for the last;
-torch does so in one CUDA graph. The time of a warp is then that of its kernels
-and of their launches by the GPU, as in a training step, and not that of a call
-from Python, which --in_a_row=1 measures. Memory: the peak beyond what was in use
+call computes 20 warps one after another, in one program, and waits for the
+last; torch does so in one CUDA graph. The time of a warp is then that of its
+kernels and of their launches by the GPU, as in a training step, and not that of
+a call from Python, which --in_a_row=1 measures. Memory: the peak beyond what was in use
 before the call, in a fresh process.
 """
 

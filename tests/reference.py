@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+from scipy.interpolate import BSpline
 
 FAR = 60  # pixels outside that take part; splines have forgotten them by then
 
@@ -47,9 +48,18 @@ def kernel(x, method):
     if x < 1:
       return 1.25 * x**3 - 2.25 * x**2 + 1
     return -0.75 * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0
-  if x < 1:  # the cubic B-spline
-    return 2 / 3 - x**2 + x**3 / 2
-  return (2 - x) ** 3 / 6 if x < 2 else 0
+  order = spline_order(method)
+  end = (order + 1) / 2
+  if x >= end:
+    return 0
+  return float(BSpline.basis_element(np.arange(order + 2) - end)(x))
+
+
+def spline_order(method):
+  """The order of a spline, None for other methods."""
+  if not method.startswith("spline"):
+    return None
+  return int(method.removeprefix("spline") or 3)
 
 
 def weights(position, size, *, method, padding, align_corners):
@@ -61,15 +71,15 @@ def weights(position, size, *, method, padding, align_corners):
     if padding == "reflection":  # as torch: ties go to the even pixel inside
       position = fold(position, size, padding, align_corners)
     places = {round(position): 1.0}
-  elif method == "spline":
+  elif spline_order(method):
     if padding in ("wrap", "reflection"):
       position = fold(position, size, padding, align_corners)
-    position = np.clip(position, 2 - FAR, size + FAR - 3)
+    position = np.clip(position, 3 - FAR, size + FAR - 4)
     base = int(np.floor(position))
-    coefficients = spline_matrix(size, padding, align_corners)
+    coefficients = spline_matrix(size, method, padding, align_corners)
     return sum(
       kernel(position - tap, method) * coefficients[tap + FAR]
-      for tap in range(base - 1, base + 3)
+      for tap in range(base - 2, base + 4)
     )
   else:
     base = int(np.floor(position))
@@ -96,7 +106,7 @@ def fold(position, size, padding, align_corners):
 
 
 @functools.cache
-def spline_matrix(size, padding, align_corners):
+def spline_matrix(size, method, padding, align_corners):
   """From the pixels to the coefficients at places -FAR to size + FAR."""
   total = size + 2 * FAR
   extension = np.zeros((total, size))
@@ -104,19 +114,24 @@ def spline_matrix(size, padding, align_corners):
     index = source(row - FAR, size, padding, align_corners)
     if index is not None:
       extension[row, index] = 1
-  diagonals = 4 * np.eye(total) + np.eye(total, k=1) + np.eye(total, k=-1)
-  return np.linalg.solve(diagonals / 6, extension)
+  values = sum(
+    kernel(offset, method) * np.eye(total, k=offset) for offset in range(-2, 3)
+  )
+  return np.linalg.solve(values, extension)
 
 
-def sample(image, grid, *, align_corners, **mode):
+def sample(image, grid, *, align_corners, padding, **mode):
   """Samples one image `[*shape, C]` at a grid `[*out, N]`, point by point."""
   shape = image.shape[:-1]
+  paddings = [padding] * len(shape) if isinstance(padding, str) else padding
   result = np.zeros((*grid.shape[:-1], image.shape[-1]))
   for place in np.ndindex(*grid.shape[:-1]):
     value = image.astype(np.float64)
-    for coordinate, size in zip(grid[place][::-1], shape, strict=True):
+    axes = zip(grid[place][::-1], shape, paddings, strict=True)
+    for coordinate, size, padding in axes:
       position = to_pixel(float(coordinate), size, align_corners)
-      row = weights(position, size, align_corners=align_corners, **mode)
+      options = dict(mode, padding=padding, align_corners=align_corners)
+      row = weights(position, size, **options)
       value = np.tensordot(row, value, 1)
     result[place] = value
   return result

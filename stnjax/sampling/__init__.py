@@ -5,7 +5,7 @@ Images:
   `resize`: the whole image at another shape;
   `grid_sample`, `sample_pixels`: samples at normalised or pixel coordinates;
   `splat`: the adjoint of sampling;
-  `spline_coefficients`: prefilter of the method "spline".
+  `spline_coefficients`: prefilter of the spline methods.
 
 Grids:
   `affine_grid`, `affine_pixel_grid`: of a matrix;
@@ -38,6 +38,7 @@ from stnjax.sampling.grids import affine_pixel_grid as affine_pixel_grid
 from stnjax.sampling.grids import tps_grid as tps_grid
 from stnjax.sampling.kernels import KERNELS as KERNELS
 from stnjax.sampling.kernels import Kernel as Kernel
+from stnjax.sampling.labels import LABEL as LABEL
 from stnjax.sampling.lenses import lens_grid as lens_grid
 from stnjax.sampling.linearised import LINEARISED as LINEARISED
 from stnjax.sampling.methods import METHODS as METHODS

@@ -22,7 +22,7 @@ def filtered_sample(
   output_shape: Sequence[int],
   sample: Callable[[jax.Array], jax.Array],
   *,
-  cyclic: bool,
+  cyclic: Sequence[bool],
   align_corners: bool,
 ) -> jax.Array:
   """Samples an image that is blurred as far as a transform shrinks it.
@@ -36,7 +36,7 @@ def filtered_sample(
     theta: `[..., N, N + 1]` or `[..., N + 1, N + 1]`.
     output_shape: Spatial shape of the grid that `sample` reads at.
     sample: From a blurred image to the result `[..., *output_shape, C]`.
-    cyclic: Whether the image repeats outside.
+    cyclic: Whether the image repeats outside along x, y(, z).
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
 
@@ -87,13 +87,15 @@ def _squared_factors(jacobian: jax.Array) -> jax.Array:
   return jnp.abs(ellipse).sum(axis=-1)
 
 
-def _blur(image: jax.Array, squares: jax.Array, cyclic: bool) -> jax.Array:
+def _blur(
+  image: jax.Array, squares: jax.Array, cyclic: Sequence[bool]
+) -> jax.Array:
   """Blurs by `[..., N]` squared factors of shrinking along x, y(, z)."""
   num_axes = squares.shape[-1]
   names = "dhw"[-num_axes:]
   for axis, name in enumerate(reversed(names)):
     size = image.shape[-2 - axis]
-    kernel = _gaussian(squares[..., axis, None, None], size, cyclic)
+    kernel = _gaussian(squares[..., axis, None, None], size, cyclic[axis])
     image = jnp.einsum(
       f"...i{name},...{names}c->...{names.replace(name, 'i')}c",
       kernel.astype(image.dtype),

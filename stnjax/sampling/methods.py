@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from stnjax import checks
 from stnjax.registry import Registry
-from stnjax.sampling.padding import Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,6 +45,8 @@ class Method:
       the image, points, random key (None unless `takes_key`) and a function
       `read(image, points, method)` to samples `[..., C]`. None for others.
     takes_key: Whether the method draws random numbers.
+    takes_labels: Whether images are label maps, of integers or booleans, whose
+      values are copied; `read` then finds the fill in samples of "nearest".
 
   Raises:
     ValueError: If `support` does not fit `weights`.
@@ -56,12 +58,14 @@ class Method:
   pads_position: bool = False
   prepare: (
     Callable[
-      [jax.Array, jax.Array, Padding, bool, bool], tuple[jax.Array, jax.Array]
+      [jax.Array, jax.Array, Padding | PaddingPerAxis, bool, bool],
+      tuple[jax.Array, jax.Array],
     ]
     | None
   ) = None
   read: Callable[..., jax.Array] | None = None
   takes_key: bool = False
+  takes_labels: bool = False
 
   def __repr__(self) -> str:
     return f"<method {self.name!r}>"
@@ -81,7 +85,7 @@ class Method:
   @property
   def copies_pixels(self) -> bool:
     """Whether samples are pixels as they are, whatever their dtype."""
-    return self.weights is None
+    return self.weights is None or self.takes_labels
 
   @property
   def takes_coefficients(self) -> bool:

@@ -3,8 +3,9 @@
 A padding is one `Padding` object in `PADDINGS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import dataclasses
+from typing import Any
 
 import jax
 from jax import lax
@@ -47,6 +48,11 @@ class Padding:
   period: Callable[[int, bool], int] | None = None
   fills: bool = False
   takes_fill_value: bool = False
+
+  def along(self, axis: int) -> "Padding":
+    """The padding of an axis: this one along all of them."""
+    del axis
+    return self
 
   def __repr__(self) -> str:
     return f"<padding {self.name!r}>"
@@ -210,3 +216,79 @@ UNFILLED = tuple(
   name for name, padding in PADDINGS.items() if not padding.takes_fill_value
 )
 """Values of `padding` that take no `fill_value`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddingPerAxis:
+  """Different paddings along the axes of an image.
+
+  Attributes:
+    paddings: Paddings along x, y(, z).
+  """
+
+  paddings: tuple[Padding, ...]
+
+  def along(self, axis: int) -> Padding:
+    """The padding of an axis, 0 for x."""
+    return self.paddings[axis]
+
+  @property
+  def takes_fill_value(self) -> bool:
+    """Whether the fill of an axis is the option `fill_value`."""
+    return any(padding.takes_fill_value for padding in self.paddings)
+
+  @property
+  def fills(self) -> bool:
+    """Whether the outside is a fill along an axis."""
+    return any(padding.fills for padding in self.paddings)
+
+  @property
+  def name(self) -> tuple[str, ...]:
+    """Names of the paddings in array order."""
+    return tuple(padding.name for padding in reversed(self.paddings))
+
+
+def find(
+  padding: Any, num_axes: int, *, accepted: Collection[str] | None = None
+) -> Padding | PaddingPerAxis:
+  """The padding of a name, or those of one name per spatial axis.
+
+  Args:
+    padding: Name in `PADDINGS`, or `num_axes` names in array order, (y, x) or
+      (z, y, x).
+    num_axes: Number of spatial axes.
+    accepted: Names to choose from; those in `PADDINGS` by default.
+
+  Raises:
+    ValueError: For an unknown name, another number of names, or both "zeros"
+      and "constant".
+  """
+  accepted = PADDINGS if accepted is None else accepted
+  if not isinstance(padding, tuple | list):
+    checks.option("padding", padding, accepted)
+    return PADDINGS[padding]
+  if len(padding) != num_axes:
+    order = "(y, x)" if num_axes == 2 else "(z, y, x)"
+    raise ValueError(
+      f"padding must be a name or {num_axes} names, {order},"
+      f" got {checks.shown(padding)}"
+    )
+  for name in padding:
+    checks.option("padding", name, accepted)
+  if {ZEROS.name, CONSTANT.name} <= set(padding):
+    raise ValueError(
+      "padding must not have both 'zeros' and 'constant', as a corner is"
+      f" outside along both axes, got {checks.shown(padding)}"
+    )
+  if len(set(padding)) == 1:
+    return PADDINGS[padding[0]]
+  return PaddingPerAxis(tuple(PADDINGS[name] for name in reversed(padding)))
+
+
+def clamped(padding: Padding | PaddingPerAxis) -> Padding | PaddingPerAxis:
+  """The same padding with "border" along the axes on which it fills."""
+  if isinstance(padding, Padding):
+    return BORDER if padding.fills else padding
+  return PaddingPerAxis(
+    tuple(BORDER if along.fills else along for along in padding.paddings)
+  )

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax.sampling import kernels as kernels_by_name
+from stnjax.sampling import padding as paddings
 from stnjax.sampling.kernels import Kernel
 from stnjax.sampling.methods import LINEAR, Method
-from stnjax.sampling.padding import ZEROS, Padding
+from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
 
 
 # Compiled as a whole, so that a call outside `jit` is one dispatch.
@@ -21,6 +22,7 @@ from stnjax.sampling.padding import ZEROS, Padding
   static_argnames=(
     "method",
     "padding",
+    "edge",
     "align_corners",
     "return_mask",
     "prefilter",
@@ -34,7 +36,8 @@ def sample(
   key: jax.Array | None,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
+  edge: str,
   align_corners: bool,
   return_mask: bool,
   prefilter: bool,
@@ -49,6 +52,7 @@ def sample(
     key: Random key for methods that take one, else None.
     method: The method.
     padding: How the image continues outside.
+    edge: "blend", or "hard" where the padding fills.
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample.
@@ -59,32 +63,60 @@ def sample(
     `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
     `[..., *output_shape]`.
   """
+  axes = range(points.shape[-1])
+  filled_axes = [axis for axis in axes if padding.along(axis).fills]
+  read_padding = paddings.clamped(padding) if edge == "hard" else padding
   read = functools.partial(
-    read_batch, padding=padding, align_corners=align_corners, kernels=kernels
+    _read,
+    fill=fill,
+    padding=read_padding,
+    align_corners=align_corners,
+    kernels=kernels,
   )
   if method.prepare is not None:
-    prepared = method.prepare(image, points, padding, align_corners, prefilter)
+    prepared = method.prepare(
+      image, points, read_padding, align_corners, prefilter
+    )
     result = read(*prepared, method=method)
   elif method.read is not None:
     result = method.read(image, points, key, read)
   else:
     result = read(image, points, method=method)
-  if not padding.takes_fill_value and not return_mask:
-    return cast(result, image.dtype)
-  mask = _in_bounds_weight(points, image.shape, method, kernels)
-  if padding.takes_fill_value:
-    if method.copies_pixels:  # keeps integers that floats cannot hold
-      inside = mask[..., None] > 0
-      result = jnp.where(inside, result, cast(fill, image.dtype))
-    else:
-      reach = mask
-      if (
-        method.prepare is not None
-      ):  # coefficients of the fill reach far inside
-        reach = _in_bounds_weight(points, image.shape, LINEAR, kernels)
-      result = result + filled(mask, fill, reach)
+  if edge == "hard":
+    weight = functools.partial(_inside, points, image.shape)
+    result = _placed(result, weight(filled_axes), fill, image.dtype)
+  else:
+    weight = functools.partial(
+      _in_bounds_weight, points, image.shape, method=method, kernels=kernels
+    )
+    if padding.takes_fill_value and not method.copies_pixels:
+      mask = reach = weight(filled_axes)
+      if method.prepare is not None:
+        # Coefficients of the fill reach far inside.
+        reach = weight(filled_axes, method=LINEAR)
+      result = result + _filled(mask, fill, reach)
   result = cast(result, image.dtype)
-  return (result, mask) if return_mask else result
+  return (result, weight(axes)) if return_mask else result
+
+
+def _read(
+  image: jax.Array,
+  points: jax.Array,
+  *,
+  fill: jax.Array,
+  method: Method,
+  padding: Padding | PaddingPerAxis,
+  **options,
+) -> jax.Array:
+  """Reads images; where pixels are copied, the fill is in its place."""
+  result = read_batch(image, points, method=method, padding=padding, **options)
+  if not padding.takes_fill_value or not method.copies_pixels:
+    return result
+  axes = [a for a in range(points.shape[-1]) if padding.along(a).fills]
+  mask = _in_bounds_weight(
+    points, image.shape, axes, method=method, kernels=options["kernels"]
+  )
+  return _placed(result, mask, fill, image.dtype)
 
 
 def read_batch(
@@ -92,7 +124,7 @@ def read_batch(
   points: jax.Array,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   kernels: tuple[Kernel, ...],
 ) -> jax.Array:
@@ -119,17 +151,20 @@ def read_batch(
 def _in_bounds_weight(
   points: jax.Array,
   image_shape: Sequence[int],
+  axes: Sequence[int],
+  *,
   method: Method,
   kernels: tuple[Kernel, ...],
 ) -> jax.Array:
   """Samples of an image of ones with zeros outside, `[..., *output_shape]`.
 
-  Such an image is a product over the axes, and so is its sample.
+  Such an image is a product over the axes, and so is its sample. Only some
+  `axes` of the points count, but a NaN coordinate is outside along any.
   """
-  num_axes = points.shape[-1]
-  result = jnp.ones(points.shape[:-1], points.dtype)
-  for axis, size in enumerate(image_shape[-num_axes - 1 : -1][::-1]):
-    position = points[..., axis]
+  defined = ~jnp.isnan(points).any(axis=-1)
+  result = defined.astype(points.dtype)
+  for axis in axes:
+    size, position = image_shape[-2 - axis], points[..., axis]
     ones, place = jnp.ones((size, 1), points.dtype), position[..., None]
     if method.prepare is not None:
       ones, place = method.prepare(ones, place, ZEROS, False, True)
@@ -152,7 +187,28 @@ def _in_bounds_weight(
   return result
 
 
-def filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
+def _inside(
+  points: jax.Array, image_shape: Sequence[int], axes: Sequence[int]
+) -> jax.Array:
+  """Whether points lie in the pixels of an image, 0 or 1, along some axes."""
+  inside = ~jnp.isnan(points).any(axis=-1)
+  for axis in axes:
+    size, position = image_shape[-2 - axis], points[..., axis]
+    inside &= (position >= -0.5) & (position <= size - 0.5)
+  return inside.astype(points.dtype)
+
+
+def _placed(
+  result: jax.Array,
+  mask: jax.Array,
+  fill: jax.Array,
+  dtype: jax.typing.DTypeLike,
+) -> jax.Array:
+  """The fill where the mask is 0; integers may be what floats cannot hold."""
+  return jnp.where(mask[..., None] > 0, cast(result, dtype), cast(fill, dtype))
+
+
+def _filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
   """The part of a sample that is fill.
 
   Args:

@@ -10,10 +10,11 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
-from stnjax.sampling import methods, reading
+from stnjax.sampling import complex_images, methods, reading
 
 
 @promotion.usual
+@complex_images.by_parts
 def resize(
   image: ArrayLike,
   output_shape: Sequence[int],
@@ -45,7 +46,8 @@ def resize(
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for 3 output sizes.
-      Floating, with finite pixels, or integer; boolean for "nearest".
+      Floating or complex, with finite pixels, or integer; boolean for
+      "nearest".
     output_shape: Spatial shape of the result, `(H, W)` or `(D, H, W)`.
     method: Kernel. "nearest" (ties to the later pixel); "linear"; "cubic",
       Keys with a = -0.75; "catmull_rom", Keys with a = -0.5; "lanczos3" and
@@ -65,7 +67,7 @@ def resize(
   Raises:
     ValueError: For an unknown method, a wrong shape, `antialias` with "nearest"
       or "area", and for "area" a growing axis or `align_corners`.
-    TypeError: For complex values, flags that are not True or False, sizes that
+    TypeError: For flags that are not True or False, sizes that
       are not static, a boolean image with another method than "nearest".
 
   Gradient: exact; the result is linear in the image.

@@ -1,24 +1,31 @@
 """Sampling an image at the places of a grid."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import kernels, methods, reading
+from stnjax.sampling import complex_images, kernels, methods, reading
+from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import PADDINGS, Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
+
+EDGES = ("blend", "hard")
 
 
 @promotion.usual
+@complex_images.by_parts
 def grid_sample(
   image: ArrayLike,
   grid: ArrayLike,
   *,
   method: str | Method = "linear",
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
+  edge: str = "blend",
   align_corners: bool = False,
   return_mask: bool = False,
   prefilter: bool = True,
@@ -31,31 +38,40 @@ def grid_sample(
   (x, y, z); see `stnjax.coordinates`. Where
   `torch.nn.functional.grid_sample` has the mode, values and gradients are its
   on channels-last arrays (a coordinate that torch rounds to the other side of
-  a pixel's centre aside); "spline" is `scipy.ndimage.map_coordinates` of order
-  3.
+  a pixel's centre aside); "spline2", "spline" (3), "spline4" and "spline5" are
+  `scipy.ndimage.map_coordinates` of that order.
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` where the grid's last axis
-      is 3. Floating, with finite pixels, or integer; boolean for "nearest".
+      is 3. Floating or complex, with finite pixels, or integer; boolean for
+      "nearest" and "label".
     grid: `[..., *shape, N]` with N spatial axes in `shape`, N = 2 or 3. Batch
       axes broadcast against the image's.
     method: Interpolation between pixels. "nearest" (ties to the even pixel);
       "linear"; "cubic", the convolution of Keys with a = -0.75, and
       "catmull_rom" with a = -0.5; "lanczos3" and "lanczos4", windowed sincs;
-      "spline", the cubic B-spline through the pixels; "linearised", the values
-      of "linear" with a gradient from further around, which takes a `key`; or
-      the name of another method in `sampling.METHODS`.
-    padding: Values outside the image. "zeros" and "constant", a
-      `fill_value`, into which the pixels on the edge blend; "border", the
-      nearest pixel; "reflection", mirrored at the outer edges of the image, or
-      with `align_corners` at the centres of its outermost pixels; "wrap",
-      repeated with a period of the image's size.
+      "spline", the cubic B-spline through the pixels, and "spline2", "spline4"
+      and "spline5", those of order 2, 4 and 5; "linearised", the values of
+      "linear" with a gradient from further around, which takes a `key`;
+      "label", for images of classes, the class with the largest weight in
+      "linear" (ties to the smallest; the fill is a class); or the name of
+      another method in `sampling.METHODS`.
+    padding: Values outside the image. "zeros" and "constant", a `fill_value`;
+      "border", the nearest pixel; "reflection", mirrored at the outer edges of
+      the image, or with `align_corners` at the centres of its outermost pixels;
+      "wrap", repeated with a period of the image's size. Or one of these per
+      spatial axis, in array order, (y, x) or (z, y, x): `("border", "wrap")`
+      for panoramas. "zeros" and "constant" do not go together.
     fill_value: Value outside the image with padding="constant", a number or
-      `[C]`; 0 by default.
+      `[C]`, complex for complex images; 0 by default.
+    edge: Transition to the fill. "blend": the image is interpolated with the
+      fill around it. "hard": places in the image, up to the outer edges of its
+      pixels, read as with padding="border", all others the fill, as in Pillow's
+      `Image.transform`.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample as well.
-    prefilter: Whether method="spline" computes `spline_coefficients`; False
+    prefilter: Whether a spline method computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
     implementation: Kernel. "gather" reads pixels by their index; "compiled" is
@@ -67,25 +83,28 @@ def grid_sample(
     `[..., *shape, C]` in the dtype of `image`; integers are rounded to the
     nearest (ties to even) and saturate. Places with a NaN coordinate are the
     fill. With `return_mask` also `[..., *shape]`, float32 or wider: what an
-    image of ones would give with padding="zeros". It is between 0 and 1, but
-    for the overshoot of the methods that reach further than "linear".
+    image of ones would give with padding="zeros" and the same `edge`. It is
+    between 0 and 1, but for the overshoot of the methods that reach further
+    than "linear"; with edge="hard", 0 or 1. For "label", that of "linear".
 
   Raises:
     ValueError: For an unknown option, a wrong shape, batch axes that do not
       broadcast, an option that the method or padding does not take, an axis of
       more than 2^30 pixels.
-    TypeError: For complex values, flags that are not True or False, or a
-      boolean image with another method than "nearest".
+    TypeError: For a complex grid, flags that are not True or False, a boolean
+      image with another method than "nearest" or "label", or a floating one
+      with "label".
 
   Gradient: with respect to image, grid and fill, finite for finite pixels,
     whatever the grid and the fill. At a pixel centre the derivative of "linear"
     with respect to the grid is the right-hand one; it is zero where "border"
     clamps (the edge pixels' centres included), at NaN and at infinity; a fill
-    that is not finite has none. "cubic", "catmull_rom" and "lanczos" have one
-    continuous derivative, "spline" two, "nearest" none. "linearised" gives the
-    image the gradient of "linear" and the grid the slope of a plane fitted to 8
-    samples, of which 7 are displaced at random by about a pixel (more where the
-    grid is coarser than the image); it is meant to be differentiated once.
+    that is not finite has none; edge="hard" adds none. "cubic", "catmull_rom"
+    and "lanczos" have one continuous derivative, "spline" two, "spline5" four,
+    "nearest" and "label" none. "linearised" gives the image the gradient of
+    "linear" and the grid the slope of a plane fitted to 8 samples, of which 7
+    are displaced at random by about a pixel (more where the grid is coarser
+    than the image); it is meant to be differentiated once.
 
   Reference: Jaderberg et al. 2015 (arXiv:1506.02025), eq. 5; Keys 1981;
     Duchon 1979; Unser 1999; Jiang et al. 2019 (arXiv:1901.07124).
@@ -106,6 +125,7 @@ def grid_sample(
     method=method,
     padding=padding,
     fill_value=fill_value,
+    edge=edge,
     align_corners=align_corners,
     return_mask=return_mask,
     prefilter=prefilter,
@@ -115,13 +135,15 @@ def grid_sample(
 
 
 @promotion.usual
+@complex_images.by_parts
 def sample_pixels(
   image: ArrayLike,
   points: ArrayLike,
   *,
   method: str | Method = "linear",
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
+  edge: str = "blend",
   align_corners: bool = False,
   return_mask: bool = False,
   prefilter: bool = True,
@@ -140,13 +162,14 @@ def sample_pixels(
     points: `[..., *shape, N]` pixel coordinates with N spatial axes in `shape`,
       last axis (x, y) or (x, y, z). Batch axes broadcast against the image's.
     method: Interpolation between pixels; see `grid_sample`.
-    padding: Values outside the image; see `grid_sample`.
+    padding: Values outside the image, also per axis; see `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
-      `[C]`; 0 by default.
+      `[C]`, complex for complex images; 0 by default.
+    edge: Transition to the fill, "blend" or "hard"; see `grid_sample`.
     align_corners: Whether padding="reflection" mirrors at the centres of the
       outermost pixels instead of their outer edges.
     return_mask: Whether to return the in-bounds weight of each sample as well.
-    prefilter: Whether method="spline" computes `spline_coefficients`; False
+    prefilter: Whether a spline method computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
     implementation: Kernel: "auto", "gather", "compiled" or "matmul"; see
@@ -164,20 +187,23 @@ def sample_pixels(
   """
   points, num_axes = checked_grid(points, name="points")
   method = methods.find(method)
-  checks.option("padding", padding, PADDINGS)
-  padding = PADDINGS[padding]
+  found = paddings.find(padding, num_axes)
+  checks.option("edge", edge, EDGES)
+  if edge == "hard" and not found.fills:
+    raise ValueError(
+      "edge='hard' needs padding='zeros' or 'constant', got"
+      f" padding={found.name!r}"
+    )
   candidates = kernels.candidates(implementation)
   checks.flag("align_corners", align_corners)
   checks.flag("return_mask", return_mask)
   checks.flag("prefilter", prefilter)
   image = checks.image("image", image, num_axes)
-  if image.dtype == jnp.bool_ and not method.copies_pixels:
-    raise TypeError(
-      f"image of dtype bool needs method='nearest', got {method.name!r}"
-    )
+  _check_dtype(image, method)
   if not prefilter and not method.takes_coefficients:
     raise ValueError(
-      f"prefilter=False needs method='spline', got {method.name!r}"
+      "prefilter=False needs method='spline', 'spline2', 'spline4' or"
+      f" 'spline5', got {method.name!r}"
     )
   batch, rest = image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
   volumes = num_axes == 2 and len(batch) >= max(1, len(rest))
@@ -191,10 +217,11 @@ def sample_pixels(
   return reading.sample(
     image,
     points,
-    _checked_fill(fill_value, padding, image),
+    _checked_fill(fill_value, found, image),
     _checked_key(key, method),
     method=method,
-    padding=padding,
+    padding=found,
+    edge=edge,
     align_corners=align_corners,
     return_mask=return_mask,
     prefilter=prefilter,
@@ -216,8 +243,21 @@ def checked_grid(
   return grid, num_axes
 
 
+def _check_dtype(image: jax.Array, method: Method) -> None:
+  if image.dtype == jnp.bool_ and not method.copies_pixels:
+    raise TypeError(
+      "image of dtype bool needs method='nearest' or 'label', got"
+      f" {method.name!r}"
+    )
+  if method.takes_labels and jnp.issubdtype(image.dtype, jnp.floating):
+    raise TypeError(
+      f"method={method.name!r} needs an image of integers or booleans, got"
+      f" dtype {image.dtype}"
+    )
+
+
 def _checked_fill(
-  fill_value: ArrayLike, padding: Padding, image: jax.Array
+  fill_value: ArrayLike, padding: Padding | PaddingPerAxis, image: jax.Array
 ) -> jax.Array:
   channels = image.shape[-1]
   if image.dtype == jnp.bool_ and isinstance(fill_value, bool):

@@ -8,19 +8,25 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import kernels, reading, sampler
+from stnjax.sampling import complex_images, kernels, reading, sampler
 from stnjax.sampling.kernels.operations import match_varying_axes
 from stnjax.sampling.methods import LINEAR
-from stnjax.sampling.padding import PADDINGS, UNFILLED, Padding
+from stnjax.sampling.padding import (
+  UNFILLED,
+  Padding,
+  PaddingPerAxis,
+  find,
+)
 
 
 @promotion.usual
+@complex_images.by_parts
 def splat(
   values: ArrayLike,
   grid: ArrayLike,
   output_shape: Sequence[int],
   *,
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   align_corners: bool = False,
 ) -> jax.Array:
   """Adds values into an image at the places of a grid: forward warping.
@@ -34,12 +40,13 @@ def splat(
   Convention: `stnjax.coordinates`.
 
   Args:
-    values: `[..., *shape, C]`, real and finite.
+    values: `[..., *shape, C]`, real or complex, finite.
     grid: `[..., *shape, N]`, normalised coordinates in the result that each
       value is added at. Batch axes broadcast against those of `values`.
     output_shape: Spatial shape of the result, `(H, W)` or `(D, H, W)`.
     padding: Treatment of values outside the result: "zeros" (they are lost),
-      "border", "reflection" or "wrap".
+      "border", "reflection" or "wrap", or one of them per axis; see
+      `grid_sample`.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
 
@@ -50,7 +57,7 @@ def splat(
   Raises:
     ValueError: For an unknown padding, a wrong shape, batch axes that do not
       broadcast.
-    TypeError: For complex or boolean values.
+    TypeError: For boolean values or a complex grid.
 
   Gradient: with respect to values and grid; for the grid as in `grid_sample`.
 
@@ -59,8 +66,8 @@ def splat(
   >>> splat(jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 2)), (2, 2)).ravel().tolist()
   [0.25, 0.25, 0.25, 0.25]
   """
-  checks.option("padding", padding, UNFILLED)
   grid, num_axes = sampler.checked_grid(grid)
+  found = find(padding, num_axes, accepted=UNFILLED)
   output_shape = checks.spatial_shape("output_shape", output_shape, num_axes)
   given = checks.real("values", values)
   values = checks.floating("values", given)
@@ -77,9 +84,7 @@ def splat(
   points = coordinates.to_pixels(
     grid, output_shape, align_corners=align_corners
   )
-  result = _splat(
-    values, points, output_shape, PADDINGS[padding], align_corners
-  )
+  result = _splat(values, points, output_shape, found, align_corners)
   floats = jnp.issubdtype(given.dtype, jnp.floating)
   return result.astype(given.dtype if floats else values.dtype)
 
@@ -91,7 +96,7 @@ def _splat(
   values: jax.Array,
   points: jax.Array,
   output_shape: tuple[int, ...],
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
 ) -> jax.Array:
   num_axes = points.shape[-1]

@@ -1,4 +1,7 @@
-"""Interpolating cubic B-splines: the coefficients that pass through samples."""
+"""Interpolating B-splines: the coefficients that pass through samples."""
+
+from collections.abc import Sequence
+import functools
 
 import jax
 from jax import lax
@@ -7,21 +10,24 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
+from stnjax.sampling import b_splines, complex_images
 from stnjax.sampling.methods import METHODS, Method
-from stnjax.sampling.padding import PADDINGS, Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis, find
 
-_POLE = np.sqrt(3) - 2  # of the filter [1, 4, 1] / 6
+ORDERS = (2, 3, 4, 5)
 
 
 @promotion.usual
+@complex_images.by_parts
 def spline_coefficients(
   image: ArrayLike,
   *,
+  order: int = 3,
   num_axes: int = 2,
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   align_corners: bool = False,
 ) -> jax.Array:
-  """The coefficients of the cubic B-spline through the pixels of an image.
+  """The coefficients of the B-spline through the pixels of an image.
 
   `grid_sample(spline_coefficients(image), grid, method="spline",
   prefilter=False)` is `grid_sample(image, grid, method="spline")`: filter once
@@ -33,19 +39,22 @@ def spline_coefficients(
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` with `num_axes=3`, with
       finite pixels: one that is not reaches all others.
+    order: Order of the spline: 3 for method="spline", or 2, 4 or 5 for
+      "spline2", "spline4" or "spline5".
     num_axes: Number of spatial axes before the channels, 2 or 3.
     padding: How the image continues outside: "zeros", "constant", "border",
-      "reflection" or "wrap"; see `grid_sample`. For "constant" the coefficients
-      are those of "zeros".
+      "reflection" or "wrap", or one of them per axis; see `grid_sample`. For
+      "constant" the coefficients are those of "zeros"; for edge="hard", those
+      of "border".
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
 
   Returns:
-    The coefficients, in the shape of `image`, float32 or wider.
+    The coefficients, in the shape of `image`, float32 or wider, or complex.
 
   Raises:
     ValueError: For an unknown option, a wrong shape.
-    TypeError: For complex or boolean images.
+    TypeError: For boolean images.
 
   Gradient: exact (the filter is linear).
 
@@ -56,95 +65,99 @@ def spline_coefficients(
   >>> ones.ravel().round(3).tolist()
   [1.0, 1.0, 1.0]
   """
+  checks.option("order", order, ORDERS)
   checks.option("num_axes", num_axes, (2, 3))
-  checks.option("padding", padding, PADDINGS)
+  found = find(padding, num_axes)
   checks.flag("align_corners", align_corners)
   image = checks.floating("image", checks.image("image", image, num_axes))
   checks.channels_last("image", image.shape, num_axes)
-  return solve(image, num_axes, PADDINGS[padding], align_corners)
+  return solve(image, num_axes, found, align_corners, order)
 
 
 def solve(
-  image: jax.Array, num_axes: int, padding: Padding, align_corners: bool
+  image: jax.Array,
+  num_axes: int,
+  padding: Padding | PaddingPerAxis,
+  align_corners: bool,
+  order: int = 3,
 ) -> jax.Array:
   """As `spline_coefficients`, for any number of axes, unchecked."""
-  mode = padding.pad_mode(align_corners)
-  for axis in range(-num_axes - 1, -1):
-    image = _filter(image, axis, mode)
+  for axis in range(num_axes):
+    mode = padding.along(axis).pad_mode(align_corners)
+    image = _filter(image, -2 - axis, mode, order)
   return image
 
 
 def extend(
-  coefficients: jax.Array, num_axes: int, padding: Padding
+  coefficients: jax.Array, axis: int, padding: Padding, order: int
 ) -> jax.Array:
-  """Adds the coefficients outside the image, `margin` pixels on each side.
+  """Adds the coefficients outside along an axis, `margin` on each side.
 
   Outside, where all samples are the same, the difference of the coefficients
-  from them shrinks by the pole from pixel to pixel.
+  from them vanishes with the powers of the poles.
 
   Args:
     coefficients: `[..., *shape, C]`.
-    num_axes: Number of spatial axes.
+    axis: Axis of the array.
     padding: "zeros", "constant" or "border".
+    order: Order of the spline.
 
   Returns:
-    `[..., *(size + 2 * margin), C]`.
+    The coefficients, of size `size + 2 * margin` along the axis.
   """
-  powers = _POLE ** np.arange(1, margin(coefficients.dtype) + 1)
-  for axis in range(-num_axes - 1, -1):
-    moved = jnp.moveaxis(coefficients, axis, 0)
-    before = _beyond(moved, powers, padding)[::-1]
-    after = _beyond(moved[::-1], powers, padding)
-    joined = jnp.concatenate([before, moved, after])
-    coefficients = jnp.moveaxis(joined, 0, axis)
-  return coefficients
+  moved = jnp.moveaxis(coefficients, axis, 0)
+  count, reach = min(3, len(moved)), margin(coefficients.dtype, order)
+  weights = b_splines.beyond(order, padding.fills, count, reach)
+  beyond = functools.partial(
+    jnp.einsum,
+    "mk,k...->m...",
+    weights.astype(moved.dtype),
+    precision=lax.Precision.HIGHEST,
+  )
+  before, after = beyond(moved[:count])[::-1], beyond(moved[::-1][:count])
+  return jnp.moveaxis(jnp.concatenate([before, moved, after]), 0, axis)
 
 
-def margin(dtype: jax.typing.DTypeLike) -> int:
-  """Pixels after which powers of the pole are below the rounding of `dtype`."""
-  return int(np.ceil(np.log(jnp.finfo(dtype).eps / 2) / np.log(-_POLE)))
+def margin(dtype: jax.typing.DTypeLike, order: int) -> int:
+  """Pixels after which powers of the poles are below rounding."""
+  return max(_terms(pole, dtype) for pole in b_splines.poles(order))
 
 
-def _beyond(
-  moved: jax.Array, powers: np.ndarray, padding: Padding
-) -> jax.Array:
-  """Coefficients before the first one along axis 0, nearest first."""
-  powers = powers.astype(moved.dtype).reshape(-1, *[1] * (moved.ndim - 1))
-  edge = moved[:1]
-  if padding.fills:
-    return edge * powers
-  # The outermost sample, from coefficients that continue as the last line says.
-  sample = ((4 + _POLE) * edge + moved[1:2]) / (5 + _POLE)
-  sample = sample if len(moved) > 1 else edge
-  return sample + (edge - sample) * powers
+def _terms(pole: float, dtype: jax.typing.DTypeLike) -> int:
+  """The power of a pole that is below the rounding of `dtype`."""
+  return int(np.ceil(np.log(jnp.finfo(dtype).eps / 2) / np.log(-pole)))
 
 
-def _filter(image: jax.Array, axis: int, mode: str) -> jax.Array:
-  """Solves (c[k-1] + 4 c[k] + c[k+1]) / 6 = image[k] along an axis.
+def _filter(image: jax.Array, axis: int, mode: str, order: int) -> jax.Array:
+  """Solves for the coefficients along an axis.
 
-  The inverse filter is a causal and an anticausal geometric series of the
-  pole; each is summed by doubling, over a row of samples long enough for the
-  rest to vanish.
+  For order 3: (c[k-1] + 4 c[k] + c[k+1]) / 6 = image[k]. The inverse filter is
+  a causal and an anticausal geometric series of each pole; each is summed by
+  doubling, over a row of samples long enough for the rest to vanish.
   """
-  stages = 4 if image.dtype == jnp.float32 else 5  # pole^16, pole^32
-  length = 2**stages - 1
+  poles = b_splines.poles(order)
+  stages = [int(np.ceil(np.log2(_terms(pole, image.dtype)))) for pole in poles]
+  length = sum(2**count - 1 for count in stages)
   widths = [(0, 0)] * image.ndim
   widths[axis] = (length, length)
   series = jnp.pad(image, widths, mode=mode)
-  for forward in (True, False):
-    for stage in range(stages):
-      step, size = 2**stage, series.shape[axis]
-      early = lax.slice_in_dim(series, 0, size - step, axis=axis)
-      late = lax.slice_in_dim(series, step, size, axis=axis)
-      new, old = (late, early) if forward else (early, late)
-      series = new + _POLE**step * old
-  return -6 * _POLE * series
+  for pole, count in zip(poles, stages, strict=True):
+    for forward in (True, False):
+      for stage in range(count):
+        step, size = 2**stage, series.shape[axis]
+        early = lax.slice_in_dim(series, 0, size - step, axis=axis)
+        late = lax.slice_in_dim(series, step, size, axis=axis)
+        new, old = (late, early) if forward else (early, late)
+        series = new + pole**step * old
+    series = (1 - pole) ** 2 * series
+  return series
 
 
 def _prepare(
+  order: int,
   image: jax.Array,
   points: jax.Array,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   prefilter: bool,
 ) -> tuple[jax.Array, jax.Array]:
@@ -152,19 +165,33 @@ def _prepare(
   num_axes = points.shape[-1]
   coefficients = checks.floating("image", image)
   if prefilter:
-    coefficients = solve(coefficients, num_axes, padding, align_corners)
-  if not padding.repeats:
-    coefficients = extend(coefficients, num_axes, padding)
-    points = points + margin(coefficients.dtype)
-  return coefficients, points
+    coefficients = solve(coefficients, num_axes, padding, align_corners, order)
+  shifts = np.zeros(num_axes)
+  for axis in range(num_axes):
+    if not padding.along(axis).repeats:
+      along = padding.along(axis)
+      coefficients = extend(coefficients, -2 - axis, along, order)
+      shifts[axis] = margin(coefficients.dtype, order)
+  return coefficients, points + shifts.astype(points.dtype)
 
 
-def _b_spline(t: jax.Array) -> tuple[jax.Array, ...]:
+def _cubic(t: jax.Array) -> tuple[jax.Array, ...]:
   """Weights of the cubic B-spline (Unser 1999, eq. 8)."""
   s = 1 - t
   near = [2 / 3 - x * x * (1 - x / 2) for x in (t, s)]
   return s * s * s / 6, *near, t * t * t / 6
 
 
-SPLINE = Method(name="spline", support=4, weights=_b_spline, prepare=_prepare)
-METHODS.register(SPLINE.name, SPLINE)
+def _method(order: int) -> Method:
+  return Method(
+    name="spline" if order == 3 else f"spline{order}",
+    support=b_splines.support(order),
+    weights=_cubic if order == 3 else b_splines.weights(order),
+    prepare=functools.partial(_prepare, order),
+  )
+
+
+SPLINE2, SPLINE, SPLINE4, SPLINE5 = map(_method, ORDERS)
+
+for _spline in (SPLINE2, SPLINE, SPLINE4, SPLINE5):
+  METHODS.register(_spline.name, _spline)

@@ -2,26 +2,38 @@
 
 from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
-from stnjax.sampling import antialiasing, grids, methods, reading, sampler
+from stnjax.sampling import (
+  antialiasing,
+  complex_images,
+  grids,
+  methods,
+  reading,
+  sampler,
+)
+from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import PADDINGS, WRAP
+from stnjax.sampling.padding import WRAP, ZEROS
 
 
 @promotion.usual
+@complex_images.by_parts
 def warp(
   image: ArrayLike,
   transform: ArrayLike,
   *,
   output_shape: Sequence[int] | None = None,
   method: str | Method = "linear",
-  padding: str = "zeros",
+  padding: str | Sequence[str] = "zeros",
   fill_value: ArrayLike = 0.0,
+  edge: str = "blend",
   align_corners: bool = False,
   antialias: bool = False,
   return_mask: bool = False,
@@ -37,22 +49,25 @@ def warp(
   of OpenCV, scikit-image or scipy: `transforms.from_opencv`, `.from_pixels`.
 
   Convention: `stnjax.coordinates`. Coordinates are worked out in pixels, so
-  that the identity and whole-pixel shifts copy pixels exactly, but for "spline"
+  that the identity and whole-pixel shifts copy pixels exactly, but for splines
   (integers as far as float32 holds them; "nearest" copies any).
 
   Args:
     image: `[..., H, W, C]`, or `[..., D, H, W, C]` for a 3-D transform.
-      Floating, with finite pixels, or integer; boolean for "nearest".
+      Floating or complex, with finite pixels, or integer; boolean for
+      "nearest" and "label".
     transform: `[..., 2, 3]` affine or `[..., 3, 3]` projective; for volumes
       `[..., 3, 4]` or `[..., 4, 4]`. Batch axes broadcast against the image's.
     output_shape: Spatial shape of the result; that of `image` by default.
     method: Interpolation between pixels: "nearest", "linear", "cubic",
-      "catmull_rom", "lanczos3", "lanczos4", "spline" or "linearised"; see
-      `grid_sample`.
+      "catmull_rom", "lanczos3", "lanczos4", "spline", "linearised" or "label"
+      among others; see `grid_sample`.
     padding: Values outside the image: "zeros", "constant", "border",
-      "reflection" or "wrap"; see `grid_sample`.
+      "reflection" or "wrap", or one of them per axis in array order; see
+      `grid_sample`.
     fill_value: Value outside the image with padding="constant", a number or
-      `[C]`; 0 by default.
+      `[C]`, complex for complex images; 0 by default.
+    edge: Transition to the fill, "blend" or "hard"; see `grid_sample`.
     align_corners: Whether -1 and 1 are the centres of the corner pixels
       instead of their outer edges.
     antialias: Whether to blur `image` first as far as the transform shrinks it
@@ -60,7 +75,7 @@ def warp(
       own Gaussian; for a projective one, all axes alike, by another Gaussian at
       each pixel.
     return_mask: Whether to return the in-bounds weight of each sample as well.
-    prefilter: Whether method="spline" computes `spline_coefficients`; False
+    prefilter: Whether a spline method computes `spline_coefficients`; False
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
     implementation: Kernel: "auto", "gather", "compiled" or "matmul"; see
@@ -73,8 +88,9 @@ def warp(
   Raises:
     ValueError: For an unknown option, a wrong shape, batch axes that do not
       broadcast, an option that the method or padding does not take.
-    TypeError: For complex values, a boolean image with another method than
-      "nearest", flags that are not True or False, sizes that are not static.
+    TypeError: For a complex transform, a boolean image with another method than
+      "nearest" or "label", a floating one with "label", flags that are not True
+      or False, sizes that are not static.
 
   Gradient: with respect to image, transform and fill, as for `grid_sample`;
     nonzero at the identity. Pixels for which the denominator of a projective
@@ -114,8 +130,9 @@ def warp(
   method = methods.find(method)
   if antialias and (method.copies_pixels or not prefilter):
     raise ValueError(
-      "antialias=True needs a method other than 'nearest', and pixels instead"
-      f" of coefficients, got method={method.name!r}, prefilter={prefilter!r}"
+      "antialias=True needs a method other than 'nearest' and 'label', and"
+      " pixels instead of coefficients,"
+      f" got method={method.name!r}, prefilter={prefilter!r}"
     )
   sample = functools.partial(
     sampler.sample_pixels,
@@ -123,12 +140,13 @@ def warp(
       theta, shape, output_shape, align_corners=align_corners
     ),
     method=method,
+    edge=edge,
     align_corners=align_corners,
     prefilter=prefilter,
     key=key,
     implementation=implementation,
   )
-  fill = {"padding": padding, "fill_value": fill_value}
+  fill: dict[str, Any] = {"padding": padding, "fill_value": fill_value}
   if not antialias:
     return sample(image, return_mask=return_mask, **fill)
   blurred_sample = functools.partial(
@@ -137,43 +155,38 @@ def warp(
     output_shape=output_shape,
     align_corners=align_corners,
   )
-  result, mask = _antialiased(
-    image, sample, blurred_sample, method, with_mask=return_mask, **fill
-  )
-  return (result, mask) if return_mask else result
+  result = _antialiased(image, sample, blurred_sample, num_axes, **fill)
+  if not return_mask:
+    return result
+  return result, sample(image, return_mask=True, **fill)[1]
 
 
 def _antialiased(
   image: jax.Array,
   sample: Callable[..., jax.Array],
   blurred_sample: Callable[..., jax.Array],
-  method: Method,
+  num_axes: int,
   *,
-  padding: str,
+  padding: str | Sequence[str],
   fill_value: ArrayLike,
-  with_mask: bool,
-) -> tuple[jax.Array, jax.Array | None]:
-  """Samples of a blurred image, and the mask where it is needed."""
-  checks.option("padding", padding, PADDINGS)
-  fill = {"padding": padding, "fill_value": fill_value}
-  takes_fill = PADDINGS[padding].takes_fill_value
-  # The fill is added to samples that know nothing of it: it is not blurred.
-  options = {"padding": "zeros"} if takes_fill else fill
+) -> jax.Array:
+  """Samples of a blurred image."""
+  found = paddings.find(padding, num_axes)
+  by_axis = [found.along(axis) for axis in range(num_axes)]
+  fill: dict[str, Any] = {"padding": padding, "fill_value": fill_value}
+  options, pixels = fill, checks.floating("image", image)
+  if found.takes_fill_value:
+    # The fill is added to samples that know nothing of it: it is not blurred.
+    names = [ZEROS.name if p.takes_fill_value else p.name for p in by_axis]
+    options = {"padding": names[::-1]}
   result = blurred_sample(
-    checks.floating("image", image),
+    pixels,
     sample=functools.partial(sample, **options),
-    cyclic=PADDINGS[padding] == WRAP,
+    cyclic=[padding == WRAP for padding in by_axis],
   )
-  mask = None
-  if takes_fill or with_mask:
-    _, mask = sample(image, return_mask=True, **fill)
-  if takes_fill:
-    reach = mask
-    if method.prepare is not None:
-      _, reach = sample(image, method="linear", return_mask=True)
-    value = checks.real("fill_value", fill_value)
-    result = result + reading.filled(mask, value, reach)
-  return reading.cast(result, image.dtype), mask
+  if found.takes_fill_value:
+    result = result + sample(jnp.zeros_like(pixels), **fill)
+  return reading.cast(result, image.dtype)
 
 
 def _checked_shape(

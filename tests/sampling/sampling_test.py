@@ -301,11 +301,6 @@ class ErrorTest(parameterized.TestCase):
     ),
     (
       TypeError,
-      "image must hold real",
-      dict(image=jnp.zeros((3, 3, 1), complex)),
-    ),
-    (
-      TypeError,
       "bool needs method='nearest'",
       dict(image=jnp.zeros((3, 3, 1), bool)),
     ),

@@ -16,7 +16,7 @@ from stnjax import checks
 from stnjax.registry import Registry
 from stnjax.sampling.kernels import compiled, gather, matmul
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,9 @@ class Kernel:
       may be traced; shapes and dtypes are known.
     sample: Reads such an image at pixel coordinates, as `gather.sample` does:
       `sample(image, points, *, method, padding, align_corners, batch)` returns
-      `[..., C]`. Batches are made by `vmap`; `batch` is how many images are
-      read at once.
+      `[..., C]`, where `padding.along(axis)` is the `Padding` of an axis, 0 for
+      x. Batches are made by `vmap`; `batch` is how many images are read at
+      once.
     reads: Inputs that are supported, for errors.
     platforms: Platforms on which "auto" prefers the kernel, of "cpu", "cuda",
       "rocm", "tpu"; None for all. A kernel for the platform precedes one for
@@ -93,7 +94,7 @@ def sample(
   *,
   kernels: tuple[Kernel, ...],
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   batch: int = 1,
 ) -> jax.Array:

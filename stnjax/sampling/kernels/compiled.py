@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from stnjax.sampling import padding as paddings
 from stnjax.sampling.kernels import operations
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 
 def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
@@ -41,7 +41,7 @@ def sample(
   points: jax.Array,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   batch: int = 1,
 ) -> jax.Array:
@@ -73,9 +73,9 @@ def sample(
   else:
     pad = functools.partial(paddings.near, support=method.support)
   positions = (
-    pad(position, size, padding, align_corners)
-    for position, size in zip(
-      jnp.unstack(points, axis=-1), image.shape[-2::-1], strict=True
+    pad(position, size, padding.along(axis), align_corners)
+    for axis, (position, size) in enumerate(
+      zip(jnp.unstack(points, axis=-1), image.shape[-2::-1], strict=True)
     )
   )
   operands = operations.match_varying_axes(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from stnjax.sampling.kernels import taps
 from stnjax.sampling.kernels.taps import Tap
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 
 def sample(
@@ -19,7 +19,7 @@ def sample(
   points: jax.Array,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   batch: int = 1,
 ) -> jax.Array:
@@ -49,7 +49,9 @@ def sample(
     image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
   points, defined = taps.sanitize(points)
   by_axis = [
-    taps.taps(points[..., axis], size, method, padding, align_corners)
+    taps.taps(
+      points[..., axis], size, method, padding.along(axis), align_corners
+    )
     for axis, size in enumerate(sizes)
   ]
   return jnp.where(defined, blend(image, by_axis), 0)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from stnjax.sampling.kernels import taps
 from stnjax.sampling.methods import Method
-from stnjax.sampling.padding import Padding
+from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 _LANES = 128  # a tile is a multiple: what a TPU's vector registers hold abreast
 # Numbers of the tiles of a whole batch, and of one, that a TPU's core holds.
@@ -35,7 +35,7 @@ def sample(
   points: jax.Array,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
   batch: int = 1,
 ) -> jax.Array:
@@ -106,13 +106,15 @@ def _read(
   points: jax.Array,
   *,
   method: Method,
-  padding: Padding,
+  padding: Padding | PaddingPerAxis,
   align_corners: bool,
 ) -> jax.Array:
   """`[T, C]`: the image at `[T, N]`."""
   weights = [
     _weights(
-      taps.taps(points[:, axis], size, method, padding, align_corners),
+      taps.taps(
+        points[:, axis], size, method, padding.along(axis), align_corners
+      ),
       size,
       image.dtype,
     )

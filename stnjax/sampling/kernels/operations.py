@@ -76,9 +76,13 @@ def _taps(points, shape, method, padding, align_corners):
   defined = ~functools.reduce(jnp.logical_or, map(jnp.isnan, points))
   by_axis = [
     taps.around(
-      jnp.where(defined, place, 0), size, method, padding, align_corners
+      jnp.where(defined, place, 0),
+      size,
+      method,
+      padding.along(axis),
+      align_corners,
     )
-    for place, size in zip(points, shape[::-1], strict=True)
+    for axis, (place, size) in enumerate(zip(points, shape[::-1], strict=True))
   ]
   return by_axis, defined
 
@@ -219,15 +223,19 @@ def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
   def lower(context, *operands, method, padding, align_corners, shape=None):
     num_axes = len(operands) - (2 if primitive is _GRAD_COORDS else 1)
     sizes = shape or context.avals_in[0].shape[-num_axes - 1 : -1]
-    by_axis = [(size, align_corners) for size in sizes[::-1]]
-    period = padding.period or (lambda size, align_corners: 0)
+    beyond, period = [], []
+    for axis, size in enumerate(sizes[::-1]):
+      along = padding.along(axis)
+      beyond.append(along.pixel_after(size, align_corners))
+      repeats = along.period is not None
+      period.append(along.period(size, align_corners) if repeats else 0)
     call = jax.ffi.ffi_lowering(primitive.name)
     return call(
       context,
       *operands,
       weighting=np.int64(weighting(method)),
-      beyond=np.array([padding.pixel_after(*a) for a in by_axis], np.int64),
-      period=np.array([period(*a) for a in by_axis], np.int64),
+      beyond=np.array(beyond, np.int64),
+      period=np.array(period, np.int64),
     )
 
   return lower

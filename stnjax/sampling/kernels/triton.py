@@ -169,7 +169,10 @@ class _Block:
     self._batch = math.prod(points[0].shape[:-1])
     self._shape = image_shape[-1 - len(points) : -1]
     self._channels = image_shape[-1]
-    self._options = method, padding, align_corners
+    self._axes = [
+      (size, method, padding.along(axis), align_corners)
+      for axis, size in enumerate(self._shape[::-1])
+    ]
     self._wide = min(pl.next_power_of_2(self._channels), _MAX_CHANNELS)
     most = pl.next_power_of_2(self._points)
     self.size = min(max(_NUMBERS // self._wide, 16), most)
@@ -211,19 +214,18 @@ class _Block:
     undefined = functools.reduce(jnp.logical_or, map(_is_nan, positions))
     positions = [jnp.where(undefined, 0, position) for position in positions]
     by_axis = [
-      taps.around(position, size, *self._options)
-      for position, size in zip(positions, self._shape[::-1], strict=True)
+      taps.around(position, *along)
+      for position, along in zip(positions, self._axes, strict=True)
     ]
     return _Place(image, index, exists, ~undefined, positions, by_axis)
 
   def slopes(self, place: _Place, axis: int) -> list[Tap]:
     """The taps along an axis, with the derivatives of their weights."""
-    position, size = place.positions[axis], self._shape[::-1][axis]
 
     def weights(position):
-      found = taps.around(position, size, *self._options)
-      return [tap.weight for tap in found]
+      return [tap.weight for tap in taps.around(position, *self._axes[axis])]
 
+    position = place.positions[axis]
     _, slopes = jax.jvp(weights, (position,), (jnp.ones_like(position),))
     return [
       tap._replace(weight=slope)
