@@ -56,7 +56,7 @@ T draw_place(int64_t size) {
 template <typename T>
 void run(int axes) {
   stnjax::Sizes s = {draw(0, 3), draw(0, 1) ? draw(0, 9) : draw(1, 4),
-                     draw(0, 150), draw(0, 3), {}};
+                     draw(0, 150), draw(0, 3), axes, {}};
   int64_t pixels = s.batch * s.channels;
   for (int a = 0; a < axes; ++a) {
     s.axes[a] = draw_axis();
@@ -77,12 +77,11 @@ void run(int axes) {
     gradients.along[a] = slopes[a].data();
   }
   Pool pool;
-  stnjax::by_case<T>(axes, s, [&](auto which) {
-    read_all(which, pool, s, image.data(), points, values.data());
-    grad_coords_all(which, pool, s, image.data(), points, cotangent.data(),
-                    gradients);
-    grad_image_all(which, pool, s, cotangent.data(), points, to_image.data());
-  });
+  stnjax::read_all<T>(pool, s, image.data(), points, values.data());
+  stnjax::grad_coords_all<T>(pool, s, image.data(), points, cotangent.data(),
+                             gradients);
+  stnjax::grad_image_all<T>(pool, s, cotangent.data(), points,
+                            to_image.data());
 }
 
 }  // namespace

@@ -5,171 +5,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "places.h"
+#include "taps.h"
 
 namespace stnjax {
-
-// Asks for the pixels of a block, which lie across the image, ahead of time.
-template <typename T, int kAxes, int kTaps>
-INLINE void prefetch(const Places<T, kAxes, kTaps>& p, int64_t count,
-                     int64_t channels, const int64_t* rows, const T* image) {
-#if defined(__GNUC__)
-  constexpr int kRows = Stencil<T, kAxes, kTaps>::kRows;
-  for (int64_t i = 0; i < count; i += 4) {
-    const T* pixel = image + p.first[i] * channels;
-    for (int r = 0; r < kRows; ++r) __builtin_prefetch(pixel + rows[r]);
-  }
-#endif
-}
-
-// Visits the points of a block: `inside(i)` in a loop of its own over each run
-// of points whose taps are all pixels, so that it has no branches.
-template <typename Places, typename Inside, typename OnEdge, typename Nowhere>
-INLINE void by_state(const Places& p, int64_t count, const Inside& inside,
-                     const OnEdge& on_edge, const Nowhere& nowhere) {
-  for (int64_t i = 0; i < count;) {
-    const int32_t state = p.state[i];
-    int64_t end = i + 1;
-    while (end < count && p.state[end] == state) ++end;
-    if (state == kInside) {
-      for (; i < end; ++i) inside(i);
-    } else if (state == kOnEdge) {
-      for (; i < end; ++i) on_edge(i);
-    } else {
-      for (; i < end; ++i) nowhere(i);
-    }
-  }
-}
-
-// Offsets in an image from the first tap to the taps of each row.
-template <int kAxes, int kTaps>
-struct Rows {
-  static constexpr int kRows = kAxes == 2 ? kTaps : kTaps * kTaps;
-  int64_t at[kRows];
-
-  Rows(const Sizes& s, int64_t channels) {
-    const int64_t row = s.axes[0].size * channels;
-    for (int r = 0; r < kRows; ++r) {
-      at[r] = r % kTaps * row;
-      if constexpr (kAxes == 3) at[r] += r / kTaps * row * s.axes[1].size;
-    }
-  }
-};
-
-// The taps of a point that are all pixels: those of a row lie side by side.
-template <typename Pixel, int kAxes, int kTaps>
-struct TapsInside {
-  static constexpr bool kSideBySide = true;
-  Pixel* first;
-  const Rows<kAxes, kTaps>& rows;
-  int64_t channels;
-
-  INLINE Pixel* operator()(int row, int tap) const {
-    return first + rows.at[row] + tap * channels;
-  }
-};
-
-// The taps of any point: `nothing` where they are no pixel. Pixel is T or const T.
-template <typename Pixel, int kAxes, int kTaps>
-struct TapsOnEdge {
-  static constexpr bool kSideBySide = false;
-  static constexpr int kRows = Stencil<Pixel, kAxes, kTaps>::kRows;
-  Pixel* at[kRows * kTaps];
-
-  template <typename T>
-  INLINE TapsOnEdge(const Sizes& s, const Places<T, kAxes, kTaps>& p,
-                    int64_t i, int64_t channels, Pixel* image,
-                    Pixel* nothing) {
-    int32_t pixel[kAxes][kTaps];
-    for (int a = 0; a < kAxes; ++a) {
-      for (int k = 0; k < kTaps; ++k) {
-        pixel[a][k] = s.axes[a].pixel<kTaps>(p.at[a][i] + k);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      int64_t row = pixel[1][r % kTaps];
-      bool exists = row >= 0;
-      if constexpr (kAxes == 3) {
-        const int64_t plane = pixel[2][r / kTaps];
-        exists &= plane >= 0;
-        row += plane * s.axes[1].size;
-      }
-      row *= s.axes[0].size;
-      for (int k = 0; k < kTaps; ++k) {
-        const bool some = exists && pixel[0][k] >= 0;
-        at[r * kTaps + k] =
-            some ? image + (row + pixel[0][k]) * channels : nothing;
-      }
-    }
-  }
-
-  INLINE Pixel* operator()(int row, int tap) const {
-    return at[row * kTaps + tap];
-  }
-};
-
-// Of each column of taps, and channel, the sum over rows.
-template <int kNumbers, typename T, typename W, typename Taps>
-INLINE void sum_of_rows(const W& w, const Taps& taps, T* __restrict sums) {
-  for (int j = 0; j < kNumbers; ++j) sums[j] = w.row[0] * taps(0, 0)[j];
-  for (int r = 1; r < W::kRows; ++r) {
-    const T* row = taps(r, 0);
-    for (int j = 0; j < kNumbers; ++j) sums[j] += w.row[r] * row[j];
-  }
-}
-
-// The weighted sum of the taps of one point.
-template <int kTaps, int kChannels, typename T, typename W, typename Taps>
-INLINE void blend(const W& w, const Taps& taps, int64_t channels,
-                  T* __restrict value) {
-  if constexpr (kTaps == 1) {
-    const T* pixel = taps(0, 0);
-    for (int64_t c = 0; c < channels; ++c) value[c] = pixel[c];
-  } else if constexpr (kTaps == 4 && kChannels > 0 && Taps::kSideBySide) {
-    T sums[kTaps * kChannels];
-    sum_of_rows<kTaps * kChannels>(w, taps, sums);
-    for (int c = 0; c < kChannels; ++c) {
-      T total = 0;
-      for (int k = 0; k < kTaps; ++k) total += w.x[k] * sums[k * kChannels + c];
-      value[c] = total;
-    }
-  } else if constexpr (kTaps == 2) {
-    constexpr int kTotal = W::kRows * 2;
-    const T* at[kTotal];
-    T weight[kTotal];
-    for (int tap = 0; tap < kTotal; ++tap) {
-      at[tap] = taps(tap / 2, tap % 2);
-      weight[tap] = w.row[tap / 2] * w.x[tap % 2];
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      T total = weight[0] * at[0][c];
-      for (int tap = 1; tap < kTotal; ++tap) total += weight[tap] * at[tap][c];
-      value[c] = total;
-    }
-  } else {
-    // As many taps at once as there are registers for.
-    for (int first = 0; first < W::kRows; first += kTaps) {
-      const T* at[kTaps][kTaps];
-      T weight[kTaps];
-      for (int r = 0; r < kTaps; ++r) {
-        weight[r] = w.row[first + r];
-        for (int k = 0; k < kTaps; ++k) at[r][k] = taps(first + r, k);
-      }
-#pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) {
-        T total = 0;
-        for (int r = 0; r < kTaps; ++r) {
-          T row = 0;
-          for (int k = 0; k < kTaps; ++k) row += w.x[k] * at[r][k][c];
-          total += weight[r] * row;
-        }
-        value[c] = first ? value[c] + total : total;
-      }
-    }
-  }
-}
 
 template <bool kWithSlopes, typename T, int kAxes, int kTaps>
 INLINE void place(const Sizes& s, const Points<T>& points, int64_t count,
@@ -181,69 +21,235 @@ INLINE void place(const Sizes& s, const Points<T>& points, int64_t count,
   }
 }
 
-// kChannels is the number of channels where it is known, else 0.
-template <int kChannels, int kAxes, int kTaps, typename T>
-INLINE void read(const Sizes& s, const T* image, const T* nothing,
-                 const Points<T>& points, int64_t count,
+// Asks for the pixels of a block, which lie across the image, ahead of time.
+template <typename T, int kAxes, int kTaps>
+INLINE void prefetch(const Places<T, kAxes, kTaps>& p, int64_t count,
+                     int64_t channels, const Rows<kAxes, kTaps>& rows,
+                     const T* image) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < count; i += 4) {
+    const T* pixel = image + p.first[i] * channels;
+    for (int64_t offset : rows.at) __builtin_prefetch(pixel + offset);
+  }
+#endif
+}
+
+// Numbers side by side, in the registers of a processor.
+template <typename T, int kNumbers>
+struct Lanes {
+  static constexpr int kWidth =
+      kNumbers == 1 ? 1 : kNumbers % 8 || sizeof(T) > 4 ? 4 : 8;
+  static constexpr int kCount = kNumbers / kWidth;
+  typedef T Vector __attribute__((vector_size(kWidth * sizeof(T)),
+                                  aligned(alignof(T)), may_alias));
+  Vector of[kCount];
+
+  INLINE void load(const T* numbers) {
+    const auto* vectors = reinterpret_cast<const Vector*>(numbers);
+    for (int v = 0; v < kCount; ++v) of[v] = vectors[v];
+  }
+
+  INLINE void store(T* numbers) const {
+    auto* vectors = reinterpret_cast<Vector*>(numbers);
+    for (int v = 0; v < kCount; ++v) vectors[v] = of[v];
+  }
+
+  INLINE void set(T weight, const Lanes& other) {
+    for (int v = 0; v < kCount; ++v) of[v] = weight * other.of[v];
+  }
+
+  INLINE void add(T weight, const Lanes& other) {
+    for (int v = 0; v < kCount; ++v) of[v] += weight * other.of[v];
+  }
+
+  INLINE void add(const Lanes& first, const Lanes& second) {
+    for (int v = 0; v < kCount; ++v) of[v] += first.of[v] * second.of[v];
+  }
+
+  INLINE T sum() const {
+    Vector total = of[0];
+    for (int v = 1; v < kCount; ++v) total += of[v];
+    T pairs[4];
+    for (int k = 0; k < 4; ++k) {
+      pairs[k] = kWidth == 8 ? total[k] + total[k + kWidth - 4] : total[k];
+    }
+    return (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]);
+  }
+};
+
+// The products of weights of a row's taps with the numbers of each channel.
+template <int kChannels, typename T>
+INLINE Lanes<T, 4 * kChannels> outer(const T* weights, const T* numbers) {
+  T products[4 * kChannels];
+  for (int j = 0; j < 4 * kChannels; ++j) {
+    products[j] = weights[j / kChannels] * numbers[j % kChannels];
+  }
+  Lanes<T, 4 * kChannels> lanes;
+  lanes.load(products);
+  return lanes;
+}
+
+// Calls `visit(c, lanes)` for the channels from c on, as many as there are lanes.
+template <typename T, typename F>
+INLINE void over_channels(int64_t channels, const F& visit) {
+  int64_t c = 0;
+  for (; c + 8 <= channels; c += 8) visit(c, Lanes<T, 8>{});
+  if (c + 4 <= channels) {
+    visit(c, Lanes<T, 4>{});
+    c += 4;
+  }
+  for (; c < channels; ++c) visit(c, Lanes<T, 1>{});
+}
+
+// Calls `visit` with the number of channels, which it is compiled for where that
+// is 1, or with kFew another small one.
+template <bool kFew, typename T, int kAxes, int kTaps, typename F>
+INLINE void by_channels(Case<T, kAxes, kTaps>, int64_t channels,
+                        const F& visit) {
+  constexpr bool kImage = kAxes == 2 && kTaps == 2;
+  if (channels == 1) return visit(Channels<1>{});
+  if constexpr (kFew && kTaps > 1 && (sizeof(T) == 4 || kImage)) {
+    if (channels == 3) return visit(Channels<3>{});
+  }
+  if constexpr (kFew && kTaps > 1 && sizeof(T) == 4) {
+    if constexpr (kImage) {
+      if (channels == 2) return visit(Channels<2>{});
+    }
+    if (channels == 4) return visit(Channels<4>{});
+  }
+  visit(Channels<0>{channels});
+}
+
+// The weighted sum of the taps of one point.
+template <int kTaps, int kChannels, typename T, typename W, typename Taps>
+INLINE void blend(Channels<kChannels> channels, const W& w, const Taps& taps,
+                  T* __restrict value) {
+  if constexpr (kTaps == 1) {
+    const T* pixel = taps(0, 0);
+    for (int64_t c = 0; c < channels; ++c) value[c] = pixel[c];
+  } else if constexpr (kTaps == 4 && kChannels > 0) {
+    Lanes<T, 4 * kChannels> sum, row;
+    row.load(taps(0, 0));
+    sum.set(w.row[0], row);
+    for (int r = 1; r < W::kRows; ++r) {
+      row.load(taps(r, 0));
+      sum.add(w.row[r], row);
+    }
+    T sums[4 * kChannels];
+    sum.store(sums);
+    for (int c = 0; c < kChannels; ++c) {
+      value[c] = w.x[0] * sums[c];
+      for (int k = 1; k < 4; ++k) value[c] += w.x[k] * sums[k * kChannels + c];
+    }
+  } else if constexpr (kTaps == 2) {
+    constexpr int kTotal = W::kRows * 2;
+    const T* at[kTotal];
+    T weight[kTotal];
+    for (int tap = 0; tap < kTotal; ++tap) {
+      at[tap] = taps(tap / 2, tap % 2);
+      weight[tap] = w.row[tap / 2] * w.x[tap % 2];
+    }
+    if constexpr (kChannels > 0) {
+      for (int c = 0; c < kChannels; ++c) {
+        T total = weight[0] * at[0][c];
+        for (int j = 1; j < kTotal; ++j) total += weight[j] * at[j][c];
+        value[c] = total;
+      }
+    } else {
+      over_channels<T>(channels, [&](int64_t c, auto pixel) INLINED {
+        auto total = pixel;
+        pixel.load(at[0] + c);
+        total.set(weight[0], pixel);
+        for (int j = 1; j < kTotal; ++j) {
+          pixel.load(at[j] + c);
+          total.add(weight[j], pixel);
+        }
+        total.store(value + c);
+      });
+    }
+  } else {
+    // As many taps at once as there are registers for.
+    for (int first = 0; first < W::kRows; first += kTaps) {
+      const T* at[kTaps][kTaps];
+      T weight[kTaps];
+      for (int r = 0; r < kTaps; ++r) {
+        weight[r] = w.row[first + r];
+        for (int k = 0; k < kTaps; ++k) at[r][k] = taps(first + r, k);
+      }
+      over_channels<T>(channels, [&](int64_t c, auto pixel) INLINED {
+        auto total = pixel, row = pixel;
+        if (first) total.load(value + c);
+        for (int r = 0; r < kTaps; ++r) {
+          pixel.load(at[r][0] + c);
+          row.set(w.x[0], pixel);
+          for (int k = 1; k < kTaps; ++k) {
+            pixel.load(at[r][k] + c);
+            row.add(w.x[k], pixel);
+          }
+          total.add(weight[r], row);
+        }
+        total.store(value + c);
+      });
+    }
+  }
+}
+
+template <bool kFew, typename T, int kAxes, int kTaps>
+INLINE void read(Case<T, kAxes, kTaps> which, const Sizes& s, const T* image,
+                 const T* nothing, const Points<T>& points, int64_t count,
                  T* __restrict values) {
-  const int64_t channels = kChannels ? kChannels : s.channels;
-  const Rows<kAxes, kTaps> rows(s, channels);
+  const Rows<kAxes, kTaps> rows(s, s.channels);
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
     place<false>(s, points.from(start), size, p);
-    prefetch(p, size, channels, rows.at, image);
-    T* block = values + start * channels;
-    by_state(
-        p, size,
-        [&](int64_t i) INLINED {
-          const TapsInside<const T, kAxes, kTaps> taps{
-              image + p.first[i] * channels, rows, channels};
-          blend<kTaps, kChannels>(stencil(p, i), taps, channels,
-                                  block + i * channels);
-        },
-        [&](int64_t i) INLINED {
-          const TapsOnEdge<const T, kAxes, kTaps> taps(s, p, i, channels,
-                                                        image, nothing);
-          blend<kTaps, kChannels>(stencil(p, i), taps, channels,
-                                  block + i * channels);
-        },
-        [&](int64_t i) INLINED {
-          std::fill_n(block + i * channels, channels, T(0));
-        });
+    prefetch(p, size, s.channels, rows, image);
+    T* block = values + start * s.channels;
+    by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
+      visit_points(
+          channels, s, p, size, rows, image, nothing,
+          [&](int64_t i, const auto& taps) INLINED {
+            blend<kTaps>(channels, stencil(p, i), taps, block + i * channels);
+          },
+          [&](int64_t i) INLINED {
+            std::fill_n(block + i * channels, int64_t{channels}, T(0));
+          });
+    });
   }
 }
 
 // The products of each tap with a cotangent, summed over channels.
-template <int kChannels, int kTotal, int kTaps, typename T, typename Taps>
-INLINE void products(const Taps& taps, const T* cotangent, int64_t channels,
-                     T* __restrict sums) {
+template <int kTotal, int kTaps, int kChannels, typename T, typename Taps>
+INLINE void products(Channels<kChannels> channels, const Taps& taps,
+                     const T* cotangent, T* __restrict sums) {
   if constexpr (kChannels > 0) {
     for (int tap = 0; tap < kTotal; ++tap) {
       const T* pixel = taps(tap / kTaps, tap % kTaps);
       sums[tap] = pixel[0] * cotangent[0];
       for (int c = 1; c < kChannels; ++c) sums[tap] += pixel[c] * cotangent[c];
     }
-    return;
-  }
-  for (int tap = 0; tap < kTotal; tap += 4) {
-    const T* at[4];
-    for (int j = 0; j < 4; ++j) {
-      at[j] = taps((tap + j) / kTaps, (tap + j) % kTaps);
+  } else {
+    for (int tap = 0; tap < kTotal; tap += 4) {
+      const T* at[4];
+      Lanes<T, 8> total[4] = {};
+      T rest[4] = {};
+      for (int j = 0; j < 4; ++j) {
+        at[j] = taps((tap + j) / kTaps, (tap + j) % kTaps);
+      }
+      int64_t c = 0;
+      for (; c + 8 <= channels; c += 8) {
+        Lanes<T, 8> pixel, factor;
+        factor.load(cotangent + c);
+        for (int j = 0; j < 4; ++j) {
+          pixel.load(at[j] + c);
+          total[j].add(pixel, factor);
+        }
+      }
+      for (; c < channels; ++c) {
+        for (int j = 0; j < 4; ++j) rest[j] += at[j][c] * cotangent[c];
+      }
+      for (int j = 0; j < 4; ++j) sums[tap + j] = total[j].sum() + rest[j];
     }
-    const T *first = at[0], *second = at[1], *third = at[2], *fourth = at[3];
-    T a = 0, b = 0, c = 0, d = 0;
-#pragma omp simd reduction(+ : a, b, c, d)
-    for (int64_t k = 0; k < channels; ++k) {
-      a += first[k] * cotangent[k];
-      b += second[k] * cotangent[k];
-      c += third[k] * cotangent[k];
-      d += fourth[k] * cotangent[k];
-    }
-    sums[tap] = a;
-    sums[tap + 1] = b;
-    sums[tap + 2] = c;
-    sums[tap + 3] = d;
   }
 }
 
@@ -270,90 +276,123 @@ INLINE void differences(const Places<T, kAxes, 2>& p, int64_t i, const T* sums,
 
 // The derivatives of one point's value, times the cotangent, along all axes.
 template <int kChannels, int kAxes, int kTaps, typename T, typename Taps>
-INLINE void slopes(const Places<T, kAxes, kTaps>& p, int64_t i,
-                   const Taps& taps, const T* cotangent, int64_t channels,
+INLINE void slopes(Channels<kChannels> channels,
+                   const Places<T, kAxes, kTaps>& p, int64_t i,
+                   const Taps& taps, const T* cotangent,
                    T* __restrict slope) {
-  constexpr int kRows = Stencil<T, kAxes, kTaps>::kRows;
-  if constexpr (kTaps == 4 && kChannels > 0 && Taps::kSideBySide) {
-    for (int a = 0; a < kAxes; ++a) {
-      const auto w = slope_stencil(p, a, i);
-      T sums[kTaps * kChannels];
-      sum_of_rows<kTaps * kChannels>(w, taps, sums);
-      slope[a] = 0;
-      for (int k = 0; k < kTaps; ++k) {
-        T product = 0;
-        for (int c = 0; c < kChannels; ++c) {
-          product += sums[k * kChannels + c] * cotangent[c];
-        }
-        slope[a] += w.x[k] * product;
-      }
-    }
+  constexpr int kRows = rows_of(kAxes, kTaps);
+  if constexpr (kTaps == 2) {
+    T sums[kRows * 2];
+    products<kRows * 2, 2>(channels, taps, cotangent, sums);
+    differences(p, i, sums, slope);
+    return;
   } else {
-    T sums[kRows * kTaps];
-    products<kChannels, kRows * kTaps, kTaps>(taps, cotangent, channels, sums);
-    if constexpr (kTaps == 2) return differences(p, i, sums, slope);
-    for (int a = 0; a < kAxes; ++a) {
-      const auto w = slope_stencil(p, a, i);
-      T columns[kTaps] = {};
-      for (int r = 0; r < kRows; ++r) {
-        for (int k = 0; k < kTaps; ++k) {
-          columns[k] += w.row[r] * sums[r * kTaps + k];
-        }
+    Stencil<T, kAxes, kTaps> w[kAxes];
+    for (int a = 0; a < kAxes; ++a) w[a] = slope_stencil(p, a, i);
+    if constexpr (kChannels > 0) {
+      Lanes<T, 4 * kChannels> sums[kAxes], row;
+      row.load(taps(0, 0));
+      for (int a = 0; a < kAxes; ++a) sums[a].set(w[a].row[0], row);
+      for (int r = 1; r < kRows; ++r) {
+        row.load(taps(r, 0));
+        for (int a = 0; a < kAxes; ++a) sums[a].add(w[a].row[r], row);
       }
-      slope[a] = 0;
-      for (int k = 0; k < kTaps; ++k) slope[a] += w.x[k] * columns[k];
+      for (int a = 0; a < kAxes; ++a) {
+        Lanes<T, 4 * kChannels> total = {};
+        total.add(sums[a], outer<kChannels>(w[a].x, cotangent));
+        slope[a] = total.sum();
+      }
+    } else {
+      T sums[kRows * kTaps];
+      products<kRows * kTaps, kTaps>(channels, taps, cotangent, sums);
+      for (int a = 0; a < kAxes; ++a) {
+        T columns[kTaps] = {};
+        for (int r = 0; r < kRows; ++r) {
+          for (int k = 0; k < kTaps; ++k) {
+            columns[k] += w[a].row[r] * sums[r * kTaps + k];
+          }
+        }
+        slope[a] = 0;
+        for (int k = 0; k < kTaps; ++k) slope[a] += w[a].x[k] * columns[k];
+      }
     }
   }
 }
 
 // Slopes along each axis of sum(values * cotangent).
-template <int kChannels, int kAxes, int kTaps, typename T>
-INLINE void grad_coords(const Sizes& s, const T* image, const T* nothing,
+template <bool kFew, typename T, int kAxes, int kTaps>
+INLINE void grad_coords(Case<T, kAxes, kTaps> which, const Sizes& s,
+                        const T* image, const T* nothing,
                         const Points<T>& points, const T* cotangent,
                         int64_t count, const Points<T, T>& gradients) {
-  const int64_t channels = kChannels ? kChannels : s.channels;
-  const Rows<kAxes, kTaps> rows(s, channels);
+  const Rows<kAxes, kTaps> rows(s, s.channels);
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
     place<true>(s, points.from(start), size, p);
-    prefetch(p, size, channels, rows.at, image);
-    const auto write = [&](int64_t i, const auto& taps) INLINED {
-      T slope[kAxes];
-      slopes<kChannels>(p, i, taps, cotangent + (start + i) * channels,
-                        channels, slope);
-      for (int a = 0; a < kAxes; ++a) gradients.along[a][start + i] = slope[a];
-    };
-    by_state(
-        p, size,
-        [&](int64_t i) INLINED {
-          write(i, TapsInside<const T, kAxes, kTaps>{
-                       image + p.first[i] * channels, rows, channels});
-        },
-        [&](int64_t i) INLINED {
-          write(i, TapsOnEdge<const T, kAxes, kTaps>(s, p, i, channels, image,
-                                                      nothing));
-        },
-        [&](int64_t i) INLINED {
-          for (int a = 0; a < kAxes; ++a) gradients.along[a][start + i] = 0;
-        });
+    prefetch(p, size, s.channels, rows, image);
+    const T* block = cotangent + start * s.channels;
+    const Points<T, T> to = gradients.from(start);
+    by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
+      visit_points(
+          channels, s, p, size, rows, image, nothing,
+          [&](int64_t i, const auto& taps) INLINED {
+            T slope[kAxes];
+            slopes(channels, p, i, taps, block + i * channels, slope);
+            for (int a = 0; a < kAxes; ++a) to.along[a][i] = slope[a];
+          },
+          [&](int64_t i) INLINED {
+            for (int a = 0; a < kAxes; ++a) to.along[a][i] = 0;
+          });
+    });
   }
 }
 
-// Adds the value of one point to its taps.
+template <int kChannels, typename T>
+INLINE void add_scaled(Channels<kChannels> channels, T weight, const T* value,
+                       T* pixel) {
+  if constexpr (kChannels > 0) {
+    for (int c = 0; c < kChannels; ++c) pixel[c] += weight * value[c];
+  } else {
+    over_channels<T>(channels, [&](int64_t c, auto lanes) INLINED {
+      auto factor = lanes;
+      factor.load(value + c);
+      lanes.load(pixel + c);
+      lanes.add(weight, factor);
+      lanes.store(pixel + c);
+    });
+  }
+}
+
+// Adds the value of one point to its taps, of those that there are.
 template <int kTaps, int kChannels, typename T, typename W, typename Taps>
-INLINE void add(const W& w, const Taps& taps, const T* __restrict value,
-                int64_t channels) {
-  if constexpr (kTaps == 4 && kChannels > 0 && Taps::kSideBySide) {
-    T parts[kTaps * kChannels];
-    for (int k = 0; k < kTaps; ++k) {
-      for (int c = 0; c < kChannels; ++c) {
-        parts[k * kChannels + c] = w.x[k] * value[c];
+INLINE void add(Channels<kChannels> channels, const W& w, const Taps& taps,
+                const T* __restrict value) {
+  if constexpr (!Taps::kSideBySide) {
+#pragma GCC unroll 1
+    for (int r = 0; r < W::kRows; ++r) {
+      if (taps.row[r] < 0) continue;
+      for (int k = 0; k < kTaps; ++k) {
+        if (taps.column[k] < 0) continue;
+        const T weight = kTaps == 1 ? T(1) : w.row[r] * w.x[k];
+        T* pixel = taps(r, k);
+        add_scaled(channels, weight, value, pixel);
       }
     }
+  } else if constexpr (kTaps == 4 && kChannels == 1) {
+    T parts[4];
+    for (int k = 0; k < 4; ++k) parts[k] = w.x[k] * *value;
     for (int r = 0; r < W::kRows; ++r) {
       T* row = taps(r, 0);
-      for (int j = 0; j < kTaps * kChannels; ++j) row[j] += w.row[r] * parts[j];
+      for (int k = 0; k < 4; ++k) row[k] += w.row[r] * parts[k];
+    }
+  } else if constexpr (kTaps == 4 && kChannels > 0) {
+    const auto part = outer<kChannels>(w.x, value);
+    for (int r = 0; r < W::kRows; ++r) {
+      Lanes<T, 4 * kChannels> row;
+      row.load(taps(r, 0));
+      row.add(w.row[r], part);
+      row.store(taps(r, 0));
     }
   } else {
     constexpr int kTotal = W::kRows * kTaps, kOnce = std::min(4, kTotal);
@@ -365,42 +404,45 @@ INLINE void add(const W& w, const Taps& taps, const T* __restrict value,
         at[j] = taps(row, tap);
         weight[j] = kTaps == 1 ? T(1) : w.row[row] * w.x[tap];
       }
-#pragma GCC ivdep
-      for (int64_t c = 0; c < channels; ++c) {
-        for (int j = 0; j < kOnce; ++j) at[j][c] += weight[j] * value[c];
+      if constexpr (kChannels > 0) {
+        for (int c = 0; c < kChannels; ++c) {
+          for (int j = 0; j < kOnce; ++j) at[j][c] += weight[j] * value[c];
+        }
+      } else {
+        over_channels<T>(channels, [&](int64_t c, auto pixel) INLINED {
+          auto factor = pixel;
+          factor.load(value + c);
+          for (int j = 0; j < kOnce; ++j) {
+            pixel.load(at[j] + c);
+            pixel.add(weight[j], factor);
+            pixel.store(at[j] + c);
+          }
+        });
       }
     }
   }
 }
 
 // Adds values to the pixels that they were read from.
-template <int kChannels, int kAxes, int kTaps, typename T>
-INLINE void grad_image(const Sizes& s, const T* values,
-                       const Points<T>& points, int64_t count, T* image) {
-  const int64_t channels = kChannels ? kChannels : s.channels;
-  const Rows<kAxes, kTaps> rows(s, channels);
-  std::vector<T> nothing(channels);
+template <bool kFew, typename T, int kAxes, int kTaps>
+INLINE void grad_image(Case<T, kAxes, kTaps> which, const Sizes& s,
+                       const T* values, const Points<T>& points, int64_t count,
+                       T* image) {
+  const Rows<kAxes, kTaps> rows(s, s.channels);
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
     place<false>(s, points.from(start), size, p);
-    prefetch(p, size, channels, rows.at, image);
-    const T* block = values + start * channels;
-    by_state(
-        p, size,
-        [&](int64_t i) INLINED {
-          const TapsInside<T, kAxes, kTaps> taps{image + p.first[i] * channels,
-                                                 rows, channels};
-          add<kTaps, kChannels>(stencil(p, i), taps, block + i * channels,
-                                channels);
-        },
-        [&](int64_t i) INLINED {
-          const TapsOnEdge<T, kAxes, kTaps> taps(s, p, i, channels, image,
-                                                  nothing.data());
-          add<kTaps, kChannels>(stencil(p, i), taps, block + i * channels,
-                                channels);
-        },
-        [](int64_t) INLINED {});
+    prefetch(p, size, s.channels, rows, image);
+    const T* block = values + start * s.channels;
+    by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
+      visit_points(
+          channels, s, p, size, rows, image, image,
+          [&](int64_t i, const auto& taps) INLINED {
+            add<kTaps>(channels, stencil(p, i), taps, block + i * channels);
+          },
+          [](int64_t) INLINED {});
+    });
   }
 }
 

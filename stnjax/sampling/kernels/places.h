@@ -15,7 +15,7 @@
 
 namespace stnjax {
 
-constexpr int64_t kBlock = 64;  // points whose places are worked out at once
+constexpr int64_t kBlock = 128;  // points whose places are worked out at once
 constexpr int kMaxAxes = 3;
 
 // How an axis continues outside. `beyond` is the pixel that stands right after
@@ -52,15 +52,29 @@ constexpr int taps_of(int64_t weighting) {
   return weighting == kNearest ? 1 : weighting == kLinear ? 2 : 4;
 }
 
+// A number of channels, which is kKnown where that is not 0.
+template <int kKnown>
+struct Channels {
+  int64_t number;
+
+  INLINE operator int64_t() const { return kKnown ? kKnown : number; }
+};
+
+// The rows of taps along x: the combinations of taps along the other axes.
+constexpr int rows_of(int axes, int taps) {
+  return axes == 2 ? taps : taps * taps;
+}
+
 struct Sizes {
   int64_t batch, channels, points;
   int64_t weighting;
+  int num_axes;
   Axis axes[kMaxAxes];
 
-  template <int kAxes>
+  // Of one image.
   int64_t numbers() const {
     int64_t product = channels;
-    for (int a = 0; a < kAxes; ++a) product *= axes[a].size;
+    for (int a = 0; a < num_axes; ++a) product *= axes[a].size;
     return product;
   }
 };
@@ -239,7 +253,7 @@ INLINE void weigh(const Sizes& s, int64_t count, bool with_slopes,
 // combinations of taps along the other axes.
 template <typename T, int kAxes, int kTaps>
 struct Stencil {
-  static constexpr int kRows = kAxes == 2 ? kTaps : kTaps * kTaps;
+  static constexpr int kRows = rows_of(kAxes, kTaps);
   T x[kTaps], row[kRows];
 };
 

@@ -17,13 +17,26 @@ namespace ffi = xla::ffi;
 using stnjax::Points;
 using stnjax::Sizes;
 using Numbers = ffi::Span<const int64_t>;
+// All operations have one signature, so that it is compiled once.
+using Operands = ffi::RemainingArgs;
+using Results = ffi::RemainingRets;
 
-Sizes sizes_of(const ffi::AnyBuffer& image, int64_t points, int64_t weighting,
-               Numbers beyond, Numbers period) {
+ffi::AnyBuffer operand(const Operands& operands, size_t index) {
+  return *operands.get<ffi::AnyBuffer>(index);
+}
+
+ffi::AnyBuffer result(const Results& results, size_t index) {
+  return **results.get<ffi::AnyBuffer>(index);
+}
+
+// `values`, or their cotangent, are those of the sampled points.
+Sizes sizes_of(const ffi::AnyBuffer& image, const ffi::AnyBuffer& values,
+               int64_t weighting, Numbers beyond, Numbers period) {
   const auto shape = image.dimensions();
-  const int64_t axes = static_cast<int64_t>(beyond.size());
+  const int axes = static_cast<int>(beyond.size());
   const int64_t batch_axes = static_cast<int64_t>(shape.size()) - axes - 1;
-  Sizes s = {1, shape.back(), points, weighting, {}};
+  const int64_t points = values.dimensions()[batch_axes];
+  Sizes s = {1, shape.back(), points, weighting, axes, {}};
   for (int64_t i = 0; i < batch_axes; ++i) s.batch *= shape[i];
   for (int64_t a = 0; a < axes; ++a) {
     s.axes[a] = {shape[batch_axes + axes - 1 - a], beyond[a], period[a]};
@@ -31,21 +44,23 @@ Sizes sizes_of(const ffi::AnyBuffer& image, int64_t points, int64_t weighting,
   return s;
 }
 
+// The coordinates among operands, from `first` on.
 template <typename T>
-Points<T> points_of(const ffi::RemainingArgs& arguments, size_t axes) {
+Points<T> points_of(const Operands& operands, size_t first, const Sizes& s) {
   Points<T> points = {};
-  for (size_t a = 0; a < axes; ++a) {
-    points.along[a] = arguments.get<ffi::AnyBuffer>(a)->typed_data<T>();
+  for (int a = 0; a < s.num_axes; ++a) {
+    points.along[a] = operand(operands, first + a).typed_data<T>();
   }
   return points;
 }
 
 // Calls `visit` with a zero of the type of numbers.
 template <typename F>
-ffi::Error by_type(ffi::DataType type, Numbers beyond, const F& visit) {
+ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
   if (beyond.size() != 2 && beyond.size() != 3) {
     return ffi::Error::InvalidArgument("not two or three axes");
   }
+  const ffi::DataType type = operand(operands, 0).element_type();
   if (type == ffi::DataType::F32) {
     visit(float());
   } else if (type == ffi::DataType::F64) {
@@ -56,61 +71,48 @@ ffi::Error by_type(ffi::DataType type, Numbers beyond, const F& visit) {
   return ffi::Error::Success();
 }
 
-ffi::Error read_call(ffi::ThreadPool pool, ffi::AnyBuffer image,
-                     ffi::RemainingArgs coordinates,
-                     ffi::Result<ffi::AnyBuffer> values, int64_t weighting,
-                     Numbers beyond, Numbers period) {
-  const int axes = static_cast<int>(beyond.size());
-  const auto shape = values->dimensions();
-  const Sizes s = sizes_of(image, shape[shape.size() - 2], weighting, beyond,
-                           period);
-  return by_type(image.element_type(), beyond, [&](auto zero) {
+// image, coordinates -> values
+ffi::Error read_call(ffi::ThreadPool pool, Operands operands, Results results,
+                     int64_t weighting, Numbers beyond, Numbers period) {
+  return by_type(operands, beyond, [&](auto zero) {
     using T = decltype(zero);
-    stnjax::by_case<T>(axes, s, [&](auto which) {
-      read_all(which, pool, s, image.typed_data<T>(),
-               points_of<T>(coordinates, axes), values->typed_data<T>());
-    });
+    const auto image = operand(operands, 0);
+    const auto values = result(results, 0);
+    const Sizes s = sizes_of(image, values, weighting, beyond, period);
+    stnjax::read_all<T>(pool, s, image.typed_data<T>(),
+                        points_of<T>(operands, 1, s), values.typed_data<T>());
   });
 }
 
-ffi::Error grad_coords_call(ffi::ThreadPool pool, ffi::AnyBuffer image,
-                            ffi::AnyBuffer cotangent,
-                            ffi::RemainingArgs coordinates,
-                            ffi::RemainingRets slopes, int64_t weighting,
-                            Numbers beyond, Numbers period) {
-  const int axes = static_cast<int>(beyond.size());
-  const auto shape = cotangent.dimensions();
-  const Sizes s = sizes_of(image, shape[shape.size() - 2], weighting, beyond,
-                           period);
-  return by_type(image.element_type(), beyond, [&](auto zero) {
+// image, cotangent, coordinates -> gradients of the coordinates
+ffi::Error grad_coords_call(ffi::ThreadPool pool, Operands operands,
+                            Results results, int64_t weighting, Numbers beyond,
+                            Numbers period) {
+  return by_type(operands, beyond, [&](auto zero) {
     using T = decltype(zero);
+    const auto image = operand(operands, 0), cotangent = operand(operands, 1);
+    const Sizes s = sizes_of(image, cotangent, weighting, beyond, period);
     Points<T, T> gradients = {};
-    for (int a = 0; a < axes; ++a) {
-      auto slope = slopes.get<ffi::AnyBuffer>(a);
-      gradients.along[a] = (*slope)->template typed_data<T>();
+    for (int a = 0; a < s.num_axes; ++a) {
+      gradients.along[a] = result(results, a).typed_data<T>();
     }
-    stnjax::by_case<T>(axes, s, [&](auto which) {
-      grad_coords_all(which, pool, s, image.typed_data<T>(),
-                      points_of<T>(coordinates, axes),
-                      cotangent.typed_data<T>(), gradients);
-    });
+    stnjax::grad_coords_all<T>(pool, s, image.typed_data<T>(),
+                               points_of<T>(operands, 2, s),
+                               cotangent.typed_data<T>(), gradients);
   });
 }
 
-ffi::Error grad_image_call(ffi::ThreadPool pool, ffi::AnyBuffer values,
-                           ffi::RemainingArgs coordinates,
-                           ffi::Result<ffi::AnyBuffer> image,
-                           int64_t weighting, Numbers beyond, Numbers period) {
-  const int axes = static_cast<int>(beyond.size());
-  const auto shape = values.dimensions();
-  const Sizes s = sizes_of(*image, shape[shape.size() - 2], weighting, beyond,
-                           period);
-  return by_type(values.element_type(), beyond, [&](auto zero) {
+// values, coordinates -> gradient of the image
+ffi::Error grad_image_call(ffi::ThreadPool pool, Operands operands,
+                           Results results, int64_t weighting, Numbers beyond,
+                           Numbers period) {
+  return by_type(operands, beyond, [&](auto zero) {
     using T = decltype(zero);
-    stnjax::by_case<T>(axes, s, [&](auto which) {
-      grad_image_all(which, pool, s, values.typed_data<T>(),
-                     points_of<T>(coordinates, axes), image->typed_data<T>());
-    });
+    const auto values = operand(operands, 0), image = result(results, 0);
+    const Sizes s = sizes_of(image, values, weighting, beyond, period);
+    stnjax::grad_image_all<T>(pool, s, values.typed_data<T>(),
+                              points_of<T>(operands, 1, s),
+                              image.typed_data<T>());
   });
 }
 
@@ -125,29 +127,16 @@ extern const int32_t stnjax_sampler_api[2] = {XLA_FFI_API_MAJOR,
                                               XLA_FFI_API_MINOR};
 }
 
-#define WITH_ATTRIBUTES(binding)     \
-  binding.Attr<int64_t>("weighting") \
-      .Attr<Numbers>("beyond")       \
-      .Attr<Numbers>("period")
+#define DEFINE(name, call)                         \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call,        \
+                                ffi::Ffi::Bind()   \
+                                    .Ctx<ffi::ThreadPool>() \
+                                    .RemainingArgs()        \
+                                    .RemainingRets()        \
+                                    .Attr<int64_t>("weighting") \
+                                    .Attr<Numbers>("beyond")    \
+                                    .Attr<Numbers>("period"))
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_sampler_read, read_call,
-                              WITH_ATTRIBUTES(ffi::Ffi::Bind()
-                                                  .Ctx<ffi::ThreadPool>()
-                                                  .Arg<ffi::AnyBuffer>()
-                                                  .RemainingArgs()
-                                                  .Ret<ffi::AnyBuffer>()));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_sampler_grad_coords, grad_coords_call,
-                              WITH_ATTRIBUTES(ffi::Ffi::Bind()
-                                                  .Ctx<ffi::ThreadPool>()
-                                                  .Arg<ffi::AnyBuffer>()
-                                                  .Arg<ffi::AnyBuffer>()
-                                                  .RemainingArgs()
-                                                  .RemainingRets()));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(stnjax_sampler_grad_image, grad_image_call,
-                              WITH_ATTRIBUTES(ffi::Ffi::Bind()
-                                                  .Ctx<ffi::ThreadPool>()
-                                                  .Arg<ffi::AnyBuffer>()
-                                                  .RemainingArgs()
-                                                  .Ret<ffi::AnyBuffer>()));
+DEFINE(stnjax_sampler_read, read_call);
+DEFINE(stnjax_sampler_grad_coords, grad_coords_call);
+DEFINE(stnjax_sampler_grad_image, grad_image_call);

@@ -1,0 +1,159 @@
+// The pixels of a point's taps, and visits of the points of a block.
+
+#ifndef STNJAX_SAMPLING_KERNELS_TAPS_H_
+#define STNJAX_SAMPLING_KERNELS_TAPS_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "places.h"
+
+namespace stnjax {
+
+// Offsets from the first tap to the first tap of each row.
+template <int kAxes, int kTaps>
+struct Rows {
+  static constexpr int kRows = rows_of(kAxes, kTaps);
+  int64_t at[kRows];
+
+  INLINE Rows(const Sizes& s, int64_t channels) {
+    const int64_t row = s.axes[0].size * channels;
+    for (int r = 0; r < kRows; ++r) {
+      at[r] = r % kTaps * row;
+      if constexpr (kAxes == 3) at[r] += r / kTaps * row * s.axes[1].size;
+    }
+  }
+
+  // Of taps that stand alone, row after row.
+  INLINE explicit Rows(int64_t channels) {
+    for (int r = 0; r < kRows; ++r) at[r] = r * kTaps * channels;
+  }
+};
+
+// The taps of a point that are all pixels: those of a row lie side by side.
+// Pixel is T or const T.
+template <typename Pixel, int kAxes, int kTaps>
+struct TapsInside {
+  static constexpr bool kSideBySide = true;
+  Pixel* first;
+  const Rows<kAxes, kTaps>& rows;
+  int64_t channels;
+
+  INLINE Pixel* operator()(int row, int tap) const {
+    return first + rows.at[row] + tap * channels;
+  }
+};
+
+// The taps of any point: `nothing` where they are no pixel.
+template <typename Pixel, int kAxes, int kTaps>
+struct TapsAnywhere {
+  static constexpr bool kSideBySide = false;
+  static constexpr int kRows = rows_of(kAxes, kTaps);
+  Pixel *image, *nothing;
+  int64_t row[kRows], column[kTaps];  // offsets; below 0 where there are none
+
+  template <typename T>
+  INLINE TapsAnywhere(const Sizes& s, const Places<T, kAxes, kTaps>& p,
+                      int64_t i, int64_t channels, Pixel* image,
+                      Pixel* nothing)
+      : image(image), nothing(nothing) {
+    int64_t pixel[kAxes][kTaps];
+    for (int a = 0; a < kAxes; ++a) {
+      for (int k = 0; k < kTaps; ++k) {
+        pixel[a][k] = s.axes[a].template pixel<kTaps>(p.at[a][i] + k);
+      }
+    }
+    for (int k = 0; k < kTaps; ++k) column[k] = pixel[0][k] * channels;
+    for (int r = 0; r < kRows; ++r) {
+      row[r] = pixel[1][r % kTaps];
+      if constexpr (kAxes == 3) {
+        const int64_t plane = pixel[2][r / kTaps];
+        row[r] = (row[r] | plane) < 0 ? -1 : row[r] + plane * s.axes[1].size;
+      }
+      row[r] *= s.axes[0].size * channels;
+    }
+  }
+
+  INLINE bool exists(int r, int tap) const { return (row[r] | column[tap]) >= 0; }
+
+  INLINE Pixel* operator()(int r, int tap) const {
+    return exists(r, tap) ? image + row[r] + column[tap] : nothing;
+  }
+};
+
+// Copies of the taps of a few points on the edge, so that these lie as those
+// of a point inside.
+template <typename T, int kChannels, int kAxes, int kTaps>
+struct Patches {
+  static constexpr int kPatches = 8;
+  static constexpr int kTotal = rows_of(kAxes, kTaps) * kTaps;
+
+  const Rows<kAxes, kTaps> rows{kChannels};
+  T pixels[kPatches][kTotal / kTaps][kTaps][kChannels];
+
+  // Copies the taps of points, whose first tap then is that of their copies.
+  __attribute__((noinline)) void take(const Sizes& s, int64_t start,
+                                      int64_t end, const T* image,
+                                      const T* nothing,
+                                      Places<T, kAxes, kTaps>& p) {
+    for (int64_t i = start; i < end; ++i) {
+      const int64_t patch = i - start;
+      const TapsAnywhere<const T, kAxes, kTaps> taps(s, p, i, kChannels, image,
+                                                     nothing);
+      for (int r = 0; r < kTotal / kTaps; ++r) {
+        for (int k = 0; k < kTaps; ++k) {
+          std::memcpy(pixels[patch][r][k], taps(r, k), kChannels * sizeof(T));
+        }
+      }
+      p.first[i] = static_cast<int32_t>(patch * kTotal);
+    }
+  }
+};
+
+// Calls `visit(i, taps)` for the points of a block that read anything, and
+// `nowhere(i)` for others: runs of points alike in loops without branches.
+template <int kChannels, typename Pixel, typename T, int kAxes, int kTaps,
+          typename Visit, typename Nowhere>
+INLINE void visit_points(Channels<kChannels> channels, const Sizes& s,
+                         Places<T, kAxes, kTaps>& p, int64_t count,
+                         const Rows<kAxes, kTaps>& rows, Pixel* image,
+                         Pixel* nothing, const Visit& visit,
+                         const Nowhere& nowhere) {
+  using Inside = TapsInside<Pixel, kAxes, kTaps>;
+  using Anywhere = TapsAnywhere<Pixel, kAxes, kTaps>;
+  for (int64_t i = 0; i < count;) {
+    const int32_t state = p.state[i];
+    int64_t end = i + 1;
+    while (end < count && p.state[end] == state) ++end;
+    if (state == kNowhere) {
+      for (; i < end; ++i) nowhere(i);
+    } else if constexpr (kTaps == 4 && kChannels > 0 &&
+                         std::is_const_v<Pixel>) {
+      Patches<T, kChannels, kAxes, kTaps> patches;
+      const bool cut = state == kOnEdge;
+      if (cut) {
+        end = std::min<int64_t>(end, i + patches.kPatches);
+        patches.take(s, i, end, image, nothing, p);
+      }
+      const Rows<kAxes, kTaps>& layout = cut ? patches.rows : rows;
+      Pixel* first = cut ? patches.pixels[0][0][0] : image;
+      for (; i < end; ++i) {
+        visit(i, Inside{first + p.first[i] * channels, layout, channels});
+      }
+    } else if (state == kInside) {
+      for (; i < end; ++i) {
+        visit(i, Inside{image + p.first[i] * channels, rows, channels});
+      }
+    } else {
+      for (; i < end; ++i) {
+        visit(i, Anywhere(s, p, i, channels, image, nothing));
+      }
+    }
+  }
+}
+
+}  // namespace stnjax
+
+#endif  // STNJAX_SAMPLING_KERNELS_TAPS_H_
