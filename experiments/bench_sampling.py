@@ -23,8 +23,8 @@ forward warp reaches. "deterministic" is stnjax on GPU with sums in one order
 call computes 20 warps one after another, in one program, and waits for the
 last; torch does so in one CUDA graph. The time of a warp is then that of its
 kernels and of their launches by the GPU, as in a training step, and not that of
-a call from Python, which --in_a_row=1 measures. Memory: the peak beyond what was
-in use before the call, in a fresh process.
+a call from Python, which --in_a_row=1 measures. Memory: the peak beyond what
+was in use before the call, in a fresh process.
 """
 
 from absl import flags

@@ -11,8 +11,7 @@ from experiments.reporting import transformed
 from experiments.reporting.analysing import Analysed, NotApplicable
 from experiments.reporting.groups import Group
 from experiments.reporting.metrics import spread
-from stnjax import consistency, data, placement
-from stnjax.training import trained
+from stnjax import consistency, placement
 from stnjax.training.run_folder import Run
 
 
@@ -66,20 +65,17 @@ def measure(
   """
   if not placement.parse(run.settings.network).depths:
     raise NotApplicable(f"{run.settings.network} has no transformer")
-  setup, train, evaluation = load(run.settings)
-  network, preparation = trained.network_of(run, setup, train.images)
-  shape = data.output_shape(setup.perturbation, setup.dataset.image_shape)
-  images = transformed.centred(evaluation.images[:count], shape)
   applied = consistency.matrices(versions.family, versions.values)
-  poses = transformed.predict(network, preparation, images, applied).pose
-  left = consistency.residuals(versions.family, applied, poses)
+  loaded = load(run.settings)
+  test, found = transformed.of_run(run, loaded, applied, count)
+  left = consistency.residuals(versions.family, applied, found.pose)
   spreads = consistency.spread(left, versions.period)
   return {
     "family": versions.family,
     "unit": versions.unit,
     "values": versions.values.tolist(),
     "period": versions.period,
-    "images": len(images),
+    "images": len(test.images),
     "mean": float(spreads.mean()),
     "std": float(spreads.std()),
     "identity": versions.identity,

@@ -15,7 +15,7 @@ from experiments.reporting import transformed
 from experiments.reporting.analysing import Analysed
 from experiments.reporting.groups import Group
 from stnjax import consistency, data, evaluation, placement, plots
-from stnjax.training import building, trained
+from stnjax.training import building
 from stnjax.training.run_folder import Run
 
 NAME = "extrapolation"
@@ -104,14 +104,10 @@ def measure(
   Raises:
     RunError: If the checkpoint cannot be read.
   """
-  setup, train, test = load(run.settings)
-  network, preparation = trained.network_of(run, setup, train.images)
-  shape = data.output_shape(setup.perturbation, setup.dataset.image_shape)
-  images = transformed.centred(test.images[:count], shape)
-  labels = np.asarray(test.labels[:count])
+  loaded = setup, train, _ = load(run.settings)
   # Transforms of coordinates are the inverse of those of objects.
   applied = consistency.matrices(wanted.family, -wanted.values)
-  found = transformed.predict(network, preparation, images, applied)
+  test, found = transformed.of_run(run, loaded, applied, count)
   axes = [
     axis
     for axis in setup.perturbation.axes
@@ -121,10 +117,10 @@ def measure(
     "family": wanted.family,
     "unit": wanted.unit,
     "amounts": wanted.values.tolist(),
-    "images": len(images),
+    "images": len(test.images),
     "trained": None,
     "error": [
-      evaluation.error_rate(found.label[:, i], labels)
+      evaluation.error_rate(found.label[:, i], test.labels)
       for i in range(len(wanted.values))
     ],
     "residual": None,
@@ -133,8 +129,9 @@ def measure(
     trained_range = _range(setup, axes[0], train.images)
     values["trained"] = list(trained_range)
     if placement.parse(run.settings.network).depths:
+      shape = test.images.shape[1:]
       values["residual"] = _residuals(
-        axes, wanted.values, found.pose, shape, labels, trained_range
+        axes, wanted.values, found.pose, shape, test.labels, trained_range
       )
   return values
 

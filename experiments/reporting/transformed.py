@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lib import loading
 from stnjax import data, placement, sampling
+from stnjax.training import trained
 from stnjax.training.preparation import Preparation
+from stnjax.training.run_folder import Run
 
 _BATCH = 256  # images at a time
 
@@ -25,6 +28,37 @@ class Predicted(NamedTuple):
 
   label: np.ndarray
   pose: np.ndarray
+
+
+def of_run(
+  run: Run,
+  loaded: loading.Loaded,
+  applied: np.ndarray,
+  count: int | None = None,
+) -> tuple[data.Examples, Predicted]:
+  """Predictions of a finished run for versions of its test images.
+
+  Where the run's perturbation enlarges images, they are padded about the centre
+  first.
+
+  Args:
+    run: Finished run.
+    loaded: What its settings name, see `loading.load`.
+    applied: `[V, 2, 3]`, the transform of each version, for `stnjax.warp`.
+    count: Number of test images, the first ones; all by default.
+
+  Returns:
+    The test images before they are transformed, and the predictions.
+
+  Raises:
+    RunError: If the checkpoint cannot be read.
+  """
+  setup, train, test = loaded
+  network, preparation = trained.network_of(run, setup, train.images)
+  shape = data.output_shape(setup.perturbation, setup.dataset.image_shape)
+  images = centred(test.images[:count], shape)
+  found = predict(network, preparation, images, applied)
+  return data.Examples(images, np.asarray(test.labels[:count])), found
 
 
 def centred(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
