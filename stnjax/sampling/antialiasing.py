@@ -6,6 +6,7 @@ and nothing at all where the warp does not shrink.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import math
 
 import jax
@@ -14,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax.sampling import grids
+
+_TILE = 64  # pixels along an axis that one product blurs
+_WHOLE = 256  # up to this size one product blurs all of an axis
 
 
 def filtered_sample(
@@ -92,29 +96,94 @@ def _blur(
 ) -> jax.Array:
   """Blurs by `[..., N]` squared factors of shrinking along x, y(, z)."""
   num_axes = squares.shape[-1]
-  names = "dhw"[-num_axes:]
-  for axis, name in enumerate(reversed(names)):
+  for axis in range(num_axes):
     size = image.shape[-2 - axis]
-    kernel = _gaussian(squares[..., axis, None, None], size, cyclic[axis])
-    image = jnp.einsum(
-      f"...i{name},...{names}c->...{names.replace(name, 'i')}c",
-      kernel.astype(image.dtype),
-      image,
-      precision=lax.Precision.HIGHEST,
-    )
+    # At the lower bound the neighbour weighs exp(-100): the identity, with
+    # neither a division by 0 nor a gradient. Beyond the upper one all is mean.
+    variance = lax.clamp(
+      *_kinds((squares[..., axis] - 1) / 6, 0.005, float(size) ** 2 * 100)
+    ).astype(image.dtype)
+    by_tiles = size > _WHOLE and not cyclic[axis]
+    # The axis second to last: each kind of the others once, before and after.
+    moved = jnp.moveaxis(image, -2 - axis, -2)
+    batch = moved.shape[: -1 - num_axes]
+    rows = moved.reshape(*batch, -1, size, moved.shape[-1])
+    along = _along_tiles if by_tiles else _along
+    rows = along(rows, variance, cyclic[axis])
+    image = jnp.moveaxis(rows.reshape(moved.shape), -2, -2 - axis)
   return image
 
 
-def _gaussian(square: jax.Array, size: int, cyclic: bool) -> jax.Array:
-  """The matrix `[..., size, size]` of a blur; its rows sum to 1."""
+def _along(rows: jax.Array, variance: jax.Array, cyclic: bool) -> jax.Array:
+  """Blurs `[..., R, size, C]` along the sizes, by one product."""
+  size = rows.shape[-2]
   distance = np.abs(np.arange(size)[:, None] - np.arange(size))
   if cyclic:
     distance = np.minimum(distance, size - distance)
-  # At the lower bound the neighbour weighs exp(-100): the identity, with
-  # neither a division by 0 nor a gradient. Beyond the upper one all is mean.
-  variance = lax.clamp(*_kinds((square - 1) / 6, 0.005, float(size) ** 2 * 100))
-  weights = jnp.exp(-(distance**2).astype(square.dtype) / (2 * variance))
-  return weights / weights.sum(axis=-1, keepdims=True)
+  weights = _gaussian(distance, variance[..., None, None])
+  weights = weights / weights.sum(axis=-1, keepdims=True)
+  return _product("...ij,...rjc->...ric", weights, rows)
+
+
+def _along_tiles(
+  rows: jax.Array, variance: jax.Array, cyclic: bool
+) -> jax.Array:
+  """As `_along`, by products of tiles whose distance weighs something.
+
+  The work grows with the size times the width of the Gaussian.
+  """
+  del cyclic
+  *before, size, channels = rows.shape
+  count = -(-size // _TILE)
+  filled = [(0, 0)] * len(before) + [(0, count * _TILE - size), (0, 0)]
+  tiles = jnp.pad(rows, filled).reshape(*before, count, _TILE, channels)
+  # Weights beyond are less than rounding. Known when it runs, it chooses among
+  # programs for powers of two.
+  eps = float(jnp.finfo(rows.dtype).eps) / 16
+  reach = jnp.sqrt(-2 * math.log(eps) * variance.max(initial=0))
+  powers = [2**k for k in range((count - 1).bit_length())] + [count - 1]
+  farthest = np.unique(np.minimum(powers, count - 1))
+  chosen = (_TILE * farthest[:-1] < reach).sum()
+  total = lax.switch(
+    chosen,
+    [functools.partial(_near_tiles, far=int(far)) for far in farthest],
+    tiles,
+    variance,
+  )
+  total = total.reshape(*before, count * _TILE, channels)[..., :size, :]
+  # What the weights of a row within the image sum to.
+  sums = _gaussian(np.arange(size), variance[..., None]).cumsum(axis=-1)
+  sums = sums + sums[..., ::-1] - 1
+  return total / sums[..., None, :, None]
+
+
+def _near_tiles(tiles: jax.Array, variance: jax.Array, far: int) -> jax.Array:
+  """Weighted sums over `[..., R, count, _TILE, C]`, of tiles at most `far`."""
+  count = tiles.shape[-3]
+  beyond = [
+    (far, far) if k == tiles.ndim - 3 else (0, 0) for k in range(tiles.ndim)
+  ]
+  padded = jnp.pad(tiles, beyond)
+  within = np.arange(_TILE)
+  within = within[:, None] - within
+
+  @jax.checkpoint
+  def add(total: jax.Array, apart: jax.Array) -> tuple[jax.Array, None]:
+    read = lax.dynamic_slice_in_dim(padded, far + apart, count, axis=-3)
+    weights = _gaussian(within - _TILE * apart, variance[..., None, None])
+    return total + _product("...ij,...rnjc->...rnic", weights, read), None
+
+  return lax.scan(add, jnp.zeros_like(tiles), jnp.arange(-far, far + 1))[0]
+
+
+def _product(signature: str, weights: jax.Array, rows: jax.Array) -> jax.Array:
+  return jnp.einsum(signature, weights, rows, precision=lax.Precision.HIGHEST)
+
+
+def _gaussian(
+  distance: np.ndarray | jax.Array, variance: jax.Array
+) -> jax.Array:
+  return jnp.exp(-(distance**2).astype(variance.dtype) / (2 * variance))
 
 
 def _kinds(value, low, high):
