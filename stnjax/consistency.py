@@ -52,7 +52,8 @@ def rotation_degrees(matrix: np.ndarray) -> np.ndarray:
   """
   matrix = np.asarray(matrix, np.float64)
   sine = matrix[..., 1, 0] - matrix[..., 0, 1]
-  return np.degrees(np.arctan2(sine, matrix[..., 0, 0] + matrix[..., 1, 1]))
+  cosine = matrix[..., 0, 0] + matrix[..., 1, 1]
+  return np.asarray(np.degrees(np.arctan2(sine, cosine)))
 
 
 def scale_octaves(matrix: np.ndarray) -> np.ndarray:
@@ -67,7 +68,7 @@ def scale_octaves(matrix: np.ndarray) -> np.ndarray:
   """
   linear = np.asarray(matrix, np.float64)[..., :2]
   with np.errstate(divide="ignore"):
-    return np.log2(np.abs(np.linalg.det(linear))) / 2
+    return np.asarray(np.log2(np.abs(np.linalg.det(linear))) / 2)
 
 
 COORDINATES: Registry[Coordinate] = Registry("family")
@@ -204,4 +205,4 @@ def spread(values: np.ndarray, period: float | None = None) -> np.ndarray:
     if period is not None:
       distance = distance % period
       distance = np.minimum(distance, period - distance)
-  return distance.sum(axis=-1).min(axis=-1) / (count - 1)
+  return np.asarray(distance.sum(axis=-1).min(axis=-1) / (count - 1))

@@ -96,7 +96,8 @@ def read(path: epath.Path) -> bytes:
     Damaged: If it is missing or cannot be read.
   """
   try:
-    return path.read_bytes()
+    content: bytes = path.read_bytes()
+    return content
   except FileNotFoundError:
     raise Damaged(f"{path} is missing") from None
   except OSError as error:
@@ -178,11 +179,11 @@ def compare_checksums(
   Raises:
     Damaged: If a file is missing or differs, or others are listed.
   """
-  kept = dict(
-    reversed(line.split("  ", 1))
-    for line in read(path).decode(errors="replace").splitlines()
-    if "  " in line
-  )
+  kept: dict[str, str] = {}
+  for line in read(path).decode(errors="replace").splitlines():
+    checksum, separator, name = line.partition("  ")
+    if separator:
+      kept[name] = checksum
   if not kept or (names is not None and kept.keys() != set(names)):
     raise Damaged(f"{path} is damaged: it does not list the files there")
   for name, expected in kept.items():

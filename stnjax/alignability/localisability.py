@@ -124,7 +124,7 @@ def localisability(
       seed=seed,
     )
     for reader, by_family in found.readouts.items():
-      readouts[reader].update(by_family)
+      readouts[reader] |= {n: dict(r) for n, r in by_family.items()}
   units = {name: family.unit for name, family in families.items()}
   return Localisability(units, readouts)
 
@@ -183,7 +183,7 @@ def read_poses(
       )
   for reader in reading:
     checks.option("reading", reader, READERS)
-  poses = {name: np.asarray(values) for name, values in poses.items()}
+  arrays = {name: np.asarray(values) for name, values in poses.items()}
   parts = readers.folds_of(groups, folds, seed)
   layers = _extracted(features, images)
   readouts: dict[str, dict[str, dict[str, Readout]]] = {
@@ -193,7 +193,7 @@ def read_poses(
     for layer, values in layers.items():
       found = readers.read(
         values,
-        poses,
+        arrays,
         parts,
         reader=reader,
         periods=periods,
@@ -214,7 +214,7 @@ def _transformed(
   """Images, each transformed by a magnitude of its own."""
 
   def theta(magnitude: jax.Array) -> jax.Array:
-    return about_centre(family.matrix(magnitude), images.shape[1:3])
+    return about_centre(family.at(magnitude), images.shape[1:3])
 
   thetas = jax.vmap(theta)(jnp.asarray(magnitudes, images.dtype))
   return warp(images, thetas, method=method, padding="border")

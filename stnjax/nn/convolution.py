@@ -50,7 +50,10 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
   def banded(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return banded_conv(jnp.pad(images, [(0, 0), *pads, (0, 0)]), kernel)
 
-  return lax.platform_dependent(images, kernel, cpu=banded, default=xla)
+  result: jax.Array = lax.platform_dependent(
+    images, kernel, cpu=banded, default=xla
+  )
+  return result
 
 
 @promotion.usual
@@ -117,12 +120,14 @@ def max_pool(images: jax.Array, size: int, stride: int = 2) -> jax.Array:
   def xla(images: jax.Array) -> jax.Array:
     # `-inf` itself, by which JAX knows a maximum, and its gradient.
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
-    return lax.reduce_window(
+    largest: jax.Array = lax.reduce_window(
       images, -jnp.inf, lax.max, window, strides, "VALID"
     )
+    return largest
 
   by_slices = functools.partial(_max_of_slices, size=size, stride=stride)
-  return lax.platform_dependent(images, tpu=xla, default=by_slices)
+  result: jax.Array = lax.platform_dependent(images, tpu=xla, default=by_slices)
+  return result
 
 
 def _max_of_slices(images: jax.Array, size: int, stride: int) -> jax.Array:

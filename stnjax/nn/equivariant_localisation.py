@@ -169,10 +169,9 @@ class EquivariantLocaliser(nnx.Module):
         f"in_shape={tuple(in_shape)} must have at least {least} pixels along"
         f" each side for family={self.family.name!r}"
       )
-    options = {"filters": filters, "init": init, "rngs": rngs}
     moves, turns = self.parts.translation, self.parts[:2] != (False, False)
-    self.places = self._place_net(**options) if moves else None
-    self.poses = self._pose_net(**options) if turns else None
+    self.places = self._place_net(filters, init, rngs) if moves else None
+    self.poses = self._pose_net(filters, init, rngs) if turns else None
     learnt = group_scores.LearnedPrior
     self.place_prior = learnt(self._map_shape) if prior and moves else None
     self.pose_prior = learnt(self._pose_shape) if prior and turns else None
@@ -246,6 +245,7 @@ class EquivariantLocaliser(nnx.Module):
     Args:
       polar: `[B, A, R, C]`, as `canonical` returns it.
     """
+    assert self.poses is not None, "the family has a scale or a rotation"
     scores = self.poses(polar)
     if not self.parts.rotation:
       scores = scores.mean(axis=1, keepdims=True)
@@ -273,23 +273,28 @@ class EquivariantLocaliser(nnx.Module):
       # The maximum over orientations turns with the image.
       grouped = features.reshape(*features.shape[:3], -1, self.orientations)
       features = grouped.max(axis=-1)
+    assert self.places is not None, "the family has a translation"
     return self.places(self._reduced(features))
 
-  def _place_net(self, **options) -> group_scores.ScoreNet:
-    filters = options["filters"]
+  def _place_net(
+    self, filters: Sequence[int], init: str, rngs: nnx.Rngs
+  ) -> group_scores.ScoreNet:
     channels = self.in_shape[-1]
     if self.parts.rotation:
       channels //= self.orientations
     return group_scores.ScoreNet(
       channels,
+      filters,
       kernels=[(_KERNEL, _KERNEL)] * len(filters),
       template=(_PLACE, _PLACE),
       polar=False,
-      **options,
+      init=init,
+      rngs=rngs,
     )
 
-  def _pose_net(self, **options) -> group_scores.ScoreNet:
-    filters = options["filters"]
+  def _pose_net(
+    self, filters: Sequence[int], init: str, rngs: nnx.Rngs
+  ) -> group_scores.ScoreNet:
     height = self.angles if self.parts.rotation else 1
     if self.parts.scale:
       kernel, columns = (_KERNEL, _KERNEL), self._template_radii
@@ -300,10 +305,12 @@ class EquivariantLocaliser(nnx.Module):
       columns = self._num_radii - (across - 1) * len(filters)
     return group_scores.ScoreNet(
       self.in_shape[-1],
+      filters,
       kernels=[kernel] * len(filters),
       template=(height, columns),
       polar=True,
-      **options,
+      init=init,
+      rngs=rngs,
     )
 
   def _least_side(self) -> int:
@@ -355,6 +362,7 @@ class EquivariantLocaliser(nnx.Module):
 
   def _log_polar(self, centre: jax.Array) -> jax.Array:
     """The log-polar grid, with what the kernels see beyond the scores."""
+    assert self.poses is not None, "the family has a scale"
     around = self.poses.columns_used // 2
     largest = (min(self.in_shape[:2]) - 1) / 2
     count = self._num_factors + 2 * around
@@ -396,4 +404,5 @@ def turned_orientations(angles: int, orientations: int) -> np.ndarray:
   turns = np.arange(angles)[:, None, None] / angles * orientations
   relative, own = np.arange(orientations)[:, None], np.arange(orientations)
   distance = (relative - turns - own + orientations / 2) % orientations
-  return np.maximum(1 - np.abs(distance - orientations / 2), 0)
+  weights: np.ndarray = np.maximum(1 - np.abs(distance - orientations / 2), 0)
+  return weights

@@ -366,4 +366,5 @@ def _rotations(kernel_size: int, orientations: int) -> np.ndarray:
     turned = turn(every, transforms.rotation(angles))
     turned = np.asarray(turned).reshape(len(angles), kernel_size**2, -1)
   turned = turned[..., kernel_taps(kernel_size, orientations)]
-  return turned / turned.sum(axis=1, keepdims=True)
+  scaled: np.ndarray = turned / turned.sum(axis=1, keepdims=True)
+  return scaled

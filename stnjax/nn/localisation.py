@@ -190,6 +190,7 @@ class LocalisationNet(nnx.Module):
 
   def _convolved(self, index: int, conv: nnx.Conv, x: jax.Array) -> jax.Array:
     """Features behind a convolution and what follows it."""
+    assert isinstance(conv.padding, str) and conv.bias is not None
     x = convolution.conv(x, conv.kernel[...], conv.padding)
     norm, pool = self.norms.get(str(index)), self.pools[index]
     if norm is not None:

@@ -88,6 +88,7 @@ class PointPredictor(nnx.Module):
     Returns:
       `[B, h, w, kh, kw, 2]`, for `deformed_conv`.
     """
+    assert self.hidden.bias is not None, "the layer has a bias"
     kernel, bias = self.hidden.kernel[...], self.hidden.bias[...]
     seen = convolution.conv(features, kernel, self.padding) + bias
     predicted = self.head(nnx.leaky_relu(seen, self.slope))

@@ -11,6 +11,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax.sampling import grids
@@ -60,7 +61,7 @@ def filtered_sample(
   level = jnp.log2(lax.clamp(*_kinds(square, 1, 4 ** (levels - 1)))) / 2
 
   @jax.checkpoint
-  def add(total, step):
+  def add(total: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
     weight = jnp.maximum(1 - jnp.abs(level - step), 0)[..., None]
     width = jnp.full(num_axes, 4.0**step, image.dtype)
     return total + weight * sample(_blur(image, width, cyclic)), None
@@ -115,6 +116,8 @@ def _gaussian(square: jax.Array, size: int, cyclic: bool) -> jax.Array:
   return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _kinds(value, low, high):
+def _kinds(
+  value: jax.Array, low: float, high: float
+) -> tuple[ArrayLike, jax.Array, ArrayLike]:
   """Arguments of `lax.clamp`, which does not promote."""
   return value.dtype.type(low), value, value.dtype.type(high)

@@ -96,8 +96,14 @@ def lens_grid(
     for other, against in batches.items():
       checks.batch(name, batch, other, against)
   kind = jnp.result_type(camera, new_camera, rotation, coefficients)
-  arrays = (a.astype(kind) for a in (camera, new_camera, rotation))
-  points = _points(*arrays, coefficients.astype(kind), output_shape, model)
+  points = _points(
+    camera.astype(kind),
+    new_camera.astype(kind),
+    rotation.astype(kind),
+    coefficients.astype(kind),
+    output_shape,
+    model,
+  )
   return coordinates.to_normalised(
     points, input_shape, align_corners=align_corners
   )

@@ -10,6 +10,7 @@ its name known to everything that takes `method`, on every platform:
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,11 @@ def _linear(t: jax.Array) -> tuple[jax.Array, ...]:
   return 1 - t, t
 
 
-def keys_polynomials(a: float) -> tuple[Callable, Callable]:
+Polynomial = Callable[[Any], Any]
+"""From a NumPy or JAX array to one of the same kind."""
+
+
+def keys_polynomials(a: float) -> tuple[Polynomial, Polynomial]:
   """The cubic convolution kernel at distances below 1, and from 1 to 2.
 
   Args:
@@ -120,10 +125,10 @@ def keys_polynomials(a: float) -> tuple[Callable, Callable]:
       Catmull-Rom splines, which are exact for parabolas (Keys 1981, eq. 15).
   """
 
-  def near(x):
+  def near(x: Any) -> Any:
     return ((a + 2) * x - (a + 3)) * x * x + 1
 
-  def far(x):
+  def far(x: Any) -> Any:
     return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
   return near, far

@@ -113,7 +113,9 @@ def read_batch(
   inside = ",".join("dhw"[-num_axes:])
   outside = ",".join("xyz"[:num_axes])
   signature = f"({inside},c),({outside},n)->({outside},c)"
-  return jnp.vectorize(sample_one, signature=signature)(image, points)
+  sample_all = jnp.vectorize(sample_one, signature=signature)
+  result: jax.Array = sample_all(image, points)
+  return result
 
 
 def _in_bounds_weight(

@@ -1,5 +1,7 @@
 """Sampling an image at the places of a grid."""
 
+from typing import Literal, Unpack, overload
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -8,7 +10,38 @@ import numpy as np
 from stnjax import checks, coordinates, promotion
 from stnjax.sampling import kernels, methods, reading
 from stnjax.sampling.methods import Method
+from stnjax.sampling.options import SamplingOptions
 from stnjax.sampling.padding import PADDINGS, Padding
+
+
+@overload
+def grid_sample(
+  image: ArrayLike,
+  grid: ArrayLike,
+  *,
+  return_mask: Literal[False] = False,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array: ...
+
+
+@overload
+def grid_sample(
+  image: ArrayLike,
+  grid: ArrayLike,
+  *,
+  return_mask: Literal[True],
+  **options: Unpack[SamplingOptions],
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+@overload
+def grid_sample(
+  image: ArrayLike,
+  grid: ArrayLike,
+  *,
+  return_mask: bool,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array | tuple[jax.Array, jax.Array]: ...
 
 
 @promotion.usual
@@ -115,6 +148,36 @@ def grid_sample(
   )
 
 
+@overload
+def sample_pixels(
+  image: ArrayLike,
+  points: ArrayLike,
+  *,
+  return_mask: Literal[False] = False,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array: ...
+
+
+@overload
+def sample_pixels(
+  image: ArrayLike,
+  points: ArrayLike,
+  *,
+  return_mask: Literal[True],
+  **options: Unpack[SamplingOptions],
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+@overload
+def sample_pixels(
+  image: ArrayLike,
+  points: ArrayLike,
+  *,
+  return_mask: bool,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array | tuple[jax.Array, jax.Array]: ...
+
+
 @promotion.usual
 def sample_pixels(
   image: ArrayLike,
@@ -189,7 +252,7 @@ def sample_pixels(
     rest,
     "; for volumes, grid must be [..., d, h, w, 3]" if volumes else "",
   )
-  return reading.sample(
+  result: jax.Array | tuple[jax.Array, jax.Array] = reading.sample(
     image,
     points,
     _checked_fill(fill_value, padding, image),
@@ -201,6 +264,7 @@ def sample_pixels(
     prefilter=prefilter,
     kernels=candidates,
   )
+  return result
 
 
 def checked_grid(

@@ -77,7 +77,7 @@ def splat(
   points = coordinates.to_pixels(
     grid, output_shape, align_corners=align_corners
   )
-  result = _splat(
+  result: jax.Array = _splat(
     values, points, output_shape, PADDINGS[padding], align_corners
   )
   floats = jnp.issubdtype(given.dtype, jnp.floating)
@@ -116,4 +116,5 @@ def _splat(
     align_corners=align_corners,
     kernels=kernels.candidates("auto"),
   )
-  return jax.vjp(read, image)[1](values)[0]
+  (result,) = jax.vjp(read, image)[1](values)
+  return jnp.asarray(result)

@@ -138,7 +138,8 @@ def _filter(image: jax.Array, axis: int, mode: str) -> jax.Array:
       late = lax.slice_in_dim(series, step, size, axis=axis)
       new, old = (late, early) if forward else (early, late)
       series = new + _POLE**step * old
-  return -6 * _POLE * series
+  coefficients: jax.Array = -6 * _POLE * series
+  return coefficients
 
 
 def _prepare(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+from typing import Literal, Unpack, overload
 
 import jax
 from jax.typing import ArrayLike
@@ -10,7 +11,38 @@ import numpy as np
 from stnjax import checks, promotion
 from stnjax.sampling import antialiasing, grids, methods, reading, sampler
 from stnjax.sampling.methods import Method
+from stnjax.sampling.options import SamplingOptions, WarpOptions
 from stnjax.sampling.padding import PADDINGS, WRAP
+
+
+@overload
+def warp(
+  image: ArrayLike,
+  transform: ArrayLike,
+  *,
+  return_mask: Literal[False] = False,
+  **options: Unpack[WarpOptions],
+) -> jax.Array: ...
+
+
+@overload
+def warp(
+  image: ArrayLike,
+  transform: ArrayLike,
+  *,
+  return_mask: Literal[True],
+  **options: Unpack[WarpOptions],
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+@overload
+def warp(
+  image: ArrayLike,
+  transform: ArrayLike,
+  *,
+  return_mask: bool,
+  **options: Unpack[WarpOptions],
+) -> jax.Array | tuple[jax.Array, jax.Array]: ...
 
 
 @promotion.usual
@@ -117,20 +149,22 @@ def warp(
       "antialias=True needs a method other than 'nearest', and pixels instead"
       f" of coefficients, got method={method.name!r}, prefilter={prefilter!r}"
     )
-  sample = functools.partial(
-    sampler.sample_pixels,
-    points=grids.affine_pixel_grid(
-      theta, shape, output_shape, align_corners=align_corners
-    ),
-    method=method,
-    align_corners=align_corners,
-    prefilter=prefilter,
-    key=key,
-    implementation=implementation,
+  points = grids.affine_pixel_grid(
+    theta, shape, output_shape, align_corners=align_corners
   )
-  fill = {"padding": padding, "fill_value": fill_value}
+  options: SamplingOptions = {
+    "method": method,
+    "padding": padding,
+    "fill_value": fill_value,
+    "align_corners": align_corners,
+    "prefilter": prefilter,
+    "key": key,
+    "implementation": implementation,
+  }
   if not antialias:
-    return sample(image, return_mask=return_mask, **fill)
+    return sampler.sample_pixels(
+      image, points, return_mask=return_mask, **options
+    )
   blurred_sample = functools.partial(
     antialiasing.filtered_sample,
     theta=theta,
@@ -138,40 +172,44 @@ def warp(
     align_corners=align_corners,
   )
   result, mask = _antialiased(
-    image, sample, blurred_sample, method, with_mask=return_mask, **fill
+    image, points, blurred_sample, method, options, return_mask
   )
-  return (result, mask) if return_mask else result
+  if return_mask and mask is not None:
+    return result, mask
+  return result
 
 
 def _antialiased(
   image: jax.Array,
-  sample: Callable[..., jax.Array],
+  points: jax.Array,
   blurred_sample: Callable[..., jax.Array],
   method: Method,
-  *,
-  padding: str,
-  fill_value: ArrayLike,
+  options: SamplingOptions,
   with_mask: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
   """Samples of a blurred image, and the mask where it is needed."""
-  checks.option("padding", padding, PADDINGS)
-  fill = {"padding": padding, "fill_value": fill_value}
-  takes_fill = PADDINGS[padding].takes_fill_value
-  # The fill is added to samples that know nothing of it: it is not blurred.
-  options = {"padding": "zeros"} if takes_fill else fill
+  checks.option("padding", options["padding"], PADDINGS)
+  padding = PADDINGS[options["padding"]]
+  unfilled = options
+  if padding.takes_fill_value:  # is added later, since it is not blurred
+    unfilled = {**options, "padding": "zeros", "fill_value": 0.0}
   result = blurred_sample(
     checks.floating("image", image),
-    sample=functools.partial(sample, **options),
-    cyclic=PADDINGS[padding] == WRAP,
+    sample=lambda image: sampler.sample_pixels(image, points, **unfilled),
+    cyclic=padding == WRAP,
   )
   mask = None
-  if takes_fill or with_mask:
-    _, mask = sample(image, return_mask=True, **fill)
-  if takes_fill:
+  if padding.takes_fill_value or with_mask:
+    _, mask = sampler.sample_pixels(image, points, return_mask=True, **options)
+  if padding.takes_fill_value and mask is not None:
     reach = mask
     if method.prepare is not None:
-      _, reach = sample(image, method="linear", return_mask=True)
-    value = checks.real("fill_value", fill_value)
+      linear: SamplingOptions = {"method": "linear"}
+      linear["implementation"] = options["implementation"]
+      _, reach = sampler.sample_pixels(
+        image, points, return_mask=True, **linear
+      )
+    value = checks.real("fill_value", options["fill_value"])
     result = result + reading.filled(mask, value, reach)
   return reading.cast(result, image.dtype), mask
 
