@@ -55,6 +55,13 @@ def define_place() -> None:
     lambda seconds: seconds is not None and 0 <= seconds < math.inf,
     "--checkpoint_seconds must be a finite number of at least 0",
   )
+  flags.DEFINE_boolean(
+    "tensorboard",
+    False,
+    "Whether to write the scalars of each epoch for TensorBoard, into the"
+    " folder tensorboard of each run; local only, and needs the extra"
+    " tensorboard.",
+  )
 
 
 def define_training(exclude: tuple[str, ...] = ()) -> None:
@@ -127,7 +134,7 @@ def _described_by_files(name: str) -> bool:
 
 def training_options() -> dict[str, Any]:
   """The values of the flags of `define_place`, and the workdir."""
-  names = ("workdir", "data_dir", "checkpoint_seconds")
+  names = ("workdir", "data_dir", "checkpoint_seconds", "tensorboard")
   return {name: flags.FLAGS[name].value for name in names}
 
 

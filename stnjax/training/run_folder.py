@@ -6,6 +6,8 @@
                    with others is refused
   metrics.jsonl    one line per epoch
   checkpoints/     the last states, by step (orbax)
+  tensorboard/     event files with the scalars of metrics.jsonl, where asked
+                   for by --tensorboard
   evaluation.npz   of the finished run, per test image: label, prediction,
                    pose (and that of the first run of the transformer, if it
                    runs several times), true and predicted position along each
@@ -42,6 +44,7 @@ class Run:
   Attributes:
     settings: of the run.
     path: the folder.
+    writes: whether this process writes the files, but for checkpoints.
     seconds: time trained since the last line of metrics, which checkpoints
       keep: whoever trains adds to it.
   """
@@ -70,7 +73,7 @@ class Run:
     self._config: config.Config | None = None
     devices = jax.devices() if devices is None else devices
     processes = layout.processes(devices)
-    self._writes = jax.process_index() == processes[0]
+    self.writes = jax.process_index() == processes[0]
     self._checkpoints = checkpoints.Checkpoints(
       self.path / "checkpoints", settings.name, processes
     )
@@ -127,7 +130,7 @@ class Run:
     Raises:
       RunError: where one does, or the folder cannot be written.
     """
-    with files.claimed(self.path) if self._writes else contextlib.nullcontext():
+    with files.claimed(self.path) if self.writes else contextlib.nullcontext():
       yield
 
   def start(
@@ -146,7 +149,7 @@ class Run:
         images, with another task, or from another checkpoint.
     """
     self._config = config.Config(self.settings, task, images, source)
-    if not self._writes:
+    if not self.writes:
       return
     with files.writing(self.path):
       self.path.mkdir(parents=True, exist_ok=True)
@@ -175,7 +178,7 @@ class Run:
       RunError: where it has the epoch, which another process must have added.
     """
     self.seconds = 0.0
-    if not self._writes:
+    if not self.writes:
       return
     lines = self.metrics()
     if lines and lines[-1]["step"] >= line["step"]:
@@ -217,7 +220,7 @@ class Run:
     """
     state = self.last_state(fresh)
     step = int(state.step)
-    if self._writes:
+    if self.writes:
       lines = self.metrics()  # without one that a kill cut off
       self._write_metrics([line for line in lines if line["step"] <= step])
     return state
@@ -247,12 +250,12 @@ class Run:
     Raises:
       RunError: where a file cannot be written.
     """
-    if self._writes:
+    if self.writes:
       records.finish(self.path, evaluation, results)
 
   def fail(self, why: str) -> None:
     """Marks the run as one that cannot be finished."""
-    if self._writes:
+    if self.writes:
       self._write("FAILED", why)
 
   def _check(self) -> None:
