@@ -6,7 +6,7 @@ transforms test images, and measures how far a warp of each layer's features
 can undo it, for the trained network and for the network before training; see
 `stnjax.alignability`. Networks of group convolutions are also measured with
 permuted channels. It prints what it measured, writes audit.json to the run's
-folder, and the report anew, which then has tables and a figure. About a minute
+folder, and rewrites the report with tables and a figure. About a minute
 for a network of the digits on 2 CPU cores.
 """
 

@@ -1,9 +1,9 @@
-"""Consistency of a transformer: what it leaves of known transforms of an image.
+"""Consistency of a transformer: its residuals for known transforms of an image.
 
 One image is transformed by several members of a family with one parameter, over
 the circle of rotations for instance. A transformer that brings all versions to
-one pose leaves the same of every transform. What it leaves is `residuals`; how
-far that differs between the versions of an image is `spread`.
+one pose has the same residual for every transform. `residuals` computes the
+residuals, and `spread` their spread over the versions of an image.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Paths that users name, and files of runs: errors say which file and why."""
+"""Paths of users, and files of runs: errors name the file and the reason."""
 
 from stnjax import extras
 
@@ -34,7 +34,7 @@ _BUCKETS = ("gs", "s3", "az", "hf")  # first parts that etils takes for schemes
 
 
 class RunError(Exception):
-  """A run cannot go on; the message says why and what to do."""
+  """A run cannot continue; the message gives the reason and a remedy."""
 
 
 class Damaged(RunError):
@@ -108,7 +108,7 @@ def read_json(path: epath.Path) -> Any:
   """Reads a file of JSON.
 
   Raises:
-    Damaged: If it is missing, cannot be read, or is no JSON.
+    Damaged: If it is missing, cannot be read, or is not JSON.
   """
   return parse_json(path, read(path))
 
@@ -146,7 +146,7 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-  """Names the path in errors of what is written to it.
+  """Names the path in errors of writing to it.
 
   Raises:
     RunError: For an OSError, which may name no file.

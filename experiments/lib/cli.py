@@ -208,7 +208,7 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 def _imported(given: str, name: str) -> types.ModuleType:
-  """Imports a module; `given` is what the user wrote."""
+  """Imports a module; `given` is the value of the flag."""
   try:
     return importlib.import_module(name)
   except Exception as error:  # whatever the user's code raises
@@ -260,7 +260,7 @@ def run(
 
   def guarded(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.ERROR)  # orbax tells of every step
+      logging.set_verbosity(logging.ERROR)  # orbax logs every step
     with _one_line():
       main(*([argv[1:]] if takes_arguments else []))
 
@@ -289,7 +289,7 @@ def _places(checked: Any) -> str:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-  """Ends the script with one line for errors that its user can mend."""
+  """Reports user errors in one line, and ends the script."""
   try:
     yield
   except (files.RunError, ValueError, OSError, ImportError) as error:

@@ -34,7 +34,7 @@ def check(workdir: str) -> None:
 class Events:
   """Writes the scalars of runs while they train.
 
-  Files are written anew when training resumes, so that they always hold the
+  Files are rewritten when training resumes, so that they always hold the
   lines of metrics.jsonl, each once.
   """
 

@@ -93,7 +93,7 @@ def train(
 def _reporting(
   runs: Sequence[Run], progress: Progress, tensorboard: bool
 ) -> Iterator[Progress]:
-  """What is called after each epoch, with event files where asked for."""
+  """`progress`, which also writes event files if they are asked for."""
   if not tensorboard:
     yield progress
     return
@@ -153,7 +153,7 @@ def _by_step(
 def _collected(
   errors: list[str], devices: Sequence[jax.Device], kind: type[RunError]
 ) -> Iterator[None]:
-  """Notes an error of some runs, so that the others go on.
+  """Notes an error of some runs, so that the others continue.
 
   Not where processes train together: the others would wait for this one.
   """

@@ -98,7 +98,7 @@ def _state(workdir: str, settings: Settings) -> str:
   """How far a run is, as `train` would find it.
 
   Raises:
-    Damaged: for a run that `train` would not go on with.
+    Damaged: for a run that `train` would not resume.
   """
   run = Run(workdir, settings)
   if run.done:

@@ -35,7 +35,7 @@ _SHUTDOWN_SECONDS = 20  # that one which fails waits for the others
 _WEEK = 7 * 24 * 3600
 _LAST_WORDS = (
   "error: another process was lost, or failed, and this one stopped too; start"
-  " all of them again to go on from the last checkpoints\n"
+  " all of them again to resume from the last checkpoints\n"
 )
 
 
@@ -98,10 +98,10 @@ def check() -> None:
 
 
 def wait(place: str) -> None:
-  """Waits until all processes have come to a place; they may take long.
+  """Waits, for hours if necessary, until all processes reach a place.
 
-  SIGTERM or Ctrl-C ends this process at once: it has saved what it has, and
-  JAX then ends the others.
+  SIGTERM or Ctrl-C ends this process at once: its state is saved, and JAX then
+  ends the others.
   """
   if jax.process_count() == 1:
     return

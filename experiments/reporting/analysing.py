@@ -16,7 +16,7 @@ Values = Mapping[str, Any]
 
 
 class NotApplicable(Exception):
-  """A network that an analysis cannot be made of; the message says why."""
+  """A network that cannot be analysed; the message gives the reason."""
 
 
 class Analysed(NamedTuple):
@@ -48,7 +48,7 @@ def analyse(
     workdir: Folder of the runs.
     only: Regular expression that a run's name must match somewhere.
     name: Name of the analysis.
-    measure: Function of a run that returns what it measures. Runs that raise
+    measure: Function of a run that returns its measurements. Runs that raise
       `NotApplicable` are left out, and named on the terminal.
 
   Raises:

@@ -22,7 +22,7 @@ class Versions:
 
   Attributes:
     family: Name of a family in `consistency.COORDINATES`.
-    values: `[V]`, what is done to the images, in the unit of the family.
+    values: `[V]`, transforms of the images, in the unit of the family.
     period: Period of the distance between poses; None for none.
   """
 
@@ -44,7 +44,7 @@ class Versions:
 def measure(
   run: Run, load: loading.Load, versions: Versions, count: int | None = None
 ) -> dict[str, Any]:
-  """Mean over test images of the spread of what the transformer leaves.
+  """Mean over test images of the spread of the transformer's residuals.
 
   Images are transformed with zeros outside, without the run's perturbation;
   where that enlarges images, they are padded about the centre first.

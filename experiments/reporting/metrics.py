@@ -1,4 +1,4 @@
-"""Tables of a group's results, with a line on what each metric means."""
+"""Tables of a group's results, with a line on the meaning of each metric."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -111,7 +111,7 @@ class Audit:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-  """The mean over the last axis, of what is not NaN."""
+  """The mean over the last axis, without NaN."""
   means = np.ma.masked_invalid(values).mean(axis=-1)
   return np.asarray(means.filled(np.nan))
 

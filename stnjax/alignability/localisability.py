@@ -1,10 +1,10 @@
 """Localisability: from which layer can the pose of an image be read?
 
-The counterpart of the audit. An audit measures what a spatial warp of a layer
-can undo, so where to warp; localisability measures how well the pose is read
-from a layer, so where to look. Together they say before any transformer is
-trained which placement can work: look where the pose can be read, and warp
-where the warp undoes it.
+The counterpart of the audit. An audit measures how much of a transform a
+spatial warp of a layer can undo, so where to warp; localisability measures how
+well the pose is read from a layer, so where to look. Together they predict,
+before any transformer is trained, which placement can work: look where the pose
+can be read, and warp where the warp undoes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -211,7 +211,7 @@ def _transformed(
   family: ImageTransforms,
   method: str,
 ) -> jax.Array:
-  """Images, each transformed by a magnitude of its own."""
+  """Images, each transformed by one of the magnitudes."""
 
   def theta(magnitude: jax.Array) -> jax.Array:
     return about_centre(family.at(magnitude), images.shape[1:3])

@@ -262,7 +262,7 @@ def load(
   Raises:
     ValueError: If the name or split is unknown, or files are damaged or not as
       described.
-    FileNotFoundError: If the data set is not there; the message says how to
-      get it. Nothing is ever downloaded.
+    FileNotFoundError: If the data set is missing; the message explains how
+      to get it. Nothing is ever downloaded.
   """
   return find(name, data_dir, image_size).load(split, data_dir)

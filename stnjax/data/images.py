@@ -25,7 +25,7 @@ _ORIENTATION = 0x0112  # EXIF tag; from 5 on, rows and columns are swapped
 
 
 class ImageError(ValueError):
-  """An image cannot be used; the message says why, without its name."""
+  """An image cannot be used; the message is the reason, without its name."""
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ _COUNT = 2
 
 @functools.lru_cache(maxsize=64)
 def check_perturbation(perturbation: Perturbation, image_shape: Shape) -> None:
-  """Checks what a perturbation draws, and that its axes measure it.
+  """Checks the draws of a perturbation, and that its axes measure them.
 
   Draws are traced, not computed. Axes are called with a truth of zeros and with
   the pose of the identity.

@@ -1,7 +1,7 @@
 """Random transformations of images, drawn on the device from keys.
 
 A perturbation takes a key and an image `[H, W, C]` with values in [0, 1], and
-returns the perturbed image and what was done to the *object* in it. `perturb`
+returns the perturbed image and the motion of the *object* in it. `perturb`
 makes a batch. One key per image makes a batch's perturbations independent of
 how it is spread over devices.
 """
@@ -36,7 +36,7 @@ class Perturbation:
     name: Name under which it is registered, without spaces.
     draw: Function of a key and an image `[H, W, C]` in [0, 1], and of
       clutter_images if it needs them, that returns the perturbed image and the
-      truth, a dict of what was done to the object; see `Truth`. It is vmapped.
+      truth, a dict with the motion of the object; see `Truth`. It is vmapped.
     axes: Axes along which a transformer's alignment is measured.
     authors_axes: Axes as the authors of the perturbation measure alignment, for
       a second set of statistics that compares with their publication: of the

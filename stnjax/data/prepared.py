@@ -1,4 +1,4 @@
-"""Data sets in TFDS directories: what is expected there, and who makes it.
+"""Data sets in TFDS directories: expected content, and builders.
 
 TFDS is imported when a method is called.
 """

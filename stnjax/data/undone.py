@@ -10,8 +10,9 @@ from stnjax.sampling.warping import warp
 def undone(perturbation: Perturbation, padding: str = "border") -> Perturbation:
   """A perturbation that is undone by its known truth.
 
-  The error of a network on its images is what a perfect transformer leaves: the
-  gap to the error on the perturbed images is all that any transformer can gain.
+  The error of a network on its images is that behind a perfect transformer. The
+  gap to the error on the perturbed images is the most that a transformer can
+  gain.
 
   Args:
     perturbation: Perturbation with an `ideal` theta.

@@ -88,9 +88,9 @@ class EquivariantLocaliser(nnx.Module):
   - rotations of images that are not square: angles are those in pixels, and
     the matrices of `transforms.rotation` are in normalised coordinates;
   - images whose peaks differ by less than the logs of their shares in a prior
-    that is not uniform (`prior=True`). Trained on a part of the group, it
-    prefers poses of that part, which is what it is for; `prior=False` is
-    equivariant everywhere.
+    that is not uniform (`prior=True`). The prior is meant for training on a
+    part of the group, of which it prefers poses; `prior=False` is equivariant
+    everywhere.
 
   An untrained localiser does not predict the identity. The prior is learnt in
   training, after `train()`.
@@ -361,7 +361,7 @@ class EquivariantLocaliser(nnx.Module):
     )
 
   def _log_polar(self, centre: jax.Array) -> jax.Array:
-    """The log-polar grid, with what the kernels see beyond the scores."""
+    """The log-polar grid, with a margin for the kernels beyond the scores."""
     assert self.poses is not None, "the family has a scale"
     around = self.poses.columns_used // 2
     largest = (min(self.in_shape[:2]) - 1) / 2

@@ -55,7 +55,7 @@ class _OrientedConv(nnx.Module):
     init: str,
     rngs: nnx.Rngs,
   ):
-    """Makes the parameters; `inputs` is the shape of what a tap reads."""
+    """Makes the parameters; `inputs` is the shape of the inputs of a tap."""
     checks.option("padding", padding, ("SAME", "VALID"))
     checks.whole("filters", filters, 1)
     taps = len(kernel_taps(kernel_size, orientations))

@@ -23,7 +23,7 @@ _FLAT = 1e-3  # standard deviation of scores that are hardly a peak
 
 
 class ScoreNet(nnx.Module):
-  """Convolutions whose scores move with what they see.
+  """Convolutions whose scores move with the image.
 
   Convolutions with ReLU, and a last one with one filter and a large kernel: a
   template of the whole.
@@ -166,7 +166,7 @@ class LearnedPrior(nnx.Module):
     """
     shares = self.shares[...]
     uniform = 1 / shares.size
-    # Never 0, so that what is rare today is not ruled out for good.
+    # Never 0, so that rare poses stay possible.
     prior = (1 - _UNIFORM_SHARE) * shares + _UNIFORM_SHARE * uniform
     log_prior = jnp.log(prior)
     if not self.use_running_average:

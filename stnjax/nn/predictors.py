@@ -23,7 +23,7 @@ class PointPredictor(nnx.Module):
 
   A convolution with the window of the deformed one, a nonlinearity, and a head
   that starts at zero: an untrained predictor returns exactly the regular
-  points. Subclasses say what the outputs of the head mean.
+  points. Subclasses define the meaning of the outputs.
   """
 
   def __init__(

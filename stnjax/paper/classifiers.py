@@ -87,8 +87,8 @@ class Classifier:
       for.
     slope: Negative slope of the leaky ReLU.
     padding: Padding of the transformer.
-    halves_from: Side of the smallest images of which the last run of the
-      transformer halves what it warps; 0 for none.
+    halves_from: Side of the smallest images for which the last run of the
+      transformer halves its output; 0 for none.
     init: Initialiser of the classifier, one of
       `stnjax.nn.initialisers.INITIALISERS`.
   """

@@ -82,7 +82,7 @@ class Backbone(nnx.Module):
         `stnjax.nn.LocalisationNet`.
       localisation: Size of localisation net that is made unless another one is
         asked for.
-      padding: Values outside of what a transformer warps, one of
+      padding: Values outside the warped images or features, one of
         `stnjax.sampling.UNFILLED`.
       halve_output: Whether the last run of a transformer returns half the
         height and width.

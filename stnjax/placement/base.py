@@ -20,10 +20,10 @@ if TYPE_CHECKING:
   from stnjax.placement.network import Network
 
 MOST_ITERATIONS = 32
-"""Most runs of the transformer in a network; each is compiled anew."""
+"""Most runs of the transformer in a network; each is compiled separately."""
 
 PARTS = ("localisation", "before", "rest")
-"""Parts of a network that may have learning rates of their own."""
+"""Parts of a network that may have separate learning rates."""
 
 
 class Site(NamedTuple):
@@ -70,7 +70,7 @@ class Site(NamedTuple):
 
 
 class Passed(NamedTuple):
-  """What is left of images that passed through the stages.
+  """Results of passing images through the stages.
 
   Attributes:
     features: `[B, h, w, F]`, for the head.

@@ -1,4 +1,4 @@
-"""Networks by name: a backbone, a placement, and what they are made of."""
+"""Networks by name: a backbone and a placement, and their parts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

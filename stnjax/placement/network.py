@@ -26,7 +26,7 @@ class Output(NamedTuple):
   """`[B, classes]`, or `[B, heads, classes]` if there are several heads."""
   thetas: tuple[jax.Array, ...]
   """Accumulated theta of each run of the transformer, `[B, 2, 3]` or
-  `[B, 3, 3]`, in normalised coordinates of what it warped; for a family of
+  `[B, 3, 3]`, in normalised coordinates of its input; for a family of
   grids its parameters `[B, P]`."""
   pose: jax.Array
   """The whole transform, `[B, 2, 3]` or `[B, 3, 3]`, in normalised coordinates

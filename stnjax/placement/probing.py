@@ -155,8 +155,9 @@ def _random_features(
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
   """Features of stages with several draws of random parameters.
 
-  Receptive fields do not depend on the parameters. Those at hand may hide
-  them: branches that start at zero, rectified units that never answer.
+  Receptive fields do not depend on the parameters. The parameters of the stages
+  may hide them: branches that start at zero, rectified units that never
+  respond.
   """
   passed = _without_statistics(
     Context().prepare(nnx.List(list(stages[: max(depths)])))

@@ -1,4 +1,4 @@
-"""Low-pass filtering of an image as far as a warp shrinks it.
+"""Low-pass filtering of an image before a warp that shrinks it.
 
 The linear kernel stretched by a factor s has a variance of s^2 / 6 pixels.
 Interpolation brings 1 / 6 of it; a Gaussian of the rest makes the same width,
@@ -26,11 +26,11 @@ def filtered_sample(
   cyclic: bool,
   align_corners: bool,
 ) -> jax.Array:
-  """Samples an image that is blurred as far as a transform shrinks it.
+  """Samples an image that is blurred in proportion to how much it shrinks.
 
   An affine transform shrinks the same everywhere, each axis of the image by
   its own factor. A projective one does not: there the image is blurred by
-  powers of two, alike along all axes, and two of them are blended per pixel.
+  powers of two, equally along all axes, and two of them are blended per pixel.
 
   Args:
     image: `[..., *shape, C]`, float32 or wider.
@@ -78,7 +78,7 @@ def _squared_factors(jacobian: jax.Array) -> jax.Array:
   The pixels of the result are ellipses J J^T in the image. The sums of its
   rows' magnitudes are those of an ellipse along the axes that contains it
   (Gershgorin), which is itself where the axes of J's ellipse are the image's
-  or all alike.
+  or all equal.
   """
   bound = jnp.sqrt(jnp.finfo(jacobian.dtype).max) / 4  # of what can be squared
   jacobian = lax.clamp(-bound, jacobian, bound)

@@ -50,7 +50,7 @@ def polar_grid(
   Args:
     output_shape: Spatial shape of the grid: `(A, R)`; with `inverse` the
       `(H, W)` of the image.
-    input_shape: Spatial shape of what is read: `(H, W)` of the image; with
+    input_shape: Spatial shape of the sampled image: `(H, W)` of the image; with
       `inverse` the `(A, R)` of the polar image.
     centre: `[..., 2]`, where radii are 0, in normalised coordinates (x, y) of
       the image; the middle of the image by default.
@@ -63,7 +63,7 @@ def polar_grid(
       polar image does not have.
 
   Returns:
-    `[..., *output_shape, 2]` normalised coordinates (x, y) of what is read,
+    `[..., *output_shape, 2]` normalised coordinates (x, y) to sample at,
     float32 or wider.
 
   Raises:
@@ -113,7 +113,7 @@ def log_polar_grid(
   Args:
     output_shape: Spatial shape of the grid: `(A, R)`; with `inverse` the
       `(H, W)` of the image.
-    input_shape: Spatial shape of what is read: `(H, W)` of the image; with
+    input_shape: Spatial shape of the sampled image: `(H, W)` of the image; with
       `inverse` the `(A, R)` of the log-polar image.
     centre: `[..., 2]`, where radii are 0, in normalised coordinates (x, y) of
       the image; the middle of the image by default.
@@ -129,7 +129,7 @@ def log_polar_grid(
       log-polar image does not have.
 
   Returns:
-    `[..., *output_shape, 2]` normalised coordinates (x, y) of what is read,
+    `[..., *output_shape, 2]` normalised coordinates (x, y) to sample at,
     float32 or wider.
 
   Raises:

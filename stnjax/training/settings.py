@@ -29,7 +29,7 @@ class Settings:
 
   Raises:
     TypeError: for a value of another type.
-    ValueError: for a value that is not accepted, naming what is.
+    ValueError: for a value that is not accepted, naming accepted ones.
   """
 
   network: str = _setting(

@@ -85,8 +85,8 @@ class Parts(NamedTuple):
 def split(network: nnx.Module) -> Parts:
   """Takes a network apart: parameters, random streams, all other state.
 
-  Random streams, as of `nnx.Dropout`, are no state of a run: they are seeded
-  anew at each step, from the run's own keys.
+  Random streams, such as those of `nnx.Dropout`, are not part of a run's state:
+  they are reseeded at each step from the run's keys.
   """
   return Parts(*nnx.split(network, nnx.Param, nnx.RngState, ...))
 

@@ -75,7 +75,7 @@ def recentred(
   Args:
     matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`.
     input_middle: `[N]`, added to the result of the matrix.
-    output_middle: `[N]`, subtracted from what the matrix is applied to.
+    output_middle: `[N]`, subtracted from the coordinates of the output.
 
   Returns:
     The matrix of both steps, in the shape of `matrix`.

@@ -72,7 +72,7 @@ def train_here(settings, workdir):
 
 
 def assert_close(found, expected):
-  """That two runs came out the same but for rounding."""
+  """Asserts that two runs have the same results but for rounding."""
   lines, results, arrays = found
   assert len(lines) == len(expected[0])
   for line, other in zip((*lines, results), (*expected[0], expected[1])):
@@ -167,7 +167,7 @@ def test_one_that_is_lost_ends_the_other_and_both_go_on(
     time.sleep(0.1)
     err = both[1 - lost].communicate()[1]
   assert err.endswith(
-    "start all of them again to go on from the last checkpoints\n"
+    "start all of them again to resume from the last checkpoints\n"
   )
   outs = finish_all(start_together(module, flags, 2))
   assert re.search(r"resumed after step \d\d", outs[0])

@@ -1,4 +1,4 @@
-"""Generated house numbers, where Street View's own (SVHN) are not at hand.
+"""Generated house numbers, a substitute for those of Street View (SVHN).
 
 Each picture is drawn with NumPy and Pillow from its own seed: a wall,
 maybe a plate, one number of one to five digits in some pose, light, and a

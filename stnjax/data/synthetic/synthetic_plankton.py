@@ -1,7 +1,7 @@
-"""Generated small sea creatures, a stand-in for plankton.
+"""Generated small sea creatures, a substitute for plankton.
 
-Where PlanktonSet is not at hand, small runs can take these instead; results on
-them say nothing of that set. Like its images after `plankton.fit`, they are
+Small runs can use these if PlanktonSet is not available; results on them do not
+apply to that set. Like its images after `plankton.fit`, they are
 grey, bright on a dark ground and 95 pixels wide, and a creature may be turned
 any way.
 

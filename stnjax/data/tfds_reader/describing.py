@@ -84,7 +84,7 @@ def _features(
   """Fields of `Prepared` that follow from the features of a set."""
   features = builder.info.features
   if not isinstance(features, tfds.features.FeaturesDict):
-    raise ValueError(f"dataset {name!r} is no image classification set")
+    raise ValueError(f"dataset {name!r} is not an image classification set")
   image_keys = [
     key
     for key, feature in sorted(features.items())
@@ -129,8 +129,8 @@ def _choose(
       return key
   if len(keys) != 1:
     raise ValueError(
-      f"dataset {name!r} is no image classification set: it must have a uint8"
-      f" Image and a label of one integer, got {kind}s {keys} among the"
+      f"dataset {name!r} is not an image classification set: it must have a"
+      f" uint8 Image and a label of one integer, got {kind}s {keys} among the"
       f" features {', '.join(sorted(builder.info.features))}"
     )
   return keys[0]

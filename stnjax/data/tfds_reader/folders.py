@@ -60,8 +60,8 @@ def find(
     The folder; None for a set that is yet to be generated.
 
   Raises:
-    FileNotFoundError: If the set is not prepared; the message says how to get
-      it.
+    FileNotFoundError: If the set is not prepared; the message explains how to
+      get it.
     OSError: If a set cannot be generated there.
     records.DamagedError: If files of its description are missing.
   """
@@ -243,7 +243,7 @@ def shards(
 
 @contextlib.contextmanager
 def advice(prepared: Prepared, data_dir: str | None) -> Iterator[None]:
-  """Says what to do about a set that is found to be damaged in the body."""
+  """Adds a remedy to the error of a damaged set that is read in the body."""
   try:
     yield
   except records.DamagedError as error:
