@@ -75,7 +75,7 @@ def _sum(true_pose: np.ndarray, predicted_pose: np.ndarray) -> np.ndarray:
       "true_pose and predicted_pose must both be [N] or [P, N], got shapes"
       f" {true_pose.shape} and {predicted_pose.shape}"
     )
-  return true_pose + predicted_pose
+  return np.asarray(true_pose + predicted_pose)
 
 
 def _checked_labels(labels: np.ndarray, poses: np.ndarray) -> np.ndarray:
@@ -97,30 +97,32 @@ def _mean(
   if not values.size:
     return np.full(np.sum(values, along).shape, np.nan)
   if axis.period is None:
-    return values.mean(along)
-  return _value(axis, _direction(axis, values).mean(along))
+    return np.asarray(values.mean(along))
+  direction = _direction(axis.name, axis.period, values)
+  return _value(axis.period, np.asarray(direction.mean(along)))
 
 
 @np.errstate(invalid="ignore")
 def _about(axis: Axis, values: np.ndarray, middle: np.ndarray) -> np.ndarray:
   """Values less their middle; periodic ones within half a period."""
   if axis.period is None:
-    return values - middle
-  return _value(axis, _direction(axis, values - middle))
+    return np.asarray(values - middle)
+  direction = _direction(axis.name, axis.period, values - middle)
+  return _value(axis.period, direction)
 
 
-def _direction(axis: Axis, values: np.ndarray) -> np.ndarray:
+def _direction(name: str, period: float, values: np.ndarray) -> np.ndarray:
   """Periodic values as complex numbers of modulus 1."""
-  if not axis.period > 0:
+  if not period > 0:
     raise ValueError(
-      f"period of axis {axis.name!r} must be above 0 or None, got {axis.period}"
+      f"period of axis {name!r} must be above 0 or None, got {period}"
     )
-  return np.exp(1j * (values * (2 * np.pi / axis.period)))
+  return np.asarray(np.exp(1j * (values * (2 * np.pi / period))))
 
 
-def _value(axis: Axis, direction: np.ndarray) -> np.ndarray:
+def _value(period: float, direction: np.ndarray) -> np.ndarray:
   """The inverse of `_direction`, within half a period."""
-  return np.angle(direction) * (axis.period / (2 * np.pi))
+  return np.asarray(np.angle(direction) * (period / (2 * np.pi)))
 
 
 class Response(NamedTuple):
@@ -184,10 +186,11 @@ def _about_total(
 ) -> np.ndarray:
   """Predicted poses such that their sum with the true ones is continuous."""
   if labels is not None:
-    return residual(axis, true_pose, predicted_pose, labels) - true_pose
+    about_class = residual(axis, true_pose, predicted_pose, labels)
+    return np.asarray(about_class - true_pose)
   total = _sum(true_pose, predicted_pose)
   middle = _mean(axis, total)
-  return _about(axis, total, middle) + middle - true_pose
+  return np.asarray(_about(axis, total, middle) + middle - true_pose)
 
 
 def _with_line(true_pose: np.ndarray, predicted_pose: np.ndarray) -> Response:
@@ -339,10 +342,11 @@ def pooled_alignment(
     )
   count = len(true_pose)
 
-  def spread(*poses: np.ndarray) -> float:
-    components = (np.atleast_2d(pose.T) for pose in poses)
+  def spread(true_pose: np.ndarray, predicted_pose: np.ndarray) -> float:
+    components = np.atleast_2d(true_pose.T), np.atleast_2d(predicted_pose.T)
     residuals = [
-      residual(axis, *each, labels) for each in zip(*components, strict=True)
+      residual(axis, true, predicted, labels)
+      for true, predicted in zip(*components, strict=True)
     ]
     return _rms(np.linalg.norm(residuals, axis=0)) if count else np.nan
 

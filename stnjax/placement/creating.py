@@ -182,10 +182,12 @@ def count_operations(network: Network) -> int:
   graphdef, state = nnx.split(network)
   images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
 
-  def logits(state: nnx.State, images: jax.Array) -> jax.Array:
+  def logits(state: nnx.State[Any, Any], images: jax.Array) -> jax.Array:
     return nnx.merge(graphdef, state)(images).logits
 
-  return round(jax.jit(logits).lower(state, images).cost_analysis()["flops"])
+  costs = jax.jit(logits).lower(state, images).cost_analysis()
+  assert costs is not None, "XLA estimates costs on CPU"
+  return int(round(costs["flops"]))
 
 
 def part(path: Sequence[Any], placement: Placement) -> str:

@@ -118,7 +118,9 @@ class Deformed(base.Placement):
   ) -> jax.Array:
     read = network.normalise(0, features)
     stage_context = network.classifier_context(context)
-    return network.stages[depth].read_at(read, points, stage_context)
+    stage = network.stages[depth]
+    assert isinstance(stage, Deformable), "as checked when it is placed"
+    return stage.read_at(read, points, stage_context)
 
 
 @base.register

@@ -70,6 +70,8 @@ def make_head(
   """
   if backbone.make_head is not None:
     return backbone.make_head(tuple(shape), rngs=rngs)
+  if backbone.head is None:
+    raise ValueError("a backbone needs either head or make_head, got neither")
   context = Context()
   head = context.prepare(nnx.List([backbone.head]))[0]
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
