@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       f"interrupted; {flags.dataset} was not prepared, rerun the command",
       file=sys.stderr,
     )
-    return 128 + stop.args[0]
+    return 128 + int(stop.args[0])
   except (ValueError, OSError, ImportError) as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 1

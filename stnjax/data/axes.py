@@ -119,7 +119,9 @@ def _moved(name: str) -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
   return lambda poses, image_shape: object_motion(poses, image_shape)[name]
 
 
-def _column(key: str, index: int) -> Callable[[Mapping], np.ndarray]:
+def _column(
+  key: str, index: int
+) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
   """One column of a truth `[N, 2]`, or all of one `[N]`."""
 
   def true(truth: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -107,7 +107,7 @@ class Dataset:
   needs_files: Callable[[str | None], bool] = _no_files
   prepare: Callable[[str | None, str | None], str] | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     owner = f"Dataset {self.name!r}:"
     shape = tuple(self.image_shape)
     for size in shape:

@@ -337,4 +337,4 @@ def _each(
       f"{len(reasons)} of {len(results)} pictures cannot be used; repair or"
       f" remove them: {listed(reasons)}"
     )
-  return results
+  return [result for result in results if not isinstance(result, Exception)]

@@ -71,7 +71,7 @@ def _truth(
   clutter = jax.ShapeDtypeStruct(images.shape, jnp.uint8)
   seed = jax.ShapeDtypeStruct((), jnp.uint32)
   shapes = jax.eval_shape(draw, seed, images, clutter)
-  return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  return {k: np.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
 
 
 def _check(

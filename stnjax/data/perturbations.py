@@ -151,7 +151,10 @@ def output_shape(
     ValueError: If the perturbation is unknown.
   """
   height, width, channels = image_shape
-  return tuple(_found(perturbation).output_shape((height, width, channels)))
+  height, width, channels = _found(perturbation).output_shape(
+    (height, width, channels)
+  )
+  return height, width, channels
 
 
 def with_margin(margin: int) -> Callable[[Shape], Shape]:
@@ -280,7 +283,9 @@ def clutter(
   corners, sizes = jnp.asarray(corners), jnp.asarray(sizes)
   height, width, channels = image.shape
 
-  def piece(key, corner, size):
+  def piece(
+    key: jax.Array, corner: jax.Array, size: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     image_key, cut_key = jax.random.split(key)
     index = jax.random.randint(image_key, (), 0, len(clutter_images))
     last = jnp.array(clutter_images.shape[1:3]) - crop

@@ -47,7 +47,7 @@ class Prepared:
   label_key: str = "label"
   folder: str = ""
   version: str = ""
-  builder: Callable[[], type] | None = None
+  builder: Callable[[], Any] | None = None
   manual_dir: str = ""
   generated: bool = False
   embedded: bool = False
@@ -123,7 +123,7 @@ class Prepared:
       **fields: Fields of `Dataset` beyond those that follow from this object;
         they take precedence.
     """
-    known = {
+    known: dict[str, Any] = {
       "name": self.name,
       "image_shape": self.image_shape,
       "num_classes": self.num_classes,

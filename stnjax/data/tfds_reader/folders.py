@@ -25,7 +25,7 @@ _INFO = "dataset_info.json"
 _FEATURES = "features.json"
 
 
-def root(data_dir: str | os.PathLike | None) -> epath.Path:
+def root(data_dir: str | os.PathLike[str] | None) -> epath.Path:
   """The TFDS directory of an argument `data_dir`.
 
   Args:
@@ -37,7 +37,7 @@ def root(data_dir: str | os.PathLike | None) -> epath.Path:
   """
   if data_dir is None:
     return epath.Path(tfds.core.constants.DATA_DIR).expanduser()
-  path = files.place("data_dir", data_dir)
+  path = files.place("data_dir", os.fspath(data_dir))
   if path.exists() and not path.is_dir():
     raise NotADirectoryError(
       f"data_dir={os.fspath(data_dir)!r} is a file; accepted: a folder that"
@@ -121,6 +121,7 @@ def _generated(
   prepared: Prepared, data_root: epath.Path, generate: bool
 ) -> epath.Path | None:
   """The folder of a set that is generated where it is not there."""
+  assert prepared.builder is not None, "generated sets have one"
   name, builder_class = prepared.name, prepared.builder()
   folder = data_root / name / str(builder_class.VERSION)
   if folder.is_dir() and any(folder.iterdir()):
