@@ -56,7 +56,7 @@ def _audit_and_print(run: Run, load: loading.Load) -> None:
 if __name__ == "__main__":
   _ONLY, _DATA_DIR = selection.define_finished("^G?CNN")
   _IMAGES = flags.DEFINE_integer(
-    "images", 24, "How many test images to transform.", lower_bound=2
+    "images", 24, "Number of test images to transform.", lower_bound=2
   )
   _STEPS = flags.DEFINE_integer(
     "steps", 40, "Steps of the search for the best warp.", lower_bound=0

@@ -10,7 +10,7 @@ metrics of an uninterrupted run. SIGTERM and Ctrl-C write a checkpoint before
 exiting.
 
 On several processes, start the same command on each: with --distributed where
-the machines know of each other, as those of a Cloud TPU slice do, else with
+the machines are connected, as in a Cloud TPU slice, otherwise with
 --coordinator, --num_processes and --process_id. Where one of them is lost, the
 others stop; the same commands resume.
 """

@@ -150,7 +150,7 @@ def matrices(family: str, values: np.ndarray) -> np.ndarray:
 def residuals(
   family: str, applied: np.ndarray, poses: np.ndarray
 ) -> np.ndarray:
-  """What the transformer leaves of each transform, in the family's unit.
+  """Residuals of known transforms after the transformer, in the family's unit.
 
   The transformer samples the transformed image at its pose, so that the whole
   transform of the original is the product of both.

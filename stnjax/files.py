@@ -27,7 +27,7 @@ UNREADABLE = (
   ArithmeticError,
   RecursionError,
 )
-"""What reading a damaged file may raise, besides errors of its format."""
+"""Errors of reading a damaged file, besides those of its format."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _BUCKETS = ("gs", "s3", "az", "hf")  # first parts that etils takes for schemes

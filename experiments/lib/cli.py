@@ -1,4 +1,4 @@
-"""What the scripts share: flags from settings, and errors as one line."""
+"""Common parts of scripts: flags from settings, and errors as one line."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib

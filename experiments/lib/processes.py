@@ -19,16 +19,19 @@ import orbax.checkpoint as ocp
 from stnjax import files
 
 _DISTRIBUTED = flags.DEFINE_boolean(
-  "distributed", False, "Work with all processes that the cluster knows of."
+  "distributed", False, "Whether to train with all processes of the cluster."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "host:port of process 0, to work with others."
+  "coordinator", None, "Address of process 0, as host:port, to train together."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "How many processes work together.", lower_bound=1
+  "num_processes",
+  None,
+  "Number of processes that train together.",
+  lower_bound=1,
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Which of them this one is, from 0.", lower_bound=0
+  "process_id", None, "Index of this process, from 0.", lower_bound=0
 )
 
 _SHUTDOWN_SECONDS = 20  # that one which fails waits for the others

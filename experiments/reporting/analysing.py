@@ -12,7 +12,7 @@ from stnjax.files import RunError
 from stnjax.training.run_folder import Run
 
 Values = Mapping[str, Any]
-"""What an analysis measured of one run, for JSON."""
+"""Measurements of one run, for JSON."""
 
 
 class NotApplicable(Exception):
@@ -35,7 +35,7 @@ class Analysed(NamedTuple):
   errors: Sequence[RunError]
 
   def of(self, runs: Sequence[Finished]) -> list[Values]:
-    """What was measured of some of the runs."""
+    """Measurements of some of the runs."""
     return [self.values[run.folder] for run in runs]
 
 

@@ -87,7 +87,7 @@ def measure(
 
 
 def explanation(versions: Versions) -> str:
-  """What the table of `table` shows, in words."""
+  """The caption of the table of `table`."""
   modulo = f", modulo {versions.period:g}" if versions.period else ""
   low, high = versions.values[[0, -1]]
   return (

@@ -1,4 +1,4 @@
-"""How well measurements of the plain CNN rank networks with transformers."""
+"""Rank correlations of measurements of the CNN with networks' results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import itertools

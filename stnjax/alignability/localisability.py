@@ -31,7 +31,7 @@ _CHUNK = 128  # images whose features are extracted at once
 
 @dataclasses.dataclass(frozen=True)
 class Localisability:
-  """How well poses are read from each layer.
+  """Accuracies of poses read from each layer.
 
   Attributes:
     units: Units of the poses by family, or other name of a pose.

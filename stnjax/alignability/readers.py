@@ -25,7 +25,7 @@ _LEAST_SPREAD = 1e-9  # of poses, relative to their size; less is rounding
 
 
 class Readout(NamedTuple):
-  """How well a pose is read from features of images that a reader never saw.
+  """Accuracy of a pose read from features of unseen images.
 
   Attributes:
     r2: Coefficient of determination, 1 - squared error / squared deviation from
@@ -126,7 +126,7 @@ def _rms(values: np.ndarray) -> float:
 
 
 def _encode(poses: np.ndarray, period: float | None) -> np.ndarray:
-  """What readers predict, `[N, 1]`, or `[N, 2]` for poses that repeat."""
+  """Targets of readers, `[N, 1]`, or `[N, 2]` for poses that repeat."""
   if period is None:
     return poses[:, None]
   phase = 2 * np.pi * poses / period

@@ -175,7 +175,7 @@ def _splits(root: epath.Path) -> dict[str, list[_Picture]]:
 
 
 def _visible(folder: epath.Path) -> list[epath.Path]:
-  """What is in a folder, but hidden files, in one order on every system."""
+  """Content of a folder, without hidden files, sorted on every system."""
   entries = [e for e in folder.iterdir() if not e.name.startswith(".")]
   return sorted(entries, key=lambda e: (_normal(e.name), e.name))
 

@@ -107,7 +107,7 @@ class Prepared:
     return preparing.prepare(self, data_dir, manual_dir)
 
   def origin(self) -> str:
-    """Where the files come from, in a few words."""
+    """The origin of the files, in a few words."""
     if self.generated:
       return "generated when it is first read"
     if self.embedded:

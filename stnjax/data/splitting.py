@@ -74,7 +74,7 @@ def stratified(labels: np.ndarray) -> np.ndarray:
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
-  """How many of each class: whole parts, then the largest remainders."""
+  """Number per class: whole parts, then the largest remainders."""
   total = int(counts.sum())
   wanted = held_out_count(total)
   if np.maximum(counts - 1, 0).sum() < wanted:

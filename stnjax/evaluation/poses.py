@@ -206,7 +206,7 @@ def _scatter(true_pose: np.ndarray, found: Response) -> float:
 
 
 class Alignment(NamedTuple):
-  """How well a transformer undoes a perturbation along one axis.
+  """Measures of how a transformer undoes a perturbation along one axis.
 
   Attributes:
     std: Standard deviation of the residual about the mean of the class, in the
@@ -215,7 +215,7 @@ class Alignment(NamedTuple):
     by_class: Standard deviations of that residual by class, in order of label;
       NaN for a class with a single pose.
     slope: Slope of predicted against true poses; -1 is perfect.
-    none: What `std` is for an identity transformer.
+    none: `std` of an identity transformer.
     by_image: Standard deviation of the residual about the mean of the image
       over its passes, in the axis' unit; 0 if all perturbed versions of each
       image are brought to one pose. Differences between images of a class do
@@ -291,12 +291,12 @@ def _about_images(axis: Axis, values: np.ndarray) -> float:
 
 
 class PooledAlignment(NamedTuple):
-  """How well a transformer undoes a perturbation, all components together.
+  """Measures of how a transformer undoes a perturbation, components together.
 
   Attributes:
     std: Root mean square of the norm of the residual about the mean of the
       class, in the axis' unit; 0 is perfect.
-    none: What `std` is for an identity transformer.
+    none: `std` of an identity transformer.
     slope: Slope of the line through predicted against true values, from which
       no mean of a class is subtracted; values of all classes and components are
       pooled. -1 is perfect.

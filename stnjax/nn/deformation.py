@@ -28,7 +28,7 @@ def regular_points(
   stride: int | tuple[int, int] = 1,
   dilation: int | tuple[int, int] = 1,
 ) -> jax.Array:
-  """Where an ordinary convolution reads.
+  """The points that an ordinary convolution reads.
 
   Args:
     shape: `(H, W)` of the features.

@@ -49,7 +49,7 @@ _REACH_PIXELS = 3
 
 
 class _Parts(NamedTuple):
-  """What the parameters of a family consist of, in order."""
+  """The parts of a family's parameters, in order."""
 
   scale: bool
   rotation: bool

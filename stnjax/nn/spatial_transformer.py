@@ -139,7 +139,7 @@ class SpatialTransformer(nnx.Module):
   def _points(
     self, theta: jax.Array, shape: Sequence[int], output_shape: Sequence[int]
   ) -> jax.Array:
-    """Where to read, `[B, *output_shape, 2]` in pixels of the input."""
+    """Sampling points `[B, *output_shape, 2]`, in pixels of the input."""
     if not self.family.grid:
       return sampling.affine_pixel_grid(theta, shape, output_shape)
     grid = self.family.grid(theta, tuple(output_shape))

@@ -61,7 +61,7 @@ class Localisation:
   def halving(
     self, shape: Sequence[int], image_shape: Sequence[int]
   ) -> str | None:
-    """How its input is halved: "mean" or "max" over 2 x 2 pixels, or None.
+    """Halving of its input: "mean" or "max" over 2 x 2 pixels, or None.
 
     Args:
       shape: `(h, w, F)` of the features that it sees.

@@ -1,4 +1,4 @@
-"""How the paper trains, by data set: settings of the full size.
+"""Training in the paper, by data set: settings of the full size.
 
 Sources: the paper, and its published code, whose defaults are in `_COMMON`.
 Neither gives all settings: comments mark those that are ours, or read from the

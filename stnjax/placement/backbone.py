@@ -32,7 +32,7 @@ SMALL = "small"
 
 
 class Task(NamedTuple):
-  """What a network is to classify.
+  """A classification task.
 
   Attributes:
     image_shape: `(H, W, C)` of the images that the network gets.
@@ -253,7 +253,7 @@ def make_backbone(
 
 
 def _advice(option: str) -> str:
-  """What to do about an option that a backbone does not take."""
+  """Advice on an option that a backbone does not take."""
   if option != "orientations":
     return ""
   return (

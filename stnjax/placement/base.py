@@ -1,4 +1,4 @@
-"""What a placement is: one class for each kind, registered by its prefix."""
+"""Placements: one class for each kind, registered by its prefix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTS = ("localisation", "before", "rest")
 
 
 class Site(NamedTuple):
-  """What a placement knows where it puts a transformer.
+  """A place of a transformer, as a placement sees it.
 
   Attributes:
     depth: Number of stages before it.
@@ -92,7 +92,7 @@ class Passed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Where a transformer goes; a subclass for each kind.
+  """A placement of a transformer; a subclass for each kind.
 
   A subclass sets `prefix`, defines `build` and `run`, and is registered with
   `register`.
@@ -145,12 +145,12 @@ class Placement:
 
   @property
   def orientations(self) -> int:
-    """How many orientations a backbone is asked for that is made by name."""
+    """Number of orientations of a backbone that is made by name."""
     return 1
 
   @property
   def looks_through(self) -> int:
-    """How many of the classifier's own stages come before a transformer."""
+    """Number of the classifier's own stages before a transformer."""
     return max(self.depths, default=0)
 
   @property

@@ -167,7 +167,7 @@ class TapDeformed(Deformed):
 
 
 def _num_parameters(site: base.Site) -> int:
-  """How many parameters a localisation net would have at a site."""
+  """Number of parameters that a localisation net would have at a site."""
   count = transforms.num_params(site.family)
   net = nnx.eval_shape(lambda: site.localiser(count, nnx.Rngs(0)))
   leaves = jax.tree.leaves(nnx.state(net, nnx.Param))

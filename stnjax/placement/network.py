@@ -205,7 +205,7 @@ class Network(nnx.Module):
     return by_stage
 
   def geometry(self) -> dict[str, alignability.Geometry]:
-    """Where the `features` of each stage lie in the image.
+    """Positions in the image of the `features` of each stage.
 
     Stages whose geometry is not known are probed. Deformed convolutions count
     as undeformed.
@@ -325,7 +325,7 @@ class Network(nnx.Module):
     return self.norms[run](warped) if self.norms else warped
 
   def receptive_field(self, depth: int) -> alignability.Geometry:
-    """Where the features at a depth of the placement lie in the image."""
+    """Positions in the image of the features at a depth of the placement."""
     known = self._geometry[depth]
     assert known is not None, "probed for the depths of the placement"
     return known

@@ -50,7 +50,7 @@ def stage_shapes(
 def _features(
   context: Context, stage: Stage, number: int, x: jax.ShapeDtypeStruct
 ) -> Any:
-  """What a stage returns, in shapes; its own errors name the stage."""
+  """Shapes of the results of a stage; its own errors name the stage."""
   try:
     return jax.eval_shape(lambda x: context.apply(stage, x), x)
   except (TypeError, ValueError) as error:

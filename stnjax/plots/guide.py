@@ -1,4 +1,4 @@
-"""Where to look and what to warp, by layer, and what networks made of it."""
+"""Where to look and what to warp, by layer, and the residuals of networks."""
 
 from collections.abc import Mapping, Sequence
 import itertools

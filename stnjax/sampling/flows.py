@@ -230,7 +230,7 @@ def jacobian_determinant(
   units: str = "normalised",
   align_corners: bool = False,
 ) -> jax.Array:
-  """How much a displacement field stretches the image at each pixel.
+  """Factor by which a displacement field stretches the image at each pixel.
 
   The determinant of the derivative of `place + displacement`: 1 for the
   identity; above 1, the output shows more of the input, and objects shrink; at

@@ -230,7 +230,7 @@ def _fisheye(
 
 
 class _Model(NamedTuple):
-  """How a lens distorts, and the numbers of coefficients it may have."""
+  """Distortion of a lens, and accepted numbers of coefficients."""
 
   distort: Callable[
     [jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]

@@ -22,7 +22,7 @@ from stnjax.sampling.padding import Padding
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Method:
-  """How to read an image between its pixels.
+  """Interpolation of an image between its pixels.
 
   A sample is a weighted sum of pixels, and its weights are a product of those
   along the axes.

@@ -178,7 +178,7 @@ def _terms(
 
 
 def _factor(terms: _Terms, side: np.ndarray, num_axes: int) -> np.ndarray:
-  """What one axis contributes to each term, `[terms, *side.shape]`."""
+  """Factors of one axis in each term, `[terms, *side.shape]`."""
   rates, heights = terms.rates[:, None, None], terms.heights[:, None, None]
   factor: np.ndarray = heights ** (1 / num_axes) * np.exp(-rates * side**2)
   if not terms.rest:

@@ -23,7 +23,7 @@ class NotRegistered(Damaged):
 
 
 class Config(NamedTuple):
-  """What a run began with.
+  """Settings and inputs of a run.
 
   Attributes:
     settings: Settings of the run.
@@ -56,7 +56,7 @@ class Config(NamedTuple):
 
 
 def folder(workdir: str, of: Settings) -> epath.Path:
-  """Where the run with these settings is, or would be.
+  """Folder of the run with these settings, which need not exist.
 
   Raises:
     ValueError: for a workdir that is neither local nor `gs://`.

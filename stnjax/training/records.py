@@ -25,7 +25,7 @@ METRICS, EVALUATION, RESULTS = (
 )
 _SUMMED = (config.NAME, METRICS, EVALUATION, RESULTS)
 TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
-"""What only a run leaves, so that a folder with it lacks its config.json."""
+"""Files that only a run writes: a folder with one should have config.json."""
 
 _NUMBERS = ("error", "seconds", "seconds_per_epoch", "peak_memory_mb")
 _MEASURED = ("std", "none", "slope")  # of an alignment; may be unknown
@@ -36,7 +36,7 @@ _MOST_SHOWN = 16  # rows, and columns, of images before and after the warp
 
 
 class Record(NamedTuple):
-  """What a finished run found.
+  """Results of a finished run.
 
   Attributes:
     config: What the run began with.
@@ -125,7 +125,7 @@ def check_epochs(
   Args:
     folder: Folder of the run.
     lines: Lines of metrics.jsonl.
-    epochs: How many there must be.
+    epochs: Number that there must be.
     axes: Names of the axes along which the run measures alignment.
 
   Raises:

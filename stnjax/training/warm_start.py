@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
 
 class Start(NamedTuple):
-  """How a run starts.
+  """The start of a run.
 
   Attributes:
     state: State before the first step.

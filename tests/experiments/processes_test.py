@@ -248,9 +248,9 @@ def test_mistakes(flags, message, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_shard_is_not_for_those_that_know_of_each_other(tmp_path):
+def test_a_shard_is_refused_for_connected_processes(tmp_path):
   flags = ["--shard=0/2", f"--workdir={tmp_path}"]
   for process in start_together(["experiments.sweep"], flags, 2):
     code, _, err = scripts.finish(process)
     assert code != 0
-    assert "error: --shard=0/2 is for processes that do not know" in err
+    assert "error: --shard=0/2 is for processes that are not connected" in err

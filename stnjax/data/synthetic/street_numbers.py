@@ -21,7 +21,7 @@ SIZES = {"train": 20_000, "test": 4_000}
 SEED = 0
 
 LENGTHS = (0.15, 0.44, 0.29, 0.08, 0.04)
-"""How often a number has 1, 2, ... digits; as in SVHN, but for five."""
+"""Shares of numbers with 1, 2, ... digits; as in SVHN, but for five."""
 
 
 class StreetNumbers(builder.SyntheticBuilder):
