@@ -77,11 +77,12 @@ def splat(
   points = coordinates.to_pixels(
     grid, output_shape, align_corners=align_corners
   )
-  result: jax.Array = _splat(
+  result = _splat(
     values, points, output_shape, PADDINGS[padding], align_corners
   )
   floats = jnp.issubdtype(given.dtype, jnp.floating)
-  return result.astype(given.dtype if floats else values.dtype)
+  added: jax.Array = result.astype(given.dtype if floats else values.dtype)
+  return added
 
 
 @functools.partial(

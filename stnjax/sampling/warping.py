@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import jax
 from jax.typing import ArrayLike
@@ -11,7 +11,7 @@ import numpy as np
 from stnjax import checks, promotion
 from stnjax.sampling import antialiasing, grids, methods, reading, sampler
 from stnjax.sampling.methods import Method
-from stnjax.sampling.options import SamplingOptions, WarpOptions
+from stnjax.sampling.options import WarpOptions
 from stnjax.sampling.padding import PADDINGS, WRAP
 
 
@@ -149,22 +149,20 @@ def warp(
       "antialias=True needs a method other than 'nearest', and pixels instead"
       f" of coefficients, got method={method.name!r}, prefilter={prefilter!r}"
     )
-  points = grids.affine_pixel_grid(
-    theta, shape, output_shape, align_corners=align_corners
+  sample = functools.partial(
+    sampler.sample_pixels,
+    points=grids.affine_pixel_grid(
+      theta, shape, output_shape, align_corners=align_corners
+    ),
+    method=method,
+    align_corners=align_corners,
+    prefilter=prefilter,
+    key=key,
+    implementation=implementation,
   )
-  options: SamplingOptions = {
-    "method": method,
-    "padding": padding,
-    "fill_value": fill_value,
-    "align_corners": align_corners,
-    "prefilter": prefilter,
-    "key": key,
-    "implementation": implementation,
-  }
+  fill: dict[str, Any] = {"padding": padding, "fill_value": fill_value}
   if not antialias:
-    return sampler.sample_pixels(
-      image, points, return_mask=return_mask, **options
-    )
+    return sample(image, return_mask=return_mask, **fill)
   blurred_sample = functools.partial(
     antialiasing.filtered_sample,
     theta=theta,
@@ -172,7 +170,7 @@ def warp(
     align_corners=align_corners,
   )
   result, mask = _antialiased(
-    image, points, blurred_sample, method, options, return_mask
+    image, sample, blurred_sample, method, with_mask=return_mask, **fill
   )
   if return_mask and mask is not None:
     return result, mask
@@ -181,35 +179,33 @@ def warp(
 
 def _antialiased(
   image: jax.Array,
-  points: jax.Array,
+  sample: Callable[..., jax.Array],
   blurred_sample: Callable[..., jax.Array],
   method: Method,
-  options: SamplingOptions,
+  *,
+  padding: str,
+  fill_value: ArrayLike,
   with_mask: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
   """Samples of a blurred image, and the mask where it is needed."""
-  checks.option("padding", options["padding"], PADDINGS)
-  padding = PADDINGS[options["padding"]]
-  unfilled = options
-  if padding.takes_fill_value:  # is added later, since it is not blurred
-    unfilled = {**options, "padding": "zeros", "fill_value": 0.0}
+  checks.option("padding", padding, PADDINGS)
+  fill: dict[str, Any] = {"padding": padding, "fill_value": fill_value}
+  takes_fill = PADDINGS[padding].takes_fill_value
+  # The fill is added to samples that know nothing of it: it is not blurred.
+  options = {"padding": "zeros"} if takes_fill else fill
   result = blurred_sample(
     checks.floating("image", image),
-    sample=lambda image: sampler.sample_pixels(image, points, **unfilled),
-    cyclic=padding == WRAP,
+    sample=functools.partial(sample, **options),
+    cyclic=PADDINGS[padding] == WRAP,
   )
   mask = None
-  if padding.takes_fill_value or with_mask:
-    _, mask = sampler.sample_pixels(image, points, return_mask=True, **options)
-  if padding.takes_fill_value and mask is not None:
+  if takes_fill or with_mask:
+    _, mask = sample(image, return_mask=True, **fill)
+  if takes_fill and mask is not None:
     reach = mask
     if method.prepare is not None:
-      linear: SamplingOptions = {"method": "linear"}
-      linear["implementation"] = options["implementation"]
-      _, reach = sampler.sample_pixels(
-        image, points, return_mask=True, **linear
-      )
-    value = checks.real("fill_value", options["fill_value"])
+      _, reach = sample(image, method="linear", return_mask=True)
+    value = checks.real("fill_value", fill_value)
     result = result + reading.filled(mask, value, reach)
   return reading.cast(result, image.dtype), mask
 
