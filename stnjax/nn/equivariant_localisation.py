@@ -87,10 +87,9 @@ class EquivariantLocaliser(nnx.Module):
   - the place in "similarity", whose convolutions do not turn with the image;
   - rotations of images that are not square: angles are those in pixels, and
     the matrices of `transforms.rotation` are in normalised coordinates;
-  - images whose peaks differ by less than the logs of their shares in a prior
-    that is not uniform (`prior=True`). The prior is meant for training on a
-    part of the group, of which it prefers poses; `prior=False` is equivariant
-    everywhere.
+  - images whose peaks differ by less than the logs of their shares in a learnt
+    prior (`prior=True`), which prefers poses that are frequent in training;
+    `prior=False` is equivariant everywhere.
 
   An untrained localiser does not predict the identity. The prior is learnt in
   training, after `train()`.
@@ -148,8 +147,8 @@ class EquivariantLocaliser(nnx.Module):
     checks.whole("angles", angles, 8)
     if in_shape[-1] % orientations:
       raise ValueError(
-        f"in_shape={tuple(in_shape)} must have channels of {orientations}"
-        " orientations each: a multiple of orientations"
+        f"in_shape={tuple(in_shape)} must have a multiple of"
+        f" orientations={orientations} channels"
       )
     if len(octaves) != 2 or not -math.inf < octaves[0] < octaves[1] < math.inf:
       raise ValueError(
@@ -158,10 +157,8 @@ class EquivariantLocaliser(nnx.Module):
     for count in filters:
       checks.whole("filters", count, 1)
     self.in_shape = tuple(in_shape)
-    self.orientations = orientations
-    self.angles = angles
-    self.octaves = tuple(octaves)
-    self.extent = tuple(extent)
+    self.orientations, self.angles = orientations, angles
+    self.octaves, self.extent = tuple(octaves), tuple(extent)
     self.parts = EQUIVARIANT_FAMILIES[self.family.name]
     least = self._least_side()
     if min(in_shape[:2]) < least:
@@ -173,7 +170,7 @@ class EquivariantLocaliser(nnx.Module):
     self.places = self._place_net(filters, init, rngs) if moves else None
     self.poses = self._pose_net(filters, init, rngs) if turns else None
     learnt = group_scores.LearnedPrior
-    self.place_prior = learnt(self._map_shape) if prior and moves else None
+    self.place_prior = learnt(self._reduced_shape) if prior and moves else None
     self.pose_prior = learnt(self._pose_shape) if prior and turns else None
 
   @promotion.usual
@@ -205,10 +202,10 @@ class EquivariantLocaliser(nnx.Module):
         reach=(_REACH_PIXELS, _REACH_PIXELS),
         circular=False,
       )
-      place = coordinates.to_normalised(steps[:, ::-1], self._map_shape)
+      place = coordinates.to_normalised(steps[:, ::-1], self._reduced_shape)
     parameters = []
     if self.poses is not None:
-      parameters = [self.pose(self.canonical(features, place))]
+      parameters.append(self.pose(self.canonical(features, place)))
     if place is not None:
       parameters.append(place * np.array(self.extent).astype(place.dtype))
     return jnp.concatenate(parameters, axis=-1)
@@ -232,9 +229,8 @@ class EquivariantLocaliser(nnx.Module):
       grid = self._log_polar(centre)
     else:
       features = self._reduced(features)
-      shape = features.shape[1:3]
       grid = sampling.polar_grid(
-        (self.angles, self._num_radii), shape, centre=centre
+        (self.angles, self._num_radii), features.shape[1:3], centre=centre
       )
     polar = sampling.grid_sample(features, grid, padding="border")
     return self._relative(polar)
@@ -245,7 +241,7 @@ class EquivariantLocaliser(nnx.Module):
     Args:
       polar: `[B, A, R, C]`, as `canonical` returns it.
     """
-    assert self.poses is not None, "the family has a scale or a rotation"
+    assert self.poses is not None  # for families with scale or rotation
     scores = self.poses(polar)
     if not self.parts.rotation:
       scores = scores.mean(axis=1, keepdims=True)
@@ -339,10 +335,6 @@ class EquivariantLocaliser(nnx.Module):
     height, width, _ = self.in_shape
     factor = -(-min(height, width) // _MOST_PIXELS)
     return -(-height // factor), -(-width // factor)
-
-  @property
-  def _map_shape(self) -> tuple[int, int]:
-    return self._reduced_shape
 
   @property
   def _num_radii(self) -> int:
