@@ -6,7 +6,7 @@ transforms test images, and measures how far a warp of each layer's features
 can undo it, for the trained network and for the network before training; see
 `stnjax.alignability`. Networks of group convolutions are also measured with
 permuted channels. It prints what it measured, writes audit.json to the run's
-folder, and the report anew, which then has tables and a figure. About a minute
+folder, and rewrites the report with tables and a figure. About a minute
 for a network of the digits on 2 CPU cores.
 """
 
@@ -56,7 +56,7 @@ def _audit_and_print(run: Run, load: loading.Load) -> None:
 if __name__ == "__main__":
   _ONLY, _DATA_DIR = selection.define_finished("^G?CNN")
   _IMAGES = flags.DEFINE_integer(
-    "images", 24, "How many test images to transform.", lower_bound=2
+    "images", 24, "Number of test images to transform.", lower_bound=2
   )
   _STEPS = flags.DEFINE_integer(
     "steps", 40, "Steps of the search for the best warp.", lower_bound=0

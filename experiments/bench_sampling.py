@@ -16,7 +16,7 @@ bench_sampling.json. Takes about 6 minutes on 2 CPU cores.
 Times: the implementations take turns, in a new random order each round. A turn
 is a pause, a call that wakes up the implementation's threads, and a timed call.
 A ratio is the peer's time over stnjax's in the same round: median over the
-rounds, with quartiles; above 1 stnjax is faster. Two peers are no libraries.
+rounds, with quartiles; above 1 stnjax is faster. Two peers are not libraries.
 "copy" copies the batch: its ratio is the share of the memory bandwidth that a
 forward warp reaches. "deterministic" is stnjax on GPU with sums in one order
 (`jax.jit(..., compiler_options={"xla_gpu_deterministic_ops": True})`). On GPU a

@@ -23,8 +23,8 @@ rounds, with quartiles; below 1 stnjax is faster. With --seeds, stnjax also
 trains that many seeds in one program, as the sweep does. Torch uses its fused
 optimiser and channels_last, its faster memory format; on GPU it selects
 convolution algorithms by timing them, as XLA does, and both multiply in TF32.
-On CPU the machine must be quiet: torch's threads spin while they wait, and slow
-down many times beside other work. The .json has the load of the machine.
+On CPU the machine must be quiet: torch's threads spin while they wait, and are
+many times slower if another program runs. The .json has the machine's load.
 """
 
 import dataclasses
@@ -73,7 +73,10 @@ if __name__ == "__main__":
     "Networks: CNN; STN-C, STN-DL or STN-SL followed by one depth.",
   )
   _PROTOCOL = flags.DEFINE_enum(
-    "protocol", "sweep", list(training.PROTOCOLS), "Protocol, see above."
+    "protocol",
+    "sweep",
+    list(training.PROTOCOLS),
+    "Protocol of README's sweep, or of the paper.",
   )
   _WIDTH = flags.DEFINE_float(
     "width", None, "Factor on the filters. Default: the protocol's."

@@ -9,9 +9,9 @@ tables of README. Runs that differ in network and seed alone are compared,
 paired by seed. A comparison is decided if its p-value, adjusted for all
 comparisons of the claim, is below 0.05; otherwise it is open, with the number
 of seeds that would decide it. Comparisons with fewer than three seeds are
-shown, but not evaluated; gates.json, see `experiments.gates`, says which tasks
-count. Damaged runs are left out and named, on stderr too; the exit status is 0
-all the same.
+shown, but not evaluated; gates.json, see `experiments.gates`, lists the tasks
+that count. Damaged runs are left out and named, on stderr too; the exit status
+is still 0.
 """
 
 from absl import flags

@@ -1,4 +1,4 @@
-"""Draws where to look, what to warp, and what networks made of it.
+"""Draws where to look, what to warp, and the residuals of networks.
 
   python -m experiments.paper --preset=rotation --seeds=0,1,2,3,4
   python -m experiments.audit --workdir=runs/rotation-quick

@@ -2,8 +2,8 @@
 
   python -m experiments.localisability --workdir=runs
 
-The counterpart of `experiments.audit`: an audit says which layers a warp can
-align, so where to warp; this says where to look. Reads the true pose of
+The counterpart of `experiments.audit`: an audit shows which layers a warp can
+align, so where to warp; this shows where to look. Reads the true pose of
 perturbed test images from the features of every layer, trained and untrained,
 by cross-validation; see `stnjax.alignability.read_poses`. Writes
 localisability.json to each run's folder, and localisability.md with figures to

@@ -10,14 +10,14 @@ interruption. A network's seeds are trained in one program.
     --data_dir=pictures --image_size=64 --backbone=my_backbone \
     --perturbation=my_perturbation --networks="CNN STN-C0 STN-C2 STN-SL2"
 
-does so for objects that a module of one's own registers, on one's own pictures.
+does the same for objects that your own module registers, and your own pictures.
 
-Several devices share a network's seeds, or train networks side by side,
+Several devices split a network's seeds, or train networks side by side,
 whichever takes less time; with fewer runs than devices, some split each batch.
-Several processes, started as for `train`, share the networks; their seeds too,
-where there are fewer networks than processes; and where there are fewer runs
-than processes, all train each run together. Processes that do not know of each
-other are given their shares: --shard=0/2 and --shard=1/2.
+Several processes, started as for `train`, split the networks, or the seeds if
+there are fewer networks than processes. If there are fewer runs than processes,
+all processes train each run together. Processes that are not connected take
+--shard=0/2 and --shard=1/2.
 """
 
 from absl import flags

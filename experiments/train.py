@@ -4,12 +4,13 @@
 
 trains on the embedded digits, each rotated afresh by up to +-90 degrees, and
 writes runs/<name of the run> for each seed. The seeds are trained in one
-program, and come out as each would alone, but for rounding. After a kill, the
-same command resumes from the last checkpoint and ends with the metrics of an
-uninterrupted run. SIGTERM and Ctrl-C write a checkpoint before exiting.
+program, with the results that each would have alone, but for rounding. After a
+kill, the same command resumes from the last checkpoint and ends with the
+metrics of an uninterrupted run. SIGTERM and Ctrl-C write a checkpoint before
+exiting.
 
 On several processes, start the same command on each: with --distributed where
-the machines know of each other, as those of a Cloud TPU slice do, else with
+the machines are connected, as in a Cloud TPU slice, otherwise with
 --coordinator, --num_processes and --process_id. Where one of them is lost, the
 others stop; the same commands resume.
 """

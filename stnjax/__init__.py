@@ -13,7 +13,7 @@ Arrays in, arrays out; jax and numpy are all that `import stnjax` imports:
 
 Networks, each package imported by name (`from stnjax import nn`):
   `nn`: `SpatialTransformer`, localisation networks, deformable convolution;
-  `alignability`: the theorem, and what a backbone's features can align;
+  `alignability`: the theorem, and measures of a backbone's features;
   `data`: data sets, perturbations, synthetic sets;
   `placement`: a backbone and a placement make a network;
   `evaluation`: errors, invariance of answers, alignment of poses;

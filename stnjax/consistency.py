@@ -1,9 +1,9 @@
-"""Consistency of a transformer: what it leaves of known transforms of an image.
+"""Consistency of a transformer: its residuals for known transforms of an image.
 
 One image is transformed by several members of a family with one parameter, over
 the circle of rotations for instance. A transformer that brings all versions to
-one pose leaves the same of every transform. What it leaves is `residuals`; how
-far that differs between the versions of an image is `spread`.
+one pose has the same residual for every transform. `residuals` computes the
+residuals, and `spread` their spread over the versions of an image.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,8 @@ def rotation_degrees(matrix: np.ndarray) -> np.ndarray:
   """
   matrix = np.asarray(matrix, np.float64)
   sine = matrix[..., 1, 0] - matrix[..., 0, 1]
-  return np.degrees(np.arctan2(sine, matrix[..., 0, 0] + matrix[..., 1, 1]))
+  cosine = matrix[..., 0, 0] + matrix[..., 1, 1]
+  return np.asarray(np.degrees(np.arctan2(sine, cosine)))
 
 
 def scale_octaves(matrix: np.ndarray) -> np.ndarray:
@@ -67,7 +68,7 @@ def scale_octaves(matrix: np.ndarray) -> np.ndarray:
   """
   linear = np.asarray(matrix, np.float64)[..., :2]
   with np.errstate(divide="ignore"):
-    return np.log2(np.abs(np.linalg.det(linear))) / 2
+    return np.asarray(np.log2(np.abs(np.linalg.det(linear))) / 2)
 
 
 COORDINATES: Registry[Coordinate] = Registry("family")
@@ -149,7 +150,7 @@ def matrices(family: str, values: np.ndarray) -> np.ndarray:
 def residuals(
   family: str, applied: np.ndarray, poses: np.ndarray
 ) -> np.ndarray:
-  """What the transformer leaves of each transform, in the family's unit.
+  """Residuals of known transforms after the transformer, in the family's unit.
 
   The transformer samples the transformed image at its pose, so that the whole
   transform of the original is the product of both.
@@ -204,4 +205,4 @@ def spread(values: np.ndarray, period: float | None = None) -> np.ndarray:
     if period is not None:
       distance = distance % period
       distance = np.minimum(distance, period - distance)
-  return distance.sum(axis=-1).min(axis=-1) / (count - 1)
+  return np.asarray(distance.sum(axis=-1).min(axis=-1) / (count - 1))

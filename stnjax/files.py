@@ -1,4 +1,4 @@
-"""Paths that users name, and files of runs: errors say which file and why."""
+"""Paths of users, and files of runs: errors name the file and the reason."""
 
 from stnjax import extras
 
@@ -27,14 +27,14 @@ UNREADABLE = (
   ArithmeticError,
   RecursionError,
 )
-"""What reading a damaged file may raise, besides errors of its format."""
+"""Errors of reading a damaged file, besides those of its format."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _BUCKETS = ("gs", "s3", "az", "hf")  # first parts that etils takes for schemes
 
 
 class RunError(Exception):
-  """A run cannot go on; the message says why and what to do."""
+  """A run cannot continue; the message gives the reason and a remedy."""
 
 
 class Damaged(RunError):
@@ -96,7 +96,8 @@ def read(path: epath.Path) -> bytes:
     Damaged: If it is missing or cannot be read.
   """
   try:
-    return path.read_bytes()
+    content: bytes = path.read_bytes()
+    return content
   except FileNotFoundError:
     raise Damaged(f"{path} is missing") from None
   except OSError as error:
@@ -107,7 +108,7 @@ def read_json(path: epath.Path) -> Any:
   """Reads a file of JSON.
 
   Raises:
-    Damaged: If it is missing, cannot be read, or is no JSON.
+    Damaged: If it is missing, cannot be read, or is not JSON.
   """
   return parse_json(path, read(path))
 
@@ -145,7 +146,7 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-  """Names the path in errors of what is written to it.
+  """Names the path in errors of writing to it.
 
   Raises:
     RunError: For an OSError, which may name no file.
@@ -178,11 +179,11 @@ def compare_checksums(
   Raises:
     Damaged: If a file is missing or differs, or others are listed.
   """
-  kept = dict(
-    reversed(line.split("  ", 1))
-    for line in read(path).decode(errors="replace").splitlines()
-    if "  " in line
-  )
+  kept: dict[str, str] = {}
+  for line in read(path).decode(errors="replace").splitlines():
+    checksum, separator, name = line.partition("  ")
+    if separator:
+      kept[name] = checksum
   if not kept or (names is not None and kept.keys() != set(names)):
     raise Damaged(f"{path} is damaged: it does not list the files there")
   for name, expected in kept.items():

@@ -13,11 +13,12 @@ _Result = TypeVar("_Result")
 def usual(
   function: Callable[_Arguments, _Result],
 ) -> Callable[_Arguments, _Result]:
-  """Makes a function work under JAX's strict modes as it does without.
+  """Makes a function independent of JAX's strict promotion modes.
 
-  What shapes and dtypes are accepted, and what comes out, is documented and
-  checked by each function; inside, `jax_numpy_rank_promotion="raise"` and
-  `jax_numpy_dtype_promotion="strict"` would refuse what is meant.
+  Each function documents and checks the shapes and dtypes that it accepts and
+  returns. Its own arithmetic relies on promotion, which
+  `jax_numpy_rank_promotion="raise"` and `jax_numpy_dtype_promotion="strict"`
+  would refuse.
 
   Args:
     function: Traced while it is called, with neither mode on.

@@ -1,7 +1,7 @@
 """Objects found by name: one registry for each kind of object."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -30,6 +30,14 @@ class Registry(Mapping[str, T], Generic[T]):
     """
     self.kind = kind
     self._objects: dict[str, T] = {}
+
+  @overload
+  def register(self, name: str, value: T, *, replace: bool = False) -> T: ...
+
+  @overload
+  def register(
+    self, name: str, value: None = None, *, replace: bool = False
+  ) -> Callable[[T], T]: ...
 
   def register(
     self, name: str, value: T | None = None, *, replace: bool = False

@@ -12,7 +12,7 @@ import stnjax
 
 
 class ByteOrderTest(parameterized.TestCase):
-  """Arrays of either byte order are read alike."""
+  """Arrays of either byte order are read equally."""
 
   @parameterized.parameters(("i2",))
   @pytest.mark.slow

@@ -11,7 +11,7 @@ from experiments.bench import jax_warps
 import stnjax
 
 KERNELS = ("stnjax", "gather", "map_coordinates")
-"""What stnjax chooses for the device; its kernel of gathers; JAX's function."""
+"""stnjax's choice for the device; its gather kernel; JAX's function."""
 
 
 def warp_fn(kernel: str) -> Callable[[jax.Array, jax.Array], jax.Array]:

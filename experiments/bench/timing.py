@@ -1,4 +1,4 @@
-"""How the benchmarks time calls and compare times."""
+"""Timing of calls, and comparison of times, for benchmarks."""
 
 from collections.abc import Callable, Sequence
 import time

@@ -1,4 +1,4 @@
-"""What the training benchmark trains, for any framework."""
+"""Networks and settings of the training benchmark, for any framework."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -44,7 +44,7 @@ class NetworkSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-  """How a network is trained, on images rotated by up to 90 degrees.
+  """Training of a network, on images rotated by up to 90 degrees.
 
   Attributes:
     batch_size: Images of a step.

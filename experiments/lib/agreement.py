@@ -1,4 +1,4 @@
-"""Several processes that train a run together must act alike."""
+"""Processes that train a run together must take the same decisions."""
 
 from collections.abc import Sequence
 

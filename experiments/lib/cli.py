@@ -1,4 +1,4 @@
-"""What the scripts share: flags from settings, and errors as one line."""
+"""Common parts of scripts: flags from settings, and errors as one line."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -54,6 +54,13 @@ def define_place() -> None:
     "checkpoint_seconds",
     lambda seconds: seconds is not None and 0 <= seconds < math.inf,
     "--checkpoint_seconds must be a finite number of at least 0",
+  )
+  flags.DEFINE_boolean(
+    "tensorboard",
+    False,
+    "Whether to write the scalars of each epoch for TensorBoard, into the"
+    " folder tensorboard of each run; local only, and needs the extra"
+    " tensorboard.",
   )
 
 
@@ -127,7 +134,7 @@ def _described_by_files(name: str) -> bool:
 
 def training_options() -> dict[str, Any]:
   """The values of the flags of `define_place`, and the workdir."""
-  names = ("workdir", "data_dir", "checkpoint_seconds")
+  names = ("workdir", "data_dir", "checkpoint_seconds", "tensorboard")
   return {name: flags.FLAGS[name].value for name in names}
 
 
@@ -201,7 +208,7 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 def _imported(given: str, name: str) -> types.ModuleType:
-  """Imports a module; `given` is what the user wrote."""
+  """Imports a module; `given` is the value of the flag."""
   try:
     return importlib.import_module(name)
   except Exception as error:  # whatever the user's code raises
@@ -253,7 +260,7 @@ def run(
 
   def guarded(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.ERROR)  # orbax tells of every step
+      logging.set_verbosity(logging.ERROR)  # orbax logs every step
     with _one_line():
       main(*([argv[1:]] if takes_arguments else []))
 
@@ -282,7 +289,7 @@ def _places(checked: Any) -> str:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-  """Ends the script with one line for errors that its user can mend."""
+  """Reports user errors in one line, and ends the script."""
   try:
     yield
   except (files.RunError, ValueError, OSError, ImportError) as error:

@@ -92,7 +92,7 @@ def select(
 def jobs_for_process(
   jobs: Sequence[Job], count: int, index: int
 ) -> list[Job] | None:
-  """What one of several processes trains on its own.
+  """The jobs that one of several processes trains by itself.
 
   Networks of the paper are too small to gain from being split: each process
   takes whole runs where there are enough of them.

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments.lib import agreement, loading
+from experiments.lib import agreement, events, loading
 from experiments.lib.signals import Interrupted as Interrupted
 from experiments.lib.signals import Signals
 from experiments.lib.training_job import Progress, TrainingJob
@@ -27,6 +27,7 @@ def train(
   devices: Sequence[jax.Device] | None = None,
   signals: Signals | None = None,
   load: loading.Load | None = None,
+  tensorboard: bool = False,
 ) -> dict[int, dict[str, Any]]:
   """Trains and evaluates the unfinished runs of some seeds.
 
@@ -44,6 +45,7 @@ def train(
     signals: that the caller notes, as it must where several threads train; by
       default those that come while the runs are trained.
     load: Loads the images instead of reading `data_dir`, see `loading.once`.
+    tensorboard: Whether to write event files of TensorBoard, see `events`.
 
   Returns:
     The results of each seed, as in results.json.
@@ -52,9 +54,12 @@ def train(
     RunError: for a folder that cannot be used; in the end, for runs that could
       not be finished: damaged ones, those that another process is training,
       and those whose numbers were no longer finite. The others are.
-    ValueError: for a workdir or data_dir that is neither local nor `gs://`.
+    ValueError: for a workdir or data_dir that is neither local nor `gs://`, or
+      event files in a workdir that is not local.
     Interrupted: after a signal, with the state saved.
   """
+  if tensorboard:
+    events.check(workdir)
   devices = jax.devices() if devices is None else devices
   load = load or loading.once(data_dir)
   errors: list[str] = []
@@ -72,15 +77,33 @@ def train(
       with (
         jax.default_device(agreement.first_local(devices)),
         contextlib.nullcontext(signals) if signals else Signals() as noted,
+        _reporting(members, progress, tensorboard) as report,
       ):
         job = TrainingJob(
-          members, loaded, devices, checkpoint_seconds, progress, errors
+          members, loaded, devices, checkpoint_seconds, report, errors
         )
         with _collected(errors, devices, RunError):
           results.update(job.train(noted))
   if errors:
     raise RunError("; ".join(errors))
   return {seed: results[seed] for seed in seeds}
+
+
+@contextlib.contextmanager
+def _reporting(
+  runs: Sequence[Run], progress: Progress, tensorboard: bool
+) -> Iterator[Progress]:
+  """`progress`, which also writes event files if they are asked for."""
+  if not tensorboard:
+    yield progress
+    return
+
+  def report(seeds: Sequence[int], lines: Sequence[dict[str, Any]]) -> None:
+    written.epoch(seeds, lines)
+    progress(seeds, lines)
+
+  with contextlib.closing(events.Events(runs)) as written:
+    yield report
 
 
 def _usable(
@@ -130,7 +153,7 @@ def _by_step(
 def _collected(
   errors: list[str], devices: Sequence[jax.Device], kind: type[RunError]
 ) -> Iterator[None]:
-  """Notes an error of some runs, so that the others go on.
+  """Notes an error of some runs, so that the others continue.
 
   Not where processes train together: the others would wait for this one.
   """

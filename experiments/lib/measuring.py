@@ -53,7 +53,7 @@ def positions(
 
 
 def _truth(passes: Sequence[Prediction]) -> Mapping[str, np.ndarray]:
-  """What was done to the objects of all passes, `[passes * N, ...]` each."""
+  """Motions of the objects of all passes, `[passes * N, ...]` each."""
   return {
     name: np.concatenate([p.truth[name] for p in passes])
     for name in passes[0].truth

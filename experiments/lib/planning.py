@@ -1,4 +1,4 @@
-"""How jobs are spread over processes and devices, before they are trained."""
+"""Distribution of jobs over processes and devices, before training."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from stnjax.training.settings import Settings
 
 
 class Plan(NamedTuple):
-  """How this process's share of the jobs is spread over devices."""
+  """Distribution of this process's jobs over devices."""
 
   jobs: list[Job]
   device_groups: list[Sequence[jax.Device]]
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
       hardware.check_memory(job.settings, setup, len(job.seeds), devices)
 
   def layout(self, job: Job) -> layout.Layout:
-    """How the first devices share the work of a job."""
+    """Distribution of a job over the first devices."""
     size = job.settings.batch_size
     return layout.lay_out(len(job.seeds), size, self.device_groups[0])
 
@@ -95,10 +95,10 @@ def print_plan(
 
 
 def _state(workdir: str, settings: Settings) -> str:
-  """How far a run is, as `train` would find it.
+  """Progress of a run, as `train` would find it.
 
   Raises:
-    Damaged: for a run that `train` would not go on with.
+    Damaged: for a run that `train` would not resume.
   """
   run = Run(workdir, settings)
   if run.done:

@@ -19,23 +19,26 @@ import orbax.checkpoint as ocp
 from stnjax import files
 
 _DISTRIBUTED = flags.DEFINE_boolean(
-  "distributed", False, "Work with all processes that the cluster knows of."
+  "distributed", False, "Whether to train with all processes of the cluster."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "host:port of process 0, to work with others."
+  "coordinator", None, "Address of process 0, as host:port, to train together."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "How many processes work together.", lower_bound=1
+  "num_processes",
+  None,
+  "Number of processes that train together.",
+  lower_bound=1,
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Which of them this one is, from 0.", lower_bound=0
+  "process_id", None, "Index of this process, from 0.", lower_bound=0
 )
 
 _SHUTDOWN_SECONDS = 20  # that one which fails waits for the others
 _WEEK = 7 * 24 * 3600
 _LAST_WORDS = (
   "error: another process was lost, or failed, and this one stopped too; start"
-  " all of them again to go on from the last checkpoints\n"
+  " all of them again to resume from the last checkpoints\n"
 )
 
 
@@ -98,10 +101,10 @@ def check() -> None:
 
 
 def wait(place: str) -> None:
-  """Waits until all processes have come to a place; they may take long.
+  """Waits, for hours if necessary, until all processes reach a place.
 
-  SIGTERM or Ctrl-C ends this process at once: it has saved what it has, and
-  JAX then ends the others.
+  SIGTERM or Ctrl-C ends this process at once: its state is saved, and JAX then
+  ends the others.
   """
   if jax.process_count() == 1:
     return

@@ -18,14 +18,14 @@ def define_selection() -> None:
   flags.DEFINE_string(
     "shard",
     None,
-    "i/n: only every n-th network, from the i-th, from 0; processes that know"
-    " of each other share them out by themselves.",
+    "i/n: only every n-th network, from the i-th, counted from 0. Connected"
+    " processes divide the networks without it.",
   )
   flags.DEFINE_boolean(
     "dry_run",
     False,
-    "Only print the runs, their parameters, state and devices; refuses what"
-    " training would.",
+    "Only print the runs, their parameters, state and devices; raises the"
+    " errors that training would raise.",
   )
 
 
@@ -71,8 +71,8 @@ def chosen(
   shard = flags.FLAGS["shard"].value
   if shard and jax.process_count() > 1:
     raise ValueError(
-      f"--shard={shard} is for processes that do not know of each other; these"
-      " share the networks out by themselves"
+      f"--shard={shard} is for processes that are not connected; these"
+      " divide the networks by themselves"
     )
   selected = picked(jobs)
   if not selected:

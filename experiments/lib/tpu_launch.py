@@ -41,7 +41,7 @@ def check(
     delete: Whether the TPU is deleted at the end.
 
   Raises:
-    ValueError: If anything would fail; the message says what is accepted.
+    ValueError: If anything would fail; the message lists what is accepted.
   """
   _check_node(name, tpu, script, nodes)
   _check_flags(script[1:], nodes)

@@ -49,7 +49,7 @@ class TrainingJob:
     self._checkpoint_seconds = checkpoint_seconds
     self._progress = progress
     self._errors = errors
-    # Perturbed afresh, the same images are a picture of the perturbation.
+    # The same images, perturbed several times, show the perturbation.
     varied = not self._setup.perturbation.axes
     self._examples = [
       eval_data.images[
@@ -76,7 +76,7 @@ class TrainingJob:
     )
 
   def _resume(self, fresh: TrainState) -> None:
-    """Reads the last checkpoints; drops runs that cannot go on."""
+    """Reads the last checkpoints; drops runs that cannot continue."""
     task = self._setup.describe()
     images = config.fingerprint(self._images)
     states = [trainer.select_seed(fresh, i) for i in range(len(self._runs))]
@@ -107,7 +107,7 @@ class TrainingJob:
     self._keep(kept)
 
   def _keep(self, kept: np.ndarray) -> None:
-    """Goes on with some of the runs."""
+    """Drops the other runs."""
     if kept.all():
       return
     self._runs = [run for run, mine in zip(self._runs, kept) if mine]
@@ -126,9 +126,10 @@ class TrainingJob:
     return int(self._states.step[0])
 
   def train(self, signals: Signals) -> dict[int, dict[str, Any]]:
-    """Trains, evaluates and writes what the runs found; by seed.
+    """Trains and evaluates the runs, and writes their results, by seed.
 
-    Runs that cannot be finished are missing, and the list of errors says why.
+    Runs that cannot be finished are missing; the list of errors has the
+    reasons.
     """
     if not self._runs:
       return {}
@@ -166,7 +167,7 @@ class TrainingJob:
     predictions: Sequence[Prediction],
     drawn: Sequence[tuple[np.ndarray, np.ndarray]],
   ) -> dict[str, Any]:
-    """Writes what a run came to."""
+    """Writes the results of a run."""
     lines = run.metrics()
     seconds = sum(line["seconds"] for line in lines)
     memory = hardware.peak_memory_mb(agreement.first_local(self._devices))

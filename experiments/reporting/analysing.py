@@ -12,11 +12,11 @@ from stnjax.files import RunError
 from stnjax.training.run_folder import Run
 
 Values = Mapping[str, Any]
-"""What an analysis measured of one run, for JSON."""
+"""Measurements of one run, for JSON."""
 
 
 class NotApplicable(Exception):
-  """A network that an analysis cannot be made of; the message says why."""
+  """A network that cannot be analysed; the message gives the reason."""
 
 
 class Analysed(NamedTuple):
@@ -35,7 +35,7 @@ class Analysed(NamedTuple):
   errors: Sequence[RunError]
 
   def of(self, runs: Sequence[Finished]) -> list[Values]:
-    """What was measured of some of the runs."""
+    """Measurements of some of the runs."""
     return [self.values[run.folder] for run in runs]
 
 
@@ -48,7 +48,7 @@ def analyse(
     workdir: Folder of the runs.
     only: Regular expression that a run's name must match somewhere.
     name: Name of the analysis.
-    measure: Function of a run that returns what it measures. Runs that raise
+    measure: Function of a run that returns its measurements. Runs that raise
       `NotApplicable` are left out, and named on the terminal.
 
   Raises:

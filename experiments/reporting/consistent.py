@@ -21,7 +21,7 @@ class Versions:
 
   Attributes:
     family: Name of a family in `consistency.COORDINATES`.
-    values: `[V]`, what is done to the images, in the unit of the family.
+    values: `[V]`, transforms of the images, in the unit of the family.
     period: Period of the distance between poses; None for none.
   """
 
@@ -43,7 +43,7 @@ class Versions:
 def measure(
   run: Run, load: loading.Load, versions: Versions, count: int | None = None
 ) -> dict[str, Any]:
-  """Mean over test images of the spread of what the transformer leaves.
+  """Mean over test images of the spread of the transformer's residuals.
 
   Images are transformed with zeros outside, without the run's perturbation;
   where that enlarges images, they are padded about the centre first.
@@ -83,7 +83,7 @@ def measure(
 
 
 def explanation(versions: Versions) -> str:
-  """What the table of `table` shows, in words."""
+  """The caption of the table of `table`."""
   modulo = f", modulo {versions.period:g}" if versions.period else ""
   low, high = versions.values[[0, -1]]
   return (

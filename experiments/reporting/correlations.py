@@ -1,4 +1,4 @@
-"""How well measurements of the plain CNN rank networks with transformers."""
+"""Rank correlations of measurements of the CNN with networks' results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
@@ -78,7 +78,7 @@ _TIE = 0.01  # predictors that differ by less do not rank two networks
 
 
 class Point(NamedTuple):
-  """A network with a transformer, and what a predictor says of its layer.
+  """A network with a transformer, and a predictor of its layer.
 
   Attributes:
     group: Title of the group of runs.
@@ -187,7 +187,7 @@ def correlate(
 
   Returns:
     The correlation; None for fewer than three points, or points that are all
-    alike.
+    equal.
   """
   known = [
     p

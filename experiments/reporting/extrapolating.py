@@ -27,7 +27,7 @@ _RANGES = {"rotation": (-180.0, 180.0), "scale": (-2.0, 2.5)}
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-  """What is done to the objects.
+  """Motions of the objects.
 
   Attributes:
     family: Name of a family in `consistency.COORDINATES`.
@@ -176,7 +176,7 @@ def _residuals(
 
 
 def explanation(wanted: Amounts) -> str:
-  """What the tables of `tables` show, in words."""
+  """The caption of the tables of `tables`."""
   done = {"rotation": "turned clockwise", "scale": "scaled"}[wanted.family]
   return (
     f"Test images, all {done} by the same amount ({wanted.unit}), without"

@@ -64,7 +64,7 @@ def figures(group: Group) -> Iterator[Captioned]:
 
 
 def _common_seed(members: Mapping[str, Sequence[Finished]]) -> int | None:
-  """The smallest seed of all networks: images are perturbed alike for it."""
+  """The smallest seed of all networks: they share its perturbations."""
   seeds = [{run.settings.seed for run in runs} for runs in members.values()]
   return min(set.intersection(*seeds), default=None) if seeds else None
 

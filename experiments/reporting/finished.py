@@ -101,7 +101,7 @@ def read(root: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
       if not (folder / config.NAME).exists():
         if any((folder / name).exists() for name in records.TRACES):
           raise files.Damaged(
-            f"{folder / config.NAME} is missing; {config.anew(folder)}"
+            f"{folder / config.NAME} is missing; {config.retraining(folder)}"
           )
       elif (folder / "DONE").exists():
         finished.append(_read_run(folder))

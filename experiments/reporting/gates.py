@@ -157,7 +157,7 @@ def moved(pilots: Sequence[Finished]) -> Gate:
 
 
 def power(pilots: Sequence[Finished]) -> Gate:
-  """How many seeds a sweep needs, by the paired differences of the pilots.
+  """Number of seeds of a sweep, by the paired differences of the pilots.
 
   Args:
     pilots: Finished runs of networks with transformers on the task.

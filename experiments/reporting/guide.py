@@ -1,4 +1,4 @@
-"""Where to look, what to warp, and what came of it: one figure, one table."""
+"""Where to look, what to warp, and the residuals: one figure, one table."""
 
 from collections.abc import Mapping, Sequence
 

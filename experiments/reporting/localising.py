@@ -1,4 +1,4 @@
-"""How well the pose is read from each layer of finished networks."""
+"""Accuracy of the pose read from each layer of finished networks."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

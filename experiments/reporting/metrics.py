@@ -1,4 +1,4 @@
-"""Tables of a group's results, with a line on what each metric means."""
+"""Tables of a group's results, with a line on the meaning of each metric."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -97,7 +97,7 @@ def explanations(group: Group) -> Iterator[str]:
 
 
 def _identity(group: Group, field: str) -> str:
-  """What an identity transformer scores, if it is known."""
+  """The score of an identity transformer, if it is known."""
   several = len(group.axes) > 1
   return _scores(
     {

@@ -67,7 +67,7 @@ def section(group: Group, folder: epath.Path, number: int) -> Section:
 
 
 def summary(groups: Sequence[Group]) -> Section:
-  """What came out: a paragraph for each group."""
+  """The main results: a paragraph for each group."""
   return Section("Summary", [_in_short(group) for group in groups])
 
 

@@ -30,7 +30,7 @@ s = h^-1, for the best s that a search finds, and for both followed by the best
 linear mixing of channels. The residuals of the image itself are the error of
 interpolation alone.
 
-An audit says where to warp. Where to look is another question, which
+An audit shows where to warp. Where to look is another question, which
 `localisability` answers: how well the transform is read from each layer.
 
 >>> import jax

@@ -78,7 +78,8 @@ class Audit:
       ValueError: For an unknown family or kind.
     """
     after, before = self._means(family, kind)
-    return 1 - after / before
+    undone: np.ndarray = 1 - after / before
+    return undone
 
   def profile(self, kind: str = "best") -> dict[str, np.ndarray]:
     """Share undone at each depth, of means over images and magnitudes.
@@ -102,15 +103,17 @@ class Audit:
     """A residual and that without a warp, means over images, `[L, M]`."""
     checks.option("family", family, tuple(self.families))
     checks.option("kind", kind, KINDS)
-    return tuple(
+    after, before = (
       np.stack([_mean(getattr(r[family], k)) for r in self.residuals.values()])
       for k in (kind, "unaligned")
     )
+    return after, before
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-  """The mean over the last axis, of what is not NaN."""
-  return np.ma.masked_invalid(values).mean(axis=-1).filled(np.nan)
+  """The mean over the last axis, without NaN."""
+  means = np.ma.masked_invalid(values).mean(axis=-1)
+  return np.asarray(means.filled(np.nan))
 
 
 @promotion.usual
@@ -182,12 +185,12 @@ def audit(
     extract=extract,
     before=before,
     geometry=geometry,
-    canvas=Canvas(images.shape[1:3], frame),
+    canvas=Canvas.of(images, frame),
     method=method,
     steps=steps,
     channels=channels,
   )
-  residuals = {layer: {} for layer in geometry}
+  residuals: dict[str, dict[str, Residuals]] = {layer: {} for layer in geometry}
   for name, family in families.items():
     by_magnitude = []
     for magnitude in family.magnitudes:
@@ -216,7 +219,7 @@ def _measured(
   channels: Channels | None,
 ) -> dict[str, Residuals]:
   """Residuals of every layer under one transform."""
-  matrix = family.matrix(jnp.asarray(magnitude, images.dtype))
+  matrix = family.at(jnp.asarray(magnitude, images.dtype))
   after = extract(_transform(images, matrix, method=method))
   residuals = {}
   for layer, where in geometry.items():

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion, registry, transforms
@@ -27,6 +28,19 @@ class ImageTransforms(NamedTuple):
   matrix: Callable[[jax.Array], jax.Array] | None
   magnitudes: tuple[float, ...]
   unit: str
+
+  def at(self, magnitude: ArrayLike) -> jax.Array:
+    """The matrix of T_h at a magnitude.
+
+    Args:
+      magnitude: `[]`, in the family's unit.
+
+    Raises:
+      ValueError: If the family has no matrix.
+    """
+    if self.matrix is None:
+      raise ValueError("the family has no matrix, as read from JSON")
+    return self.matrix(jnp.asarray(magnitude))
 
 
 FAMILIES: registry.Registry[ImageTransforms] = registry.Registry("family")

@@ -65,7 +65,7 @@ class Geometry(NamedTuple):
       low = np.ceil(centre - reach - 1e-6)
       pixels = low[:, None] + np.arange(int(2 * reach + 1e-6) + 1)
       whole = ((pixels >= 0) & (pixels < size[along])).all(axis=1)
-      fields.append(np.where(whole[:, None], pixels, -1).astype(int))
+      fields.append(np.where(np.expand_dims(whole, 1), pixels, -1).astype(int))
     return fields
 
   def to_pixels(self, start: Sequence[int] = (0, 0)) -> jax.Array:
@@ -81,8 +81,9 @@ OF_THE_IMAGE = Geometry((0.0, 0.0), (1.0, 1.0), (0.0, 0.0))
 def checked_geometry(value: Any) -> Geometry:
   """A geometry of floats, or a ValueError."""
   try:
-    geometry = Geometry(*(tuple(map(float, pair)) for pair in value))
-    fits = all(len(pair) == 2 for pair in geometry) and min(geometry.step) > 0
+    pairs = [(float(x), float(y)) for x, y in value]
+    geometry = Geometry(*pairs)
+    fits = min(geometry.step) > 0
   except (TypeError, ValueError):
     fits = False
   if not fits:
@@ -167,7 +168,7 @@ def _changes(
   zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(extract, images))
   indices = jnp.arange(-1, images.shape[axis])
   _, changed = lax.scan(replace, zeros, indices)
-  return jax.tree.map(lambda x: x[1:], changed)
+  return {layer: seen[1:] for layer, seen in changed.items()}
 
 
 def _line(seen: np.ndarray, layer: str) -> tuple[float, float, float]:
@@ -179,11 +180,9 @@ def _line(seen: np.ndarray, layer: str) -> tuple[float, float, float]:
   """
   last = len(seen) - 1
   ends = []
-  for end, whole in (
-    (seen.argmax(axis=0), lambda ends: ends > 0),
-    (last - seen[::-1].argmax(axis=0), lambda ends: ends < last),
-  ):
-    counted = np.flatnonzero(seen.any(axis=0) & whole(end))
+  low, high = seen.argmax(axis=0), last - seen[::-1].argmax(axis=0)
+  for end, whole in ((low, low > 0), (high, high < last)):
+    counted = np.flatnonzero(seen.any(axis=0) & whole)
     if len(counted) < 2:
       raise ValueError(
         f"the receptive field of {layer!r} could not be inferred: of"
@@ -197,8 +196,8 @@ def _line(seen: np.ndarray, layer: str) -> tuple[float, float, float]:
   except _Irregular as error:
     irregular = error
   try:
-    (low, high), most = ends, seen.shape[1] // 4
-    return _fitted(_regular(low, most), _regular(high, -most))
+    (lows, highs), most = ends, seen.shape[1] // 4
+    return _fitted(_regular(lows, most), _regular(highs, -most))
   except _Irregular:
     raise ValueError(
       f"the receptive field of {layer!r} could not be inferred: it does not"
@@ -254,4 +253,5 @@ def largest(geometry: Mapping[str, Geometry], field: str) -> float:
   """The largest step or reach of any layer along any axis, in pixels."""
   if not geometry:
     raise ValueError("geometry must name at least one layer")
-  return max(max(getattr(layer, field)) for layer in geometry.values())
+  values = [getattr(layer, field) for layer in geometry.values()]
+  return float(max(max(pair) for pair in values))

@@ -1,10 +1,10 @@
 """Localisability: from which layer can the pose of an image be read?
 
-The counterpart of the audit. An audit measures what a spatial warp of a layer
-can undo, so where to warp; localisability measures how well the pose is read
-from a layer, so where to look. Together they say before any transformer is
-trained which placement can work: look where the pose can be read, and warp
-where the warp undoes it.
+The counterpart of the audit. An audit measures how much of a transform a
+spatial warp of a layer can undo, so where to warp; localisability measures how
+well the pose is read from a layer, so where to look. Together they predict,
+before any transformer is trained, which placement can work: look where the pose
+can be read, and warp where the warp undoes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ _CHUNK = 128  # images whose features are extracted at once
 
 @dataclasses.dataclass(frozen=True)
 class Localisability:
-  """How well poses are read from each layer.
+  """Accuracies of poses read from each layer.
 
   Attributes:
     units: Units of the poses by family, or other name of a pose.
@@ -124,7 +124,7 @@ def localisability(
       seed=seed,
     )
     for reader, by_family in found.readouts.items():
-      readouts[reader].update(by_family)
+      readouts[reader] |= {n: dict(r) for n, r in by_family.items()}
   units = {name: family.unit for name, family in families.items()}
   return Localisability(units, readouts)
 
@@ -183,7 +183,7 @@ def read_poses(
       )
   for reader in reading:
     checks.option("reading", reader, READERS)
-  poses = {name: np.asarray(values) for name, values in poses.items()}
+  arrays = {name: np.asarray(values) for name, values in poses.items()}
   parts = readers.folds_of(groups, folds, seed)
   layers = _extracted(features, images)
   readouts: dict[str, dict[str, dict[str, Readout]]] = {
@@ -193,7 +193,7 @@ def read_poses(
     for layer, values in layers.items():
       found = readers.read(
         values,
-        poses,
+        arrays,
         parts,
         reader=reader,
         periods=periods,
@@ -211,10 +211,10 @@ def _transformed(
   family: ImageTransforms,
   method: str,
 ) -> jax.Array:
-  """Images, each transformed by a magnitude of its own."""
+  """Images, each transformed by one of the magnitudes."""
 
   def theta(magnitude: jax.Array) -> jax.Array:
-    return about_centre(family.matrix(magnitude), images.shape[1:3])
+    return about_centre(family.at(magnitude), images.shape[1:3])
 
   thetas = jax.vmap(theta)(jnp.asarray(magnitudes, images.dtype))
   return warp(images, thetas, method=method, padding="border")

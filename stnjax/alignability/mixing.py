@@ -33,4 +33,5 @@ def best_mixing(
   known = values > _FULL_RANK * values[-1]
   inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0)
   right = product(weighted, target - features)
-  return vectors @ (inverse[:, None] * (vectors.T @ right))
+  mixing: jax.Array = vectors @ (inverse[:, None] * (vectors.T @ right))
+  return mixing

@@ -53,7 +53,7 @@ def _turned(orientations: int, matrix: jax.Array, count: int) -> jax.Array:
   angle = jnp.arctan2(matrix[1, 0] - matrix[0, 1], matrix[0, 0] + matrix[1, 1])
   shift = jnp.round(angle * orientations / (2 * jnp.pi)).astype(int)
   filters, own = np.divmod(np.arange(count), orientations)
-  return filters * orientations + (own + shift) % orientations
+  return jnp.asarray(filters * orientations + (own + shift) % orientations)
 
 
 def checked_permutation(value: jax.Array, count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -25,7 +25,7 @@ _LEAST_SPREAD = 1e-9  # of poses, relative to their size; less is rounding
 
 
 class Readout(NamedTuple):
-  """How well a pose is read from features of images that a reader never saw.
+  """Accuracy of a pose read from features of unseen images.
 
   Attributes:
     r2: Coefficient of determination, 1 - squared error / squared deviation from
@@ -126,7 +126,7 @@ def _rms(values: np.ndarray) -> float:
 
 
 def _encode(poses: np.ndarray, period: float | None) -> np.ndarray:
-  """What readers predict, `[N, 1]`, or `[N, 2]` for poses that repeat."""
+  """Targets of readers, `[N, 1]`, or `[N, 2]` for poses that repeat."""
   if period is None:
     return poses[:, None]
   phase = 2 * np.pi * poses / period
@@ -138,9 +138,10 @@ def _difference(
 ) -> np.ndarray:
   """Differences of encoded poses `[N]`; within half a period if they repeat."""
   if period is None:
-    return (left - right)[:, 0]
+    return np.asarray((left - right)[:, 0])
   first, second = (points @ np.array([1, 1j]) for points in (left, right))
-  return np.angle(first * np.conj(second)) * period / (2 * np.pi)
+  turned = np.angle(first * np.conj(second)) * period / (2 * np.pi)
+  return np.asarray(turned)
 
 
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -179,7 +180,7 @@ def _ridge(
     for own in columns:
       weights[:, own] = _leave_out(values, vectors, rotated[:, own], parts)
     seen = outer - outer.mean(axis=1, keepdims=True) - rows + middle
-    return mean + seen @ weights
+    return np.asarray(mean + seen @ weights)
 
   return fit
 
@@ -246,7 +247,7 @@ def _dense(flat: np.ndarray, groups: np.ndarray, seed: int) -> Fit:
       inputs(fitted), goal[fitted], inputs(held), goal[held], seed
     )
     found = np.asarray(predict(inputs(np.flatnonzero(test))), np.float64)
-    return middle + spread * found
+    return np.asarray(middle + spread * found)
 
   return fit
 
@@ -273,7 +274,10 @@ def _train(
   return functools.partial(_apply, best)
 
 
-def _initial(key: jax.Array, sizes: Sequence[int]) -> list:
+_Layers = Sequence[tuple[jax.Array, jax.Array]]  # kernels and biases
+
+
+def _initial(key: jax.Array, sizes: Sequence[int]) -> _Layers:
   """He's kernels, zero biases; the last layer starts at zero."""
   layers = []
   for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
@@ -286,38 +290,40 @@ def _initial(key: jax.Array, sizes: Sequence[int]) -> list:
 
 
 @jax.jit
-def _apply(params: list, x: jax.Array) -> jax.Array:
+def _apply(params: _Layers, x: jax.Array) -> jax.Array:
   *hidden, (kernel, bias) = params
   for weights, offset in hidden:
     x = jax.nn.relu(x @ weights + offset)
-  return x @ kernel + bias
+  outputs: jax.Array = x @ kernel + bias
+  return outputs
 
 
 @jax.jit
 def _fit(
-  params: list,
+  params: _Layers,
   key: jax.Array,
   x: jax.Array,
   y: jax.Array,
   held_x: jax.Array,
   held_y: jax.Array,
-) -> list:
+) -> _Layers:
   """The parameters of the epoch with the least held-out error."""
   batch = min(_BATCH, len(x))
   steps = max(1, len(x) // batch)
   epochs = -(-_STEPS // steps)
   optimiser = optax.adam(optax.cosine_decay_schedule(1e-3, epochs * steps))
 
-  def loss(params: list, x: jax.Array, y: jax.Array) -> jax.Array:
-    return ((_apply(params, x) - y) ** 2).mean()
+  def loss(params: _Layers, x: jax.Array, y: jax.Array) -> jax.Array:
+    error: jax.Array = ((_apply(params, x) - y) ** 2).mean()
+    return error
 
-  def step(carry: tuple, rows: jax.Array) -> tuple:
+  def step(carry: tuple[Any, ...], rows: jax.Array) -> tuple[Any, None]:
     params, state = carry
     grads = jax.grad(loss)(params, x[rows], y[rows])
     updates, state = optimiser.update(grads, state)
     return (optax.apply_updates(params, updates), state), None
 
-  def epoch(carry: tuple, key: jax.Array) -> tuple:
+  def epoch(carry: tuple[Any, ...], key: jax.Array) -> tuple[Any, None]:
     params, state, best, least = carry
     order = jax.random.permutation(key, len(x))[: batch * steps]
     rows = order.reshape(steps, batch)

@@ -51,11 +51,11 @@ class Residuals(NamedTuple):
       h^-1: those that do not depend on the border.
   """
 
-  unaligned: np.ndarray
-  aligned: np.ndarray
-  best: np.ndarray
-  mixed: np.ndarray
-  coverage: np.ndarray
+  unaligned: jax.Array | np.ndarray
+  aligned: jax.Array | np.ndarray
+  best: jax.Array | np.ndarray
+  mixed: jax.Array | np.ndarray
+  coverage: jax.Array | np.ndarray
 
 
 class Canvas(NamedTuple):
@@ -68,6 +68,12 @@ class Canvas(NamedTuple):
 
   size: tuple[int, int]
   frame: tuple[int, int]
+
+  @classmethod
+  def of(cls, images: jax.Array, frame: Sequence[int]) -> "Canvas":
+    """The canvas of images `[B, H, W, C]` with a margin around a frame."""
+    (_, *size, _), (height, width) = images.shape, frame
+    return cls((size[0], size[1]), (height, width))
 
 
 class _Pair(NamedTuple):
@@ -121,7 +127,7 @@ def residual(
     checked_features("features", features(f), len(images))
     for f in (extended_images, transformed(extended_images, matrix, method))
   )
-  canvas = Canvas(extended_images.shape[1:3], images.shape[1:3])
+  canvas = Canvas.of(extended_images, images.shape[1:3])
   geometry = checked_geometry(geometry)
   pair = _pair(before, after, matrix, geometry, canvas, method)
   weight = _weight(pair, pair.inverse)
@@ -309,9 +315,10 @@ def _readable(valid: jax.Array, method: str) -> jax.Array:
   """
   if method == "linear":
     return valid
-  return lax.reduce_window(
+  readable: jax.Array = lax.reduce_window(
     jnp.pad(valid, 1), True, lax.bitwise_and, (3, 3), (1, 1), "VALID"
   )
+  return readable
 
 
 def _weight(pair: _Pair, theta: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import hashlib
 import json
 from typing import Any
 
+import jax
 import numpy as np
 
 from stnjax.alignability.audits import Audit
@@ -90,10 +91,12 @@ def _plain(audit: Audit) -> dict[str, Any]:
   }
 
 
-def _numbers(values: np.ndarray) -> list:
+def _numbers(values: jax.Array | np.ndarray) -> Any:
   """Rounded numbers as lists, None for those that are not finite."""
   rounded = np.round(np.asarray(values, np.float64), _DECIMALS)
-  return np.where(np.isfinite(rounded), rounded, None).tolist()
+  numbers = np.asarray(rounded, object)
+  numbers[~np.isfinite(rounded)] = None
+  return numbers.tolist()
 
 
 def _audit(values: Mapping[str, Any]) -> Audit:

@@ -11,7 +11,7 @@ Perturbations:
   `perturb`, `output_shape`: a batch perturbed on the device, and its shape;
   `rotate`, `translate`, `scale`, `clutter`: building blocks;
   `PERTURBATIONS`: the registry, to which a `Perturbation` is added;
-  `Axis`, `ROTATION`, `TRANSLATION_X`, ...: what is measured of a perturbation;
+  `Axis`, `ROTATION`, `TRANSLATION_X`, ...: measures of a perturbation;
   `object_motion`: the motion of the object that poses amount to, by axis;
   `undone`: a perturbation undone by its truth, as by an ideal transformer;
   `affine_part`: the affine maps that poses are close to;

@@ -5,7 +5,7 @@
 
 A data set is prepared once, as a TFDS directory. Those of TFDS are downloaded,
 which needs TensorFlow (`pip install 'stnjax[prepare]'`). Others are made from
-files that were downloaded by hand; without --manual_dir, the error says which.
+files that were downloaded by hand; without --manual_dir, the error names them.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       f"interrupted; {flags.dataset} was not prepared, rerun the command",
       file=sys.stderr,
     )
-    return 128 + stop.args[0]
+    return 128 + int(stop.args[0])
   except (ValueError, OSError, ImportError) as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 1
@@ -99,7 +99,7 @@ def _list() -> str:
 
 
 def _prepare(flags: argparse.Namespace) -> str:
-  """Prepares a data set; what was done, in a line."""
+  """Prepares a data set; returns a line about it."""
   extras.needs("tensorflow_datasets", "array_record", extra="experiments")
   import tensorflow_datasets as tfds
 

@@ -74,9 +74,10 @@ def from_arrays(
   def count(split: str, data_dir: str | None) -> int:
     return len(read(split, data_dir).labels)
 
+  _, height, width, channels = images.shape
   made = Dataset(
     name=name,
-    image_shape=images.shape[1:],
+    image_shape=(height, width, channels),
     num_classes=num_classes,
     class_names=tuple(class_names),
     read=read,

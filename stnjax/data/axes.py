@@ -1,4 +1,4 @@
-"""Axes: what is measured of a perturbation, and of a transformer's poses."""
+"""Axes: measures of a perturbation, and of a transformer's poses."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -25,10 +25,10 @@ class Axis:
     name: Name of the axis, such as "rotation".
     unit: Unit of the values, such as "deg".
     true: Function from a perturbation's truth, a dict of arrays `[N, ...]`, to
-      what was done to the object along the axis, `[N]`; or `[N, D]` among a
+      the motion of the object along the axis, `[N]`; or `[N, D]` among a
       perturbation's `authors_axes`, for D components measured together.
     predicted: Function from poses `[N, 2, 3]` or `[N, 3, 3]` and the shape of
-      the image to what the transformer does to the object along the axis, in
+      the image to the object's motion by the transformer along the axis, in
       the shape that `true` returns; see `object_motion`.
     period: Difference of values that are the same, 360 for angles in degrees;
       None if the axis has none.
@@ -119,7 +119,9 @@ def _moved(name: str) -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
   return lambda poses, image_shape: object_motion(poses, image_shape)[name]
 
 
-def _column(key: str, index: int) -> Callable[[Mapping], np.ndarray]:
+def _column(
+  key: str, index: int
+) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
   """One column of a truth `[N, 2]`, or all of one `[N]`."""
 
   def true(truth: Mapping[str, np.ndarray]) -> np.ndarray:

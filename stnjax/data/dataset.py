@@ -107,7 +107,7 @@ class Dataset:
   needs_files: Callable[[str | None], bool] = _no_files
   prepare: Callable[[str | None, str | None], str] | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     owner = f"Dataset {self.name!r}:"
     shape = tuple(self.image_shape)
     for size in shape:
@@ -262,7 +262,7 @@ def load(
   Raises:
     ValueError: If the name or split is unknown, or files are damaged or not as
       described.
-    FileNotFoundError: If the data set is not there; the message says how to
-      get it. Nothing is ever downloaded.
+    FileNotFoundError: If the data set is missing; the message explains how
+      to get it. Nothing is ever downloaded.
   """
   return find(name, data_dir, image_size).load(split, data_dir)

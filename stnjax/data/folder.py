@@ -27,7 +27,7 @@ from stnjax.data.dataset import Dataset, Examples
 from stnjax.data.notes import Notes, announce, listed
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_LAYOUT = "<data_dir>/train/<class>/*.png, *.jpg or *.jpeg; test/ alike"
+_LAYOUT = "<data_dir>/train/<class>/*.png, *.jpg or *.jpeg; the same in test/"
 _THREADS = 8  # Pillow decodes outside the lock of Python
 _CHUNK = 10_000  # pictures
 
@@ -48,7 +48,7 @@ class _Header(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)  # of thousands of pictures
 class _Folder:
-  """The pictures of a folder by split, and what they have in common."""
+  """The pictures of a folder by split, and their common properties."""
 
   root: epath.Path
   splits: dict[str, list[_Picture]]
@@ -175,7 +175,7 @@ def _splits(root: epath.Path) -> dict[str, list[_Picture]]:
 
 
 def _visible(folder: epath.Path) -> list[epath.Path]:
-  """What is in a folder, but hidden files, in one order on every system."""
+  """Content of a folder, without hidden files, sorted on every system."""
   entries = [e for e in folder.iterdir() if not e.name.startswith(".")]
   return sorted(entries, key=lambda e: (_normal(e.name), e.name))
 
@@ -337,4 +337,4 @@ def _each(
       f"{len(reasons)} of {len(results)} pictures cannot be used; repair or"
       f" remove them: {listed(reasons)}"
     )
-  return results
+  return [result for result in results if not isinstance(result, Exception)]

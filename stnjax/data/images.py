@@ -25,7 +25,7 @@ _ORIENTATION = 0x0112  # EXIF tag; from 5 on, rows and columns are swapped
 
 
 class ImageError(ValueError):
-  """An image cannot be used; the message says why, without its name."""
+  """An image cannot be used; the message is the reason, without its name."""
 
 
 @contextlib.contextmanager
@@ -93,7 +93,8 @@ def _orientation(image: "Image.Image") -> int:
   # Pillow would decode a PNG to look for EXIF data behind its pixels.
   if image.format == "PNG" and "exif" not in image.info:
     return 1
-  return image.getexif().get(_ORIENTATION, 1)
+  orientation: int = image.getexif().get(_ORIENTATION, 1)
+  return orientation
 
 
 def pixels(

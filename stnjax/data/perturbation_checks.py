@@ -17,7 +17,7 @@ _COUNT = 2
 
 @functools.lru_cache(maxsize=64)
 def check_perturbation(perturbation: Perturbation, image_shape: Shape) -> None:
-  """Checks what a perturbation draws, and that its axes measure it.
+  """Checks the draws of a perturbation, and that its axes measure them.
 
   Draws are traced, not computed. Axes are called with a truth of zeros and with
   the pose of the identity.
@@ -71,7 +71,7 @@ def _truth(
   clutter = jax.ShapeDtypeStruct(images.shape, jnp.uint8)
   seed = jax.ShapeDtypeStruct((), jnp.uint32)
   shapes = jax.eval_shape(draw, seed, images, clutter)
-  return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  return {k: np.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
 
 
 def _check(

@@ -1,7 +1,7 @@
 """Random transformations of images, drawn on the device from keys.
 
 A perturbation takes a key and an image `[H, W, C]` with values in [0, 1], and
-returns the perturbed image and what was done to the *object* in it. `perturb`
+returns the perturbed image and the motion of the *object* in it. `perturb`
 makes a batch. One key per image makes a batch's perturbations independent of
 how it is spread over devices.
 """
@@ -36,7 +36,7 @@ class Perturbation:
     name: Name under which it is registered, without spaces.
     draw: Function of a key and an image `[H, W, C]` in [0, 1], and of
       clutter_images if it needs them, that returns the perturbed image and the
-      truth, a dict of what was done to the object; see `Truth`. It is vmapped.
+      truth, a dict with the motion of the object; see `Truth`. It is vmapped.
     axes: Axes along which a transformer's alignment is measured.
     authors_axes: Axes as the authors of the perturbation measure alignment, for
       a second set of statistics that compares with their publication: of the
@@ -151,7 +151,10 @@ def output_shape(
     ValueError: If the perturbation is unknown.
   """
   height, width, channels = image_shape
-  return tuple(_found(perturbation).output_shape((height, width, channels)))
+  height, width, channels = _found(perturbation).output_shape(
+    (height, width, channels)
+  )
+  return height, width, channels
 
 
 def with_margin(margin: int) -> Callable[[Shape], Shape]:
@@ -280,7 +283,9 @@ def clutter(
   corners, sizes = jnp.asarray(corners), jnp.asarray(sizes)
   height, width, channels = image.shape
 
-  def piece(key, corner, size):
+  def piece(
+    key: jax.Array, corner: jax.Array, size: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     image_key, cut_key = jax.random.split(key)
     index = jax.random.randint(image_key, (), 0, len(clutter_images))
     last = jnp.array(clutter_images.shape[1:3]) - crop

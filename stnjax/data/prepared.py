@@ -1,4 +1,4 @@
-"""Data sets in TFDS directories: what is expected there, and who makes it.
+"""Data sets in TFDS directories: expected content, and builders.
 
 TFDS is imported when a method is called.
 """
@@ -47,7 +47,7 @@ class Prepared:
   label_key: str = "label"
   folder: str = ""
   version: str = ""
-  builder: Callable[[], type] | None = None
+  builder: Callable[[], Any] | None = None
   manual_dir: str = ""
   generated: bool = False
   embedded: bool = False
@@ -107,7 +107,7 @@ class Prepared:
     return preparing.prepare(self, data_dir, manual_dir)
 
   def origin(self) -> str:
-    """Where the files come from, in a few words."""
+    """The origin of the files, in a few words."""
     if self.generated:
       return "generated when it is first read"
     if self.embedded:
@@ -123,7 +123,7 @@ class Prepared:
       **fields: Fields of `Dataset` beyond those that follow from this object;
         they take precedence.
     """
-    known = {
+    known: dict[str, Any] = {
       "name": self.name,
       "image_shape": self.image_shape,
       "num_classes": self.num_classes,

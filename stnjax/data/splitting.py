@@ -9,6 +9,7 @@ images have all classes in their shares.
 from collections.abc import Sequence
 import hashlib
 
+import jax
 import numpy as np
 
 PART = 10
@@ -21,7 +22,7 @@ def held_out_count(count: int) -> int:
 
 
 def held_out(
-  labels: np.ndarray, names: Sequence[str] | None = None
+  labels: jax.Array | np.ndarray, names: Sequence[str] | None = None
 ) -> np.ndarray:
   """Chooses the images that are held out.
 
@@ -73,7 +74,7 @@ def stratified(labels: np.ndarray) -> np.ndarray:
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
-  """How many of each class: whole parts, then the largest remainders."""
+  """Number per class: whole parts, then the largest remainders."""
   total = int(counts.sum())
   wanted = held_out_count(total)
   if np.maximum(counts - 1, 0).sum() < wanted:
@@ -86,4 +87,4 @@ def _shares(counts: np.ndarray) -> np.ndarray:
   while missing := wanted - int(shares.sum()):
     open_classes = order[(shares < counts - 1)[order]]
     shares[open_classes[:missing]] += 1
-  return shares
+  return np.asarray(shares)

@@ -10,8 +10,9 @@ from stnjax.sampling.warping import warp
 def undone(perturbation: Perturbation, padding: str = "border") -> Perturbation:
   """A perturbation that is undone by its known truth.
 
-  The error of a network on its images is what a perfect transformer leaves: the
-  gap to the error on the perturbed images is all that any transformer can gain.
+  The error of a network on its images is that behind a perfect transformer. The
+  gap to the error on the perturbed images is the most that a transformer can
+  gain.
 
   Args:
     perturbation: Perturbation with an `ideal` theta.
@@ -29,9 +30,16 @@ def undone(perturbation: Perturbation, padding: str = "border") -> Perturbation:
       " it; pass Perturbation(ideal=...)"
     )
 
-  def draw(key: jax.Array, image: jax.Array, *clutter) -> tuple:
+  ideal = perturbation.ideal
+
+  def draw(
+    key: jax.Array, image: jax.Array, *clutter: jax.Array
+  ) -> tuple[jax.Array, Truth]:
     perturbed, truth = perturbation.draw(key, image, *clutter)
-    return _at_true_pose(perturbation, perturbed, truth, padding), {}
+    height, width, channels = perturbed.shape
+    theta = ideal(truth, (height, width, channels))
+    shape = perturbation.ideal_shape((height, width, channels))[:2]
+    return warp(perturbed, theta, output_shape=shape, padding=padding), {}
 
   def output_shape(image_shape: Shape) -> Shape:
     return perturbation.ideal_shape(perturbation.output_shape(image_shape))
@@ -44,12 +52,3 @@ def undone(perturbation: Perturbation, padding: str = "border") -> Perturbation:
     needs_clutter=perturbation.needs_clutter,
     title=f"{title} at the true pose",
   )
-
-
-def _at_true_pose(
-  perturbation: Perturbation, image: jax.Array, truth: Truth, padding: str
-) -> jax.Array:
-  """The perturbed image, resampled by the ideal theta."""
-  theta = perturbation.ideal(truth, image.shape)
-  shape = perturbation.ideal_shape(image.shape)[:2]
-  return warp(image, theta, output_shape=shape, padding=padding)

@@ -27,7 +27,7 @@ def same_answer(predicted: np.ndarray) -> float:
 
   Args:
     predicted: Predicted classes of P passes over N images, each pass with
-      perturbations of its own, `[P, N]` or `[P, N, heads]`. An image with
+      different perturbations, `[P, N]` or `[P, N, heads]`. An image with
       several heads counts only if all of them stay the same.
 
   Returns:

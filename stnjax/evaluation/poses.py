@@ -75,7 +75,7 @@ def _sum(true_pose: np.ndarray, predicted_pose: np.ndarray) -> np.ndarray:
       "true_pose and predicted_pose must both be [N] or [P, N], got shapes"
       f" {true_pose.shape} and {predicted_pose.shape}"
     )
-  return true_pose + predicted_pose
+  return np.asarray(true_pose + predicted_pose)
 
 
 def _checked_labels(labels: np.ndarray, poses: np.ndarray) -> np.ndarray:
@@ -97,30 +97,32 @@ def _mean(
   if not values.size:
     return np.full(np.sum(values, along).shape, np.nan)
   if axis.period is None:
-    return values.mean(along)
-  return _value(axis, _direction(axis, values).mean(along))
+    return np.asarray(values.mean(along))
+  direction = _direction(axis.name, axis.period, values)
+  return _value(axis.period, np.asarray(direction.mean(along)))
 
 
 @np.errstate(invalid="ignore")
 def _about(axis: Axis, values: np.ndarray, middle: np.ndarray) -> np.ndarray:
   """Values less their middle; periodic ones within half a period."""
   if axis.period is None:
-    return values - middle
-  return _value(axis, _direction(axis, values - middle))
+    return np.asarray(values - middle)
+  direction = _direction(axis.name, axis.period, values - middle)
+  return _value(axis.period, direction)
 
 
-def _direction(axis: Axis, values: np.ndarray) -> np.ndarray:
+def _direction(name: str, period: float, values: np.ndarray) -> np.ndarray:
   """Periodic values as complex numbers of modulus 1."""
-  if not axis.period > 0:
+  if not period > 0:
     raise ValueError(
-      f"period of axis {axis.name!r} must be above 0 or None, got {axis.period}"
+      f"period of axis {name!r} must be above 0 or None, got {period}"
     )
-  return np.exp(1j * (values * (2 * np.pi / axis.period)))
+  return np.asarray(np.exp(1j * (values * (2 * np.pi / period))))
 
 
-def _value(axis: Axis, direction: np.ndarray) -> np.ndarray:
+def _value(period: float, direction: np.ndarray) -> np.ndarray:
   """The inverse of `_direction`, within half a period."""
-  return np.angle(direction) * (axis.period / (2 * np.pi))
+  return np.asarray(np.angle(direction) * (period / (2 * np.pi)))
 
 
 class Response(NamedTuple):
@@ -184,10 +186,11 @@ def _about_total(
 ) -> np.ndarray:
   """Predicted poses such that their sum with the true ones is continuous."""
   if labels is not None:
-    return residual(axis, true_pose, predicted_pose, labels) - true_pose
+    about_class = residual(axis, true_pose, predicted_pose, labels)
+    return np.asarray(about_class - true_pose)
   total = _sum(true_pose, predicted_pose)
   middle = _mean(axis, total)
-  return _about(axis, total, middle) + middle - true_pose
+  return np.asarray(_about(axis, total, middle) + middle - true_pose)
 
 
 def _with_line(true_pose: np.ndarray, predicted_pose: np.ndarray) -> Response:
@@ -203,7 +206,7 @@ def _scatter(true_pose: np.ndarray, found: Response) -> float:
 
 
 class Alignment(NamedTuple):
-  """How well a transformer undoes a perturbation along one axis.
+  """Measures of how a transformer undoes a perturbation along one axis.
 
   Attributes:
     std: Standard deviation of the residual about the mean of the class, in the
@@ -212,7 +215,7 @@ class Alignment(NamedTuple):
     by_class: Standard deviations of that residual by class, in order of label;
       NaN for a class with a single pose.
     slope: Slope of predicted against true poses; -1 is perfect.
-    none: What `std` is for an identity transformer.
+    none: `std` of an identity transformer.
     by_image: Standard deviation of the residual about the mean of the image
       over its passes, in the axis' unit; 0 if all perturbed versions of each
       image are brought to one pose. Differences between images of a class do
@@ -288,12 +291,12 @@ def _about_images(axis: Axis, values: np.ndarray) -> float:
 
 
 class PooledAlignment(NamedTuple):
-  """How well a transformer undoes a perturbation, all components together.
+  """Measures of how a transformer undoes a perturbation, components together.
 
   Attributes:
     std: Root mean square of the norm of the residual about the mean of the
       class, in the axis' unit; 0 is perfect.
-    none: What `std` is for an identity transformer.
+    none: `std` of an identity transformer.
     slope: Slope of the line through predicted against true values, from which
       no mean of a class is subtracted; values of all classes and components are
       pooled. -1 is perfect.
@@ -339,10 +342,11 @@ def pooled_alignment(
     )
   count = len(true_pose)
 
-  def spread(*poses: np.ndarray) -> float:
-    components = (np.atleast_2d(pose.T) for pose in poses)
+  def spread(true_pose: np.ndarray, predicted_pose: np.ndarray) -> float:
+    components = np.atleast_2d(true_pose.T), np.atleast_2d(predicted_pose.T)
     residuals = [
-      residual(axis, *each, labels) for each in zip(*components, strict=True)
+      residual(axis, true, predicted, labels)
+      for true, predicted in zip(*components, strict=True)
     ]
     return _rms(np.linalg.norm(residuals, axis=0)) if count else np.nan
 

@@ -46,14 +46,14 @@ def _register_poses() -> None:
   coarse_shifts = [*itertools.product((-0.5, 0.0, 0.5), repeat=2)]
   POSES.register("rotation", 2 * np.pi / 16 * np.arange(16)[:, None])
   POSES.register("scale", _by_size(half_octaves[:, None]))
-  POSES.register("translation", _by_size(shifts))
+  POSES.register("translation", _by_size(np.array(shifts)))
   POSES.register(
     "attention",
-    _by_size([
+    _by_size(np.array([
       (0.5 * _OCTAVE * step, *shift)
       for step in (-2, -1, 0)
       for shift in coarse_shifts
-    ]),
+    ])),
   )  # fmt: skip
   POSES.register(
     "rotation_scale",

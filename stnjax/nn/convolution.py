@@ -58,9 +58,10 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
 
   seen = images.size * window[0] * (1 + (window[1] - 1) / _TILE)
   on_gpu = banded if seen <= _MOST_ON_GPU else xla
-  return lax.platform_dependent(
+  result: jax.Array = lax.platform_dependent(
     images, kernel, cpu=banded, cuda=on_gpu, default=xla
   )
+  return result
 
 
 @promotion.usual
@@ -127,12 +128,14 @@ def max_pool(images: jax.Array, size: int, stride: int = 2) -> jax.Array:
   def xla(images: jax.Array) -> jax.Array:
     # `-inf` itself, by which JAX knows a maximum, and its gradient.
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
-    return lax.reduce_window(
+    largest: jax.Array = lax.reduce_window(
       images, -jnp.inf, lax.max, window, strides, "VALID"
     )
+    return largest
 
   by_slices = functools.partial(_max_of_slices, size=size, stride=stride)
-  return lax.platform_dependent(images, tpu=xla, default=by_slices)
+  result: jax.Array = lax.platform_dependent(images, tpu=xla, default=by_slices)
+  return result
 
 
 def _max_of_slices(images: jax.Array, size: int, stride: int) -> jax.Array:

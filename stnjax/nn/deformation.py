@@ -1,7 +1,7 @@
-"""Convolutions whose taps move: what they read is warped place by place.
+"""Convolutions whose taps move, as if the image were warped at each place.
 
 A convolution reads a lattice of taps at every place. Universal correspondence
-networks transform the lattice of each place by a theta of its own (Choy et al.
+networks transform the lattice of each place by a separate theta (Choy et al.
 2016, arXiv:1606.03558); a deformable convolution moves every tap of every place
 by an offset (Dai et al. 2017, arXiv:1703.06211). `predictors` has the layers
 that predict both.
@@ -28,7 +28,7 @@ def regular_points(
   stride: int | tuple[int, int] = 1,
   dilation: int | tuple[int, int] = 1,
 ) -> jax.Array:
-  """Where an ordinary convolution reads.
+  """The points that an ordinary convolution reads.
 
   Args:
     shape: `(H, W)` of the features.
@@ -142,10 +142,10 @@ def deformed_conv(
       for O groups of consecutive channels that are read at different points.
     kernel: `[kh, kw, D, F]`.
     mask: `[B, h, w, kh, kw]`, or `[B, h, w, O, kh, kw]` with points of O
-      groups: factors of what is read; all 1 by default.
+      groups: factors of the samples; all 1 by default.
 
   Returns:
-    `[B, h, w, F]`; at `regular_points` what the convolution returns.
+    `[B, h, w, F]`; at `regular_points`, the result of the convolution.
 
   Raises:
     ValueError: For shapes that do not fit each other.
@@ -233,7 +233,7 @@ def _checked_groups(
 def mean_transform(
   points: jax.Array, regular: jax.Array, shape: Sequence[int]
 ) -> jax.Array:
-  """The linear map that is closest to what the taps went through, on average.
+  """The linear map that is closest to the motion of the taps, on average.
 
   Args:
     points: `[B, h, w, kh, kw, 2]`.
@@ -248,7 +248,7 @@ def mean_transform(
   """
   taps = regular[0, 0] - regular[0, 0].mean(axis=(0, 1))  # [kh, kw, 2]
   squares = (taps**2).sum(axis=(0, 1))
-  # Of what the points do besides the identity, so that this stays exact.
+  # Of the motion besides the identity, which stays exact.
   moved = (points - regular).mean(axis=(1, 2))
   products = jnp.einsum(
     "bijn,ijm->bnm", moved, taps, precision=lax.Precision.HIGHEST

@@ -49,7 +49,7 @@ _REACH_PIXELS = 3
 
 
 class _Parts(NamedTuple):
-  """What the parameters of a family consist of, in order."""
+  """The parts of a family's parameters, in order."""
 
   scale: bool
   rotation: bool
@@ -87,10 +87,9 @@ class EquivariantLocaliser(nnx.Module):
   - the place in "similarity", whose convolutions do not turn with the image;
   - rotations of images that are not square: angles are those in pixels, and
     the matrices of `transforms.rotation` are in normalised coordinates;
-  - images whose peaks differ by less than the logs of their shares in a prior
-    that is not uniform (`prior=True`). Trained on a part of the group, it
-    prefers poses of that part, which is what it is for; `prior=False` is
-    equivariant everywhere.
+  - images whose peaks differ by less than the logs of their shares in a learnt
+    prior (`prior=True`), which prefers poses that are frequent in training;
+    `prior=False` is equivariant everywhere.
 
   An untrained localiser does not predict the identity. The prior is learnt in
   training, after `train()`.
@@ -148,8 +147,8 @@ class EquivariantLocaliser(nnx.Module):
     checks.whole("angles", angles, 8)
     if in_shape[-1] % orientations:
       raise ValueError(
-        f"in_shape={tuple(in_shape)} must have channels of {orientations}"
-        " orientations each: a multiple of orientations"
+        f"in_shape={tuple(in_shape)} must have a multiple of"
+        f" orientations={orientations} channels"
       )
     if len(octaves) != 2 or not -math.inf < octaves[0] < octaves[1] < math.inf:
       raise ValueError(
@@ -158,10 +157,8 @@ class EquivariantLocaliser(nnx.Module):
     for count in filters:
       checks.whole("filters", count, 1)
     self.in_shape = tuple(in_shape)
-    self.orientations = orientations
-    self.angles = angles
-    self.octaves = tuple(octaves)
-    self.extent = tuple(extent)
+    self.orientations, self.angles = orientations, angles
+    self.octaves, self.extent = tuple(octaves), tuple(extent)
     self.parts = EQUIVARIANT_FAMILIES[self.family.name]
     least = self._least_side()
     if min(in_shape[:2]) < least:
@@ -169,12 +166,11 @@ class EquivariantLocaliser(nnx.Module):
         f"in_shape={tuple(in_shape)} must have at least {least} pixels along"
         f" each side for family={self.family.name!r}"
       )
-    options = {"filters": filters, "init": init, "rngs": rngs}
     moves, turns = self.parts.translation, self.parts[:2] != (False, False)
-    self.places = self._place_net(**options) if moves else None
-    self.poses = self._pose_net(**options) if turns else None
+    self.places = self._place_net(filters, init, rngs) if moves else None
+    self.poses = self._pose_net(filters, init, rngs) if turns else None
     learnt = group_scores.LearnedPrior
-    self.place_prior = learnt(self._map_shape) if prior and moves else None
+    self.place_prior = learnt(self._reduced_shape) if prior and moves else None
     self.pose_prior = learnt(self._pose_shape) if prior and turns else None
 
   @promotion.usual
@@ -206,10 +202,10 @@ class EquivariantLocaliser(nnx.Module):
         reach=(_REACH_PIXELS, _REACH_PIXELS),
         circular=False,
       )
-      place = coordinates.to_normalised(steps[:, ::-1], self._map_shape)
+      place = coordinates.to_normalised(steps[:, ::-1], self._reduced_shape)
     parameters = []
     if self.poses is not None:
-      parameters = [self.pose(self.canonical(features, place))]
+      parameters.append(self.pose(self.canonical(features, place)))
     if place is not None:
       parameters.append(place * np.array(self.extent).astype(place.dtype))
     return jnp.concatenate(parameters, axis=-1)
@@ -233,9 +229,8 @@ class EquivariantLocaliser(nnx.Module):
       grid = self._log_polar(centre)
     else:
       features = self._reduced(features)
-      shape = features.shape[1:3]
       grid = sampling.polar_grid(
-        (self.angles, self._num_radii), shape, centre=centre
+        (self.angles, self._num_radii), features.shape[1:3], centre=centre
       )
     polar = sampling.grid_sample(features, grid, padding="border")
     return self._relative(polar)
@@ -246,6 +241,7 @@ class EquivariantLocaliser(nnx.Module):
     Args:
       polar: `[B, A, R, C]`, as `canonical` returns it.
     """
+    assert self.poses is not None  # for families with scale or rotation
     scores = self.poses(polar)
     if not self.parts.rotation:
       scores = scores.mean(axis=1, keepdims=True)
@@ -273,23 +269,28 @@ class EquivariantLocaliser(nnx.Module):
       # The maximum over orientations turns with the image.
       grouped = features.reshape(*features.shape[:3], -1, self.orientations)
       features = grouped.max(axis=-1)
+    assert self.places is not None, "the family has a translation"
     return self.places(self._reduced(features))
 
-  def _place_net(self, **options) -> group_scores.ScoreNet:
-    filters = options["filters"]
+  def _place_net(
+    self, filters: Sequence[int], init: str, rngs: nnx.Rngs
+  ) -> group_scores.ScoreNet:
     channels = self.in_shape[-1]
     if self.parts.rotation:
       channels //= self.orientations
     return group_scores.ScoreNet(
       channels,
+      filters,
       kernels=[(_KERNEL, _KERNEL)] * len(filters),
       template=(_PLACE, _PLACE),
       polar=False,
-      **options,
+      init=init,
+      rngs=rngs,
     )
 
-  def _pose_net(self, **options) -> group_scores.ScoreNet:
-    filters = options["filters"]
+  def _pose_net(
+    self, filters: Sequence[int], init: str, rngs: nnx.Rngs
+  ) -> group_scores.ScoreNet:
     height = self.angles if self.parts.rotation else 1
     if self.parts.scale:
       kernel, columns = (_KERNEL, _KERNEL), self._template_radii
@@ -300,10 +301,12 @@ class EquivariantLocaliser(nnx.Module):
       columns = self._num_radii - (across - 1) * len(filters)
     return group_scores.ScoreNet(
       self.in_shape[-1],
+      filters,
       kernels=[kernel] * len(filters),
       template=(height, columns),
       polar=True,
-      **options,
+      init=init,
+      rngs=rngs,
     )
 
   def _least_side(self) -> int:
@@ -334,10 +337,6 @@ class EquivariantLocaliser(nnx.Module):
     return -(-height // factor), -(-width // factor)
 
   @property
-  def _map_shape(self) -> tuple[int, int]:
-    return self._reduced_shape
-
-  @property
   def _num_radii(self) -> int:
     return min(_RADII, (min(self._reduced_shape) + 1) // 2)
 
@@ -354,7 +353,8 @@ class EquivariantLocaliser(nnx.Module):
     )
 
   def _log_polar(self, centre: jax.Array) -> jax.Array:
-    """The log-polar grid, with what the kernels see beyond the scores."""
+    """The log-polar grid, with a margin for the kernels beyond the scores."""
+    assert self.poses is not None, "the family has a scale"
     around = self.poses.columns_used // 2
     largest = (min(self.in_shape[:2]) - 1) / 2
     count = self._num_factors + 2 * around
@@ -396,4 +396,5 @@ def turned_orientations(angles: int, orientations: int) -> np.ndarray:
   turns = np.arange(angles)[:, None, None] / angles * orientations
   relative, own = np.arange(orientations)[:, None], np.arange(orientations)
   distance = (relative - turns - own + orientations / 2) % orientations
-  return np.maximum(1 - np.abs(distance - orientations / 2), 0)
+  weights: np.ndarray = np.maximum(1 - np.abs(distance - orientations / 2), 0)
+  return weights

@@ -55,7 +55,7 @@ class _OrientedConv(nnx.Module):
     init: str,
     rngs: nnx.Rngs,
   ):
-    """Makes the parameters; `inputs` is the shape of what a tap reads."""
+    """Makes the parameters; `inputs` is the shape of the inputs of a tap."""
     checks.option("padding", padding, ("SAME", "VALID"))
     checks.whole("filters", filters, 1)
     taps = len(kernel_taps(kernel_size, orientations))
@@ -366,4 +366,5 @@ def _rotations(kernel_size: int, orientations: int) -> np.ndarray:
     turned = turn(every, transforms.rotation(angles))
     turned = np.asarray(turned).reshape(len(angles), kernel_size**2, -1)
   turned = turned[..., kernel_taps(kernel_size, orientations)]
-  return turned / turned.sum(axis=1, keepdims=True)
+  scaled: np.ndarray = turned / turned.sum(axis=1, keepdims=True)
+  return scaled

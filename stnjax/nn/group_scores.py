@@ -23,7 +23,7 @@ _FLAT = 1e-3  # standard deviation of scores that are hardly a peak
 
 
 class ScoreNet(nnx.Module):
-  """Convolutions whose scores move with what they see.
+  """Convolutions whose scores move with the image.
 
   Convolutions with ReLU, and a last one with one filter and a large kernel: a
   template of the whole.
@@ -55,10 +55,18 @@ class ScoreNet(nnx.Module):
     self.polar = polar
     widths = [channels, *filters]
 
-    def conv(fan_in, fan_out, size, **options):
+    def conv(
+      fan_in: int, fan_out: int, size: tuple[int, int], use_bias: bool = True
+    ) -> nnx.Conv:
       values = initialisers.of_layer(init, fan_in * size[0] * size[1])
       return nnx.Conv(
-        fan_in, fan_out, size, padding="VALID", **values, **options, rngs=rngs
+        fan_in,
+        fan_out,
+        size,
+        padding="VALID",
+        use_bias=use_bias,
+        **values,
+        rngs=rngs,
       )
 
     self.convs = nnx.List(
@@ -81,6 +89,7 @@ class ScoreNet(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Scores `[B, h, w]` of `[B, H, W, C]`."""
     for conv in self.convs:
+      assert conv.bias is not None, "the layer has a bias"
       kernel = conv.kernel[...]
       x = convolution.conv(self._padded(x, kernel), kernel, "VALID")
       x = nnx.relu(x + conv.bias[...])
@@ -157,7 +166,7 @@ class LearnedPrior(nnx.Module):
     """
     shares = self.shares[...]
     uniform = 1 / shares.size
-    # Never 0, so that what is rare today is not ruled out for good.
+    # Never 0, so that rare poses stay possible.
     prior = (1 - _UNIFORM_SHARE) * shares + _UNIFORM_SHARE * uniform
     log_prior = jnp.log(prior)
     if not self.use_running_average:
@@ -209,7 +218,8 @@ def soft_peak(
   flat = combined.reshape(batch, math.prod(sides))
   peak = jnp.stack(jnp.unravel_index(flat.argmax(-1), sides), axis=-1)
   sizes = [2 * r + 1 for r in reach]
-  offsets = np.indices(sizes, np.int32).reshape(2, -1).T - np.int32(reach)
+  offsets = np.indices(sizes, np.int32).reshape(2, -1).T
+  offsets = offsets - np.array(reach, np.int32)
   # From near to far: of equal scores, the nearest one is the peak.
   offsets = offsets[np.argsort((offsets**2).sum(-1), stable=True)]
   around, inside = _at(lax.stop_gradient(scores), peak, offsets, circular)
@@ -221,7 +231,8 @@ def soft_peak(
   weights = jnp.where(inside, taper.prod(-1).astype(scores.dtype), 0)
   weights = jax.nn.softmax(logits, axis=-1, where=weights > 0) * weights
   weights = weights / weights.sum(axis=-1, keepdims=True)
-  return peak + weights @ offsets.astype(scores.dtype)
+  refined: jax.Array = peak + weights @ offsets.astype(scores.dtype)
+  return refined
 
 
 def _standardised(values: jax.Array, valid: jax.Array) -> jax.Array:

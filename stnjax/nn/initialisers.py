@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import math
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,19 @@ from stnjax import checks
 Initialiser = Callable[..., jax.Array]
 """From a key, a shape and a dtype to an array."""
 
+
+class LayerInitialisers(TypedDict):
+  """Arguments of `nnx.Conv` and `nnx.Linear`."""
+
+  kernel_init: Initialiser
+  bias_init: Initialiser
+
+
 INITIALISERS = ("lecun_normal", "he_normal", "torch")
 """Names that `of_layer` accepts."""
 
 
-def of_layer(name: str, fan_in: int) -> dict[str, Initialiser]:
+def of_layer(name: str, fan_in: int) -> LayerInitialisers:
   """Initialisers of a layer, as arguments of `nnx.Conv` and `nnx.Linear`.
 
   Args:

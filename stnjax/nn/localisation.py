@@ -189,7 +189,8 @@ class LocalisationNet(nnx.Module):
     return self.head(x)
 
   def _convolved(self, index: int, conv: nnx.Conv, x: jax.Array) -> jax.Array:
-    """Features behind a convolution and what follows it."""
+    """Features behind a convolution, its activation, norm and pooling."""
+    assert isinstance(conv.padding, str) and conv.bias is not None
     x = convolution.conv(x, conv.kernel[...], conv.padding)
     norm, pool = self.norms.get(str(index)), self.pools[index]
     if norm is not None:

@@ -23,7 +23,7 @@ class PointPredictor(nnx.Module):
 
   A convolution with the window of the deformed one, a nonlinearity, and a head
   that starts at zero: an untrained predictor returns exactly the regular
-  points. Subclasses say what the outputs of the head mean.
+  points. Subclasses define the meaning of the outputs.
   """
 
   def __init__(
@@ -88,6 +88,7 @@ class PointPredictor(nnx.Module):
     Returns:
       `[B, h, w, kh, kw, 2]`, for `deformed_conv`.
     """
+    assert self.hidden.bias is not None, "the layer has a bias"
     kernel, bias = self.hidden.kernel[...], self.hidden.bias[...]
     seen = convolution.conv(features, kernel, self.padding) + bias
     predicted = self.head(nnx.leaky_relu(seen, self.slope))

@@ -1,7 +1,7 @@
 """Receptive fields of stacked windows, such as convolutions and poolings."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,18 @@ class ReceptiveField(NamedTuple):
   reach: tuple[float, float]
 
 
+class Field(Protocol):
+  """The part of a receptive field that `input_from_features` reads."""
+
+  @property
+  def first(self) -> tuple[float, float]:
+    """Centre of the field of the first feature, `(x, y)`."""
+
+  @property
+  def step(self) -> tuple[float, float]:
+    """Distance between neighbouring features, `(x, y)`."""
+
+
 def receptive_field(windows: Iterable[Window]) -> ReceptiveField:
   """The receptive field of features behind some windows.
 
@@ -57,7 +69,7 @@ def receptive_field(windows: Iterable[Window]) -> ReceptiveField:
 
 @promotion.usual
 def input_from_features(
-  field: ReceptiveField, shape: Sequence[int], image_shape: Sequence[int]
+  field: Field, shape: Sequence[int], image_shape: Sequence[int]
 ) -> jax.Array:
   """The transform from coordinates of a feature map to those of the image.
 
@@ -74,7 +86,7 @@ def input_from_features(
   """
   scales, shifts = [], []
   for axis, along in ((0, 1), (1, 0)):
-    first, step = field[0][axis], field[1][axis]
+    first, step = field.first[axis], field.step[axis]
     size, whole = shape[along], image_shape[along]
     scales.append(step * size / whole)
     shifts.append((2 * first + step * (size - 1) + 1) / whole - 1)

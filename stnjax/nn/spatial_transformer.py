@@ -139,7 +139,7 @@ class SpatialTransformer(nnx.Module):
   def _points(
     self, theta: jax.Array, shape: Sequence[int], output_shape: Sequence[int]
   ) -> jax.Array:
-    """Where to read, `[B, *output_shape, 2]` in pixels of the input."""
+    """Sampling points `[B, *output_shape, 2]`, in pixels of the input."""
     if not self.family.grid:
       return sampling.affine_pixel_grid(theta, shape, output_shape)
     grid = self.family.grid(theta, tuple(output_shape))
@@ -173,7 +173,7 @@ def affine_fit(grid: jax.Array) -> jax.Array:
     of one pixel the linear part is that of the identity.
   """
   lattice = coordinates.lattice(grid.shape[-3:-1], dtype=grid.dtype)
-  moved = grid - lattice  # what the identity does not do, so that it is exact
+  moved = grid - lattice  # besides the identity, which stays exact
   squares = (lattice**2).mean(axis=(0, 1))
   products = jnp.einsum(
     "...hwn,hwm->...nm", moved, lattice, precision=lax.Precision.HIGHEST

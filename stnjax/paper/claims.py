@@ -2,7 +2,7 @@
 
 The last three are ours, on equivariant localisers, see `pose_claims`.
 
-`judge` takes the results of runs, grouped by what they have in common, and
+`judge` takes the results of runs, grouped by their common settings, and
 returns a verdict for each of `CLAIMS`. Every claim is tested in every group
 that has the networks it compares. Comparisons are paired by seed: Student's t
 test of the differences, adjusted by Holm's method over all comparisons of the

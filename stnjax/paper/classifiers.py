@@ -61,7 +61,7 @@ class Localisation:
   def halving(
     self, shape: Sequence[int], image_shape: Sequence[int]
   ) -> str | None:
-    """How its input is halved: "mean" or "max" over 2 x 2 pixels, or None.
+    """Halving of its input: "mean" or "max" over 2 x 2 pixels, or None.
 
     Args:
       shape: `(h, w, F)` of the features that it sees.
@@ -87,8 +87,8 @@ class Classifier:
       for.
     slope: Negative slope of the leaky ReLU.
     padding: Padding of the transformer.
-    halves_from: Side of the smallest images of which the last run of the
-      transformer halves what it warps; 0 for none.
+    halves_from: Side of the smallest images for which the last run of the
+      transformer halves its output; 0 for none.
     init: Initialiser of the classifier, one of
       `stnjax.nn.initialisers.INITIALISERS`.
   """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ MOST_SEEDS = 1000
 UNALIGNED = 0.95
 """Least residual share of a transformer that aligns no better than the
 identity."""
+_ROUNDING = 1e-12  # spread of equal differences, relative to them
 
 
 class Interval(NamedTuple):
@@ -68,7 +70,7 @@ def p_value(differences: Sequence[float]) -> float:
   values = np.asarray(differences, np.float64)
   if len(values) < 2 or not np.isfinite(values).all():
     return np.nan
-  if not np.ptp(values):
+  if np.ptp(values) <= _ROUNDING * np.abs(values).max():
     return float(values[0] == 0)
   return float(stats.ttest_1samp(values, 0.0).pvalue)
 
@@ -368,6 +370,13 @@ class GroupResults:
     values = [quantity(name) for name in by_depth.values()]
     seeds = sorted(set.intersection(*(set(v) for v in values)))
     return {
-      seed: float(np.polyfit([*by_depth], [v[seed] for v in values], 1)[0])
-      for seed in seeds
+      seed: _slope([*by_depth], [v[seed] for v in values]) for seed in seeds
     }
+
+
+def _slope(x: Sequence[float], y: Sequence[float]) -> float:
+  """Slope of the least-squares line, whatever the version of LAPACK."""
+  middle = math.fsum(x) / len(x)
+  centred = [value - middle for value in x]
+  product = math.fsum(a * b for a, b in zip(centred, y, strict=True))
+  return product / math.fsum(a * a for a in centred)

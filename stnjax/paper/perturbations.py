@@ -75,7 +75,7 @@ def move_in_clutter(
     clutter_images: `[N, h, w, C]`, uint8, the training images.
 
   Returns:
-    The image `[H + 32, W + 32, C]` and what was done to the object:
+    The image `[H + 32, W + 32, C]` and the motion of the object:
     `{"rotation": angle, "scale": log2 factor, "translation": (x, y)}`, the
     translation in pixels.
   """

@@ -1,8 +1,9 @@
-"""How the paper trains, by data set: settings of the full size.
+"""Training in the paper, by data set: settings of the full size.
 
 Sources: the paper, and its published code, whose defaults are in `_COMMON`.
-Neither gives all of it: what is ours, or read from the names of the authors'
-runs, says so. `docs/authors_code_differences.md` lists what still differs.
+Neither gives all settings: comments mark those that are ours, or read from the
+names of the authors' runs. `docs/authors_code_differences.md` lists the
+remaining differences.
 """
 
 from typing import Any

@@ -3,8 +3,8 @@
 Every image shows one to three digits, each in a broken ring, all of one
 distribution of sizes, drawn lighter or darker than the ground. The label is
 that of the digit whose ring is open at the top. It may be anywhere, distractors
-have as much ink, and the polarity is random: to a linear reader, pixels do not
-tell where it is. Once it is found, the digit is easy to read.
+have as much ink, and the polarity is random: a linear reader cannot infer its
+position from pixels. Once it is found, the digit is easy to read.
 `experiments.gates` measures what the task asks of a network before any
 transformer is trained.
 

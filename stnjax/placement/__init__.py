@@ -26,7 +26,7 @@ DEF and STN-CAN have one depth, see `stnjax.nn.deformation` and
   `create`, `place`: make a `Network`, by name or of a `Backbone`;
   `BACKBONES`, `Backbone`, `Task`: to add a backbone;
   `PLACEMENTS`, `Placement`, `register`: to add a placement;
-  `ConvBlock`, `DenseHead`, `MeanHead`: stages and heads at hand;
+  `ConvBlock`, `DenseHead`, `MeanHead`: ready-made stages and heads;
   `GroupConvBlock`, `GroupHead`: those of group convolutions.
 
 Reference: Finnveden, Jansson and Lindeberg 2020 (arXiv:2004.11678).

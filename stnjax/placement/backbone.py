@@ -32,7 +32,7 @@ SMALL = "small"
 
 
 class Task(NamedTuple):
-  """What a network is to classify.
+  """A classification task.
 
   Attributes:
     image_shape: `(H, W, C)` of the images that the network gets.
@@ -82,7 +82,7 @@ class Backbone(nnx.Module):
         `stnjax.nn.LocalisationNet`.
       localisation: Size of localisation net that is made unless another one is
         asked for.
-      padding: Values outside of what a transformer warps, one of
+      padding: Values outside the warped images or features, one of
         `stnjax.sampling.UNFILLED`.
       halve_output: Whether the last run of a transformer returns half the
         height and width.
@@ -253,7 +253,7 @@ def make_backbone(
 
 
 def _advice(option: str) -> str:
-  """What to do about an option that a backbone does not take."""
+  """Advice on an option that a backbone does not take."""
   if option != "orientations":
     return ""
   return (

@@ -1,4 +1,4 @@
-"""What a placement is: one class for each kind, registered by its prefix."""
+"""Placements: one class for each kind, registered by its prefix."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
   from stnjax.placement.network import Network
 
 MOST_ITERATIONS = 32
-"""Most runs of the transformer in a network; each is compiled anew."""
+"""Most runs of the transformer in a network; each is compiled separately."""
 
 PARTS = ("localisation", "before", "rest")
-"""Parts of a network that may have learning rates of their own."""
+"""Parts of a network that may have separate learning rates."""
 
 
 class Site(NamedTuple):
-  """What a placement knows where it puts a transformer.
+  """A place of a transformer, as a placement sees it.
 
   Attributes:
     depth: Number of stages before it.
@@ -70,7 +70,7 @@ class Site(NamedTuple):
 
 
 class Passed(NamedTuple):
-  """What is left of images that passed through the stages.
+  """Results of passing images through the stages.
 
   Attributes:
     features: `[B, h, w, F]`, for the head.
@@ -92,7 +92,7 @@ class Passed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Where a transformer goes; a subclass for each kind.
+  """A placement of a transformer; a subclass for each kind.
 
   A subclass sets `prefix`, defines `build` and `run`, and is registered with
   `register`.
@@ -145,12 +145,12 @@ class Placement:
 
   @property
   def orientations(self) -> int:
-    """How many orientations a backbone is asked for that is made by name."""
+    """Number of orientations of a backbone that is made by name."""
     return 1
 
   @property
   def looks_through(self) -> int:
-    """How many of the classifier's own stages come before a transformer."""
+    """Number of the classifier's own stages before a transformer."""
     return max(self.depths, default=0)
 
   @property

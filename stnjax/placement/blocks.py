@@ -24,6 +24,8 @@ class BaseBlock(nnx.Module):
   the layout of channels: `add_bias`, `normalise` and `drop`.
   """
 
+  norm: nnx.BatchNorm | None
+
   def __init__(
     self,
     kernel_size: int,
@@ -181,11 +183,14 @@ class ConvBlock(BaseBlock):
 
   def add_bias(self, x: jax.Array) -> jax.Array:
     """Adds the bias of each filter."""
+    assert self.conv.bias is not None, "called for convolutions with a bias"
     return x + self.conv.bias[...]
 
   def normalise(self, x: jax.Array, context: Context) -> jax.Array:
     """Applies the batch norm, with statistics of each channel."""
-    return self.norm(x, use_running_average=not context.train)
+    assert self.norm is not None, "called for blocks with a norm"
+    normalised: jax.Array = self.norm(x, use_running_average=not context.train)
+    return normalised
 
   def drop(self, x: jax.Array, context: Context) -> jax.Array:
     """Applies dropout, of values or of channels."""

@@ -16,7 +16,8 @@ class Context:
   """Train mode and per-image dropout keys.
 
   `dropout` depends on each image's own key alone, so that it is the same for
-  any distribution of a batch over devices. A layer that runs twice drops anew.
+  any distribution of a batch over devices. A layer that runs twice draws
+  two masks.
 
   Attributes:
     train: Whether layers behave as in training.
@@ -64,7 +65,7 @@ class Context:
   def of_copies(self, count: int) -> "Context":
     """The context of a pass of several copies of each image.
 
-    Dropout is drawn anew, and is the same for all copies of an image.
+    Dropout draws a new mask, the same for all copies of an image.
 
     Args:
       count: Number of copies, those of an image side by side: `[B * count]`.
@@ -89,7 +90,7 @@ class Context:
 
     `deterministic` and `use_running_average` are set in all of its modules,
     such as `nnx.Dropout` and `nnx.BatchNorm`. In training, its streams of
-    random numbers (`nnx.RngStream`) start anew from the key of the batch's
+    random numbers (`nnx.RngStream`) restart from the key of the batch's
     first image, so that a step depends on the keys alone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Networks by name: a backbone, a placement, and what they are made of."""
+"""Networks by name: a backbone and a placement, and their parts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -189,7 +189,7 @@ def count_operations(network: Network) -> int | None:
   )
   images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
 
-  def logits(state: nnx.State, images: jax.Array) -> jax.Array:
+  def logits(state: nnx.State[Any, Any], images: jax.Array) -> jax.Array:
     return nnx.merge(graphdef, state)(images).logits
 
   try:
@@ -198,7 +198,7 @@ def count_operations(network: Network) -> int | None:
     device = None
   with jax.default_device(device):
     cost = jax.jit(logits).lower(state, images).cost_analysis()
-  return None if cost is None else round(cost["flops"])
+  return None if cost is None else int(round(cost["flops"]))
 
 
 def part(path: Sequence[Any], placement: Placement) -> str:

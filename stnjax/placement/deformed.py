@@ -118,7 +118,9 @@ class Deformed(base.Placement):
   ) -> jax.Array:
     read = network.normalise(0, features)
     stage_context = network.classifier_context(context)
-    return network.stages[depth].read_at(read, points, stage_context)
+    stage = network.stages[depth]
+    assert isinstance(stage, Deformable), "as checked when it is placed"
+    return stage.read_at(read, points, stage_context)
 
 
 @base.register
@@ -165,7 +167,7 @@ class TapDeformed(Deformed):
 
 
 def _num_parameters(site: base.Site) -> int:
-  """How many parameters a localisation net would have at a site."""
+  """Number of parameters that a localisation net would have at a site."""
   count = transforms.num_params(site.family)
   net = nnx.eval_shape(lambda: site.localiser(count, nnx.Rngs(0)))
   leaves = jax.tree.leaves(nnx.state(net, nnx.Param))

@@ -63,24 +63,24 @@ class FeatureWarp(base.Placement):
     self, network: Network, images: jax.Array, context: Context
   ) -> base.Passed:
     """Warps the features at each depth, repeatedly where it is repeated."""
-    x, thetas, start, pose, first = images, [], 0, None, None
-    run = 0
+    x, start, pose, first = images, 0, None, None
+    thetas: list[jax.Array] = []
     for depth, repeats in itertools.groupby(self.depths):
       x = original = network.through(x, context, start, depth)
       theta, start = None, depth
       for _ in repeats:
+        run = len(thetas)
         theta = network.localise(depth, x, context, theta)
         last = run == len(self.depths) - 1
         x = network.resample(depth, original, theta, last=last)
         x = network.normalise(run, x)
         thetas.append(theta)
-        run += 1
       size = original.shape[1:3]
       frame = receptive_fields.input_from_features(
         network.receptive_field(depth), size, images.shape[1:3]
       )
       transformer = network.transformer(depth)
-      seen = change_frame(frame, transformer.pose(theta, size))
+      seen = change_frame(frame, transformer.pose(thetas[-1], size))
       if pose is None and len(self.depths) > 1:
         first = change_frame(frame, transformer.pose(thetas[0], size))
       pose = seen if pose is None else transforms.compose(pose, seen)

@@ -111,7 +111,10 @@ class GroupConvBlock(BaseBlock):
   def normalise(self, x: jax.Array, context: Context) -> jax.Array:
     """Applies the batch norm, with statistics over the orientations."""
     by_filter = split_orientations(x, self.orientations)
-    normalised = self.norm(by_filter, use_running_average=not context.train)
+    assert self.norm is not None, "called for blocks with a norm"
+    normalised: jax.Array = self.norm(
+      by_filter, use_running_average=not context.train
+    )
     return normalised.reshape(x.shape)
 
   def drop(self, x: jax.Array, context: Context) -> jax.Array:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class InputWarp(base.Placement):
-  """Warps the input; subclasses say which stages localisation looks through."""
+  """Warps the input; subclasses define the stages that localisation reads."""
 
   @property
   def warps_input(self) -> bool:

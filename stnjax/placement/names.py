@@ -69,7 +69,7 @@ def _depths(name: str, text: str) -> tuple[int, ...]:
 
 
 def _grammar() -> str:
-  """What names there are, of all registered placements."""
+  """The names of all registered placements."""
   parts = []
   for most, suffix in (
     (0, ""),

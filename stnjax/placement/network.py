@@ -26,7 +26,7 @@ class Output(NamedTuple):
   """`[B, classes]`, or `[B, heads, classes]` if there are several heads."""
   thetas: tuple[jax.Array, ...]
   """Accumulated theta of each run of the transformer, `[B, 2, 3]` or
-  `[B, 3, 3]`, in normalised coordinates of what it warped; for a family of
+  `[B, 3, 3]`, in normalised coordinates of its input; for a family of
   grids its parameters `[B, P]`."""
   pose: jax.Array
   """The whole transform, `[B, 2, 3]` or `[B, 3, 3]`, in normalised coordinates
@@ -109,7 +109,7 @@ class Network(nnx.Module):
       backbone, self._last_shape(sizes), math.prod(self.answer), rngs
     )
     # Keyed by depth: an iteration repeats a depth and shares its modules.
-    self.sites = nnx.Dict()
+    self.sites: nnx.Dict[nnx.Dict[Any]] = nnx.Dict()
     for depth in depths:
       site = base.Site(
         depth,
@@ -122,7 +122,7 @@ class Network(nnx.Module):
       )
       self.sites[str(depth)] = nnx.Dict(placement.build(site, rngs))
     # Each run warps what differs from the others in its statistics.
-    self.norms = nnx.List()
+    self.norms: nnx.List[nnx.BatchNorm] = nnx.List()
     for depth in placement.depths if batch_norm else ():
       warped = self.image_shape if placement.warps_input else sizes[depth]
       self.norms.append(
@@ -205,7 +205,7 @@ class Network(nnx.Module):
     return by_stage
 
   def geometry(self) -> dict[str, alignability.Geometry]:
-    """Where the `features` of each stage lie in the image.
+    """Positions in the image of the `features` of each stage.
 
     Stages whose geometry is not known are probed. Deformed convolutions count
     as undeformed.
@@ -216,7 +216,11 @@ class Network(nnx.Module):
     """
     depths = range(1, self.num_stages + 1)
     known = self._probed(self._geometry, depths)
-    return {f"block {depth}": known[depth] for depth in depths}
+    return {
+      f"block {depth}": field
+      for depth in depths
+      if (field := known[depth]) is not None
+    }
 
   def with_iterations(self, more: int, **changes: Any) -> "Network":
     """A copy whose transformer runs more or less often, with the same values.
@@ -237,8 +241,10 @@ class Network(nnx.Module):
         " the transformer has a batch norm, and added ones would have no"
         " statistics; accepted: batch_norm=False"
       )
-    transformer = self.sites and self.transformer(self.placement.depths[-1])
-    if not self.placement.repeats or transformer.family.grid:
+    if (
+      not self.placement.repeats
+      or self.transformer(self.placement.depths[-1]).family.grid
+    ):
       raise ValueError(
         f"network={self.placement.name!r} has no transformer to repeat;"
         " accepted: placements that resample, with a family of matrices"
@@ -268,9 +274,18 @@ class Network(nnx.Module):
     """The context of the stages and the head: of evaluation if frozen."""
     return Context() if self.classifier_frozen else context
 
-  def transformer(self, depth: int) -> SpatialTransformer | None:
-    """The spatial transformer of a depth; None if it has another module."""
-    return self.sites[str(depth)].get("transformer")
+  def transformer(self, depth: int) -> SpatialTransformer:
+    """The spatial transformer of a depth of the placement.
+
+    Raises:
+      ValueError: If there is none, as for deformed convolutions.
+    """
+    transformer = self.sites[str(depth)].get("transformer")
+    if not isinstance(transformer, SpatialTransformer):
+      raise ValueError(
+        f"network={self.placement.name!r} has no spatial transformer"
+      )
+    return transformer
 
   def localise(
     self,
@@ -310,8 +325,10 @@ class Network(nnx.Module):
     return self.norms[run](warped) if self.norms else warped
 
   def receptive_field(self, depth: int) -> alignability.Geometry:
-    """Where the features at a depth of the placement lie in the image."""
-    return self._geometry[depth]
+    """Positions in the image of the features at a depth of the placement."""
+    known = self._geometry[depth]
+    assert known is not None, "probed for the depths of the placement"
+    return known
 
   def _keep_averages(self, share: float) -> None:
     """Sets the share of their averages that batch norms keep in a step."""

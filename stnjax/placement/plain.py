@@ -106,7 +106,7 @@ def plain(
 def geometry(
   windows: tuple[tuple[Window, ...], ...], depth: int
 ) -> alignability.Geometry:
-  """Where features behind some stages lie, of the windows of each stage."""
+  """Geometry of features behind some stages, from the windows of each."""
   passed = itertools.chain.from_iterable(windows[:depth])
   return alignability.Geometry(*receptive_fields.receptive_field(passed))
 

@@ -143,7 +143,7 @@ def _see_all(
   images = _noise(image_shape, _ADDED[-1])
   changed = images.copy()
   changed[:, 0] *= -2
-  before, after = features(images), features(changed)
+  before, after = (features(jnp.asarray(x)) for x in (images, changed))
   return any(
     bool((before[depth][:, -1] != after[depth][:, -1]).any())
     for depth in before
@@ -155,13 +155,14 @@ def _random_features(
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
   """Features of stages with several draws of random parameters.
 
-  Receptive fields do not depend on the parameters. Those at hand may hide
-  them: branches that start at zero, rectified units that never answer.
+  Receptive fields do not depend on the parameters. The parameters of the stages
+  may hide them: branches that start at zero, rectified units that never
+  respond.
   """
   passed = _without_statistics(
     Context().prepare(nnx.List(list(stages[: max(depths)])))
   )
-  graphdef, params, rest = nnx.split(passed, nnx.Param, ...)
+  graphdef, params, *rest = nnx.split(passed, nnx.Param, ...)
   sizes = shapes.stage_shapes(passed, image_shape)
   fewest = min(sizes[depth][-1] for depth in depths)
   draws = min(max(_CHANNELS // fewest, 1), _MOST_DRAWS)
@@ -169,9 +170,10 @@ def _random_features(
   rng = np.random.default_rng(0)
   drawn = jax.tree.map(lambda leaf: _draw(rng, leaf, draws), params)
 
-  def once(params: nnx.State, x: jax.Array) -> dict[str, jax.Array]:
+  def once(params: nnx.State[Any, Any], x: jax.Array) -> dict[str, jax.Array]:
     context, seen = Context(), {}
-    for depth, stage in enumerate(nnx.merge(graphdef, params, rest), 1):
+    merged: nnx.List[Stage] = nnx.merge(graphdef, params, *rest)
+    for depth, stage in enumerate(merged, 1):
       x = context.apply(stage, x)
       if depth in depths:
         seen[str(depth)] = x
@@ -211,13 +213,13 @@ class _LocalInstanceNorm(nnx.InstanceNorm):
   __call__ = _pointwise
 
 
-_LOCAL = {
+_LOCAL: dict[type, type] = {
   nnx.GroupNorm: _LocalGroupNorm,
   nnx.InstanceNorm: _LocalInstanceNorm,
 }
 
 
-def _without_statistics(stages: nnx.List) -> nnx.List:
+def _without_statistics(stages: nnx.List[Stage]) -> nnx.List[Stage]:
   """A copy of stages whose group and instance norms act on each place alone."""
   copied = nnx.clone(stages)
   for _, node in nnx.iter_graph(copied):

@@ -50,7 +50,7 @@ def stage_shapes(
 def _features(
   context: Context, stage: Stage, number: int, x: jax.ShapeDtypeStruct
 ) -> Any:
-  """What a stage returns, in shapes; its own errors name the stage."""
+  """Shapes of the results of a stage; its own errors name the stage."""
   try:
     return jax.eval_shape(lambda x: context.apply(stage, x), x)
   except (TypeError, ValueError) as error:
@@ -70,6 +70,8 @@ def make_head(
   """
   if backbone.make_head is not None:
     return backbone.make_head(tuple(shape), rngs=rngs)
+  if backbone.head is None:
+    raise ValueError("a backbone needs either head or make_head, got neither")
   context = Context()
   head = context.prepare(nnx.List([backbone.head]))[0]
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)

@@ -71,7 +71,7 @@ def legend_outside(
 
 
 def _columns(figure: Figure, labels: Sequence[str]) -> int:
-  """How many columns of a small legend fit across a figure."""
+  """Number of columns of a small legend that fit across a figure."""
   width = 0.45 + 0.075 * max(map(len, labels), default=0)  # inches
   return max(1, min(len(labels), int(figure.get_figwidth() / width)))
 

@@ -1,4 +1,4 @@
-"""Where to look and what to warp, by layer, and what networks made of it."""
+"""Where to look and what to warp, by layer, and the residuals of networks."""
 
 from collections.abc import Mapping, Sequence
 import itertools
@@ -55,7 +55,7 @@ def look_and_warp(
     axis.set_xticks(range(len(layers)), names, rotation=30, ha="right")
     axis.grid(alpha=0.3)
   _draw_residuals(found, residuals, none)
-  found.set(title="what came of it", ylabel=unit)
+  found.set(title="residual by network", ylabel=unit)
   return figure
 
 

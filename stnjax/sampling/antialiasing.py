@@ -1,4 +1,4 @@
-"""Low-pass filtering of an image as far as a warp shrinks it.
+"""Low-pass filtering of an image before a warp that shrinks it.
 
 The linear kernel stretched by a factor s has a variance of s^2 / 6 pixels.
 Interpolation brings 1 / 6 of it; a Gaussian of the rest makes the same width,
@@ -12,6 +12,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax.sampling import grids
@@ -29,11 +30,11 @@ def filtered_sample(
   cyclic: Sequence[bool],
   align_corners: bool,
 ) -> jax.Array:
-  """Samples an image that is blurred as far as a transform shrinks it.
+  """Samples an image that is blurred in proportion to how much it shrinks.
 
   An affine transform shrinks the same everywhere, each axis of the image by
   its own factor. A projective one does not: there the image is blurred by
-  powers of two, alike along all axes, and two of them are blended per pixel.
+  powers of two, equally along all axes, and two of them are blended per pixel.
 
   Args:
     image: `[..., *shape, C]`, float32 or wider.
@@ -64,7 +65,7 @@ def filtered_sample(
   level = jnp.log2(lax.clamp(*_kinds(square, 1, 4 ** (levels - 1)))) / 2
 
   @jax.checkpoint
-  def add(total, step):
+  def add(total: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
     weight = jnp.maximum(1 - jnp.abs(level - step), 0)[..., None]
     width = jnp.full(num_axes, 4.0**step, image.dtype)
     return total + weight * sample(_blur(image, width, cyclic)), None
@@ -81,7 +82,7 @@ def _squared_factors(jacobian: jax.Array) -> jax.Array:
   The pixels of the result are ellipses J J^T in the image. The sums of its
   rows' magnitudes are those of an ellipse along the axes that contains it
   (Gershgorin), which is itself where the axes of J's ellipse are the image's
-  or all alike.
+  or all equal.
   """
   bound = jnp.sqrt(jnp.finfo(jacobian.dtype).max) / 4  # of what can be squared
   jacobian = lax.clamp(-bound, jacobian, bound)
@@ -144,7 +145,7 @@ def _along_tiles(
   powers = [2**k for k in range((count - 1).bit_length())] + [count - 1]
   farthest = np.unique(np.minimum(powers, count - 1))
   chosen = (_TILE * farthest[:-1] < reach).sum()
-  total = lax.switch(
+  total: jax.Array = lax.switch(
     chosen,
     [functools.partial(_near_tiles, far=int(far)) for far in farthest],
     tiles,
@@ -154,7 +155,8 @@ def _along_tiles(
   # What the weights of a row within the image sum to.
   sums = _gaussian(np.arange(size), variance[..., None]).cumsum(axis=-1)
   sums = sums + sums[..., ::-1] - 1
-  return total / sums[..., None, :, None]
+  result: jax.Array = total / sums[..., None, :, None]
+  return result
 
 
 def _near_tiles(tiles: jax.Array, variance: jax.Array, far: int) -> jax.Array:
@@ -186,6 +188,8 @@ def _gaussian(
   return jnp.exp(-(distance**2).astype(variance.dtype) / (2 * variance))
 
 
-def _kinds(value, low, high):
+def _kinds(
+  value: jax.Array, low: float, high: float
+) -> tuple[ArrayLike, jax.Array, ArrayLike]:
   """Arguments of `lax.clamp`, which does not promote."""
   return value.dtype.type(low), value, value.dtype.type(high)

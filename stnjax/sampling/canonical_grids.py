@@ -31,7 +31,7 @@ def polar_grid(
   output_shape: Sequence[int],
   input_shape: Sequence[int],
   *,
-  centre: ArrayLike = (0.0, 0.0),
+  centre: ArrayLike | Sequence[float] = (0.0, 0.0),
   least_radius: float = 0.0,
   largest_radius: float | None = None,
   inverse: bool = False,
@@ -50,7 +50,7 @@ def polar_grid(
   Args:
     output_shape: Spatial shape of the grid: `(A, R)`; with `inverse` the
       `(H, W)` of the image.
-    input_shape: Spatial shape of what is read: `(H, W)` of the image; with
+    input_shape: Spatial shape of the sampled image: `(H, W)` of the image; with
       `inverse` the `(A, R)` of the polar image.
     centre: `[..., 2]`, where radii are 0, in normalised coordinates (x, y) of
       the image; the middle of the image by default.
@@ -63,7 +63,7 @@ def polar_grid(
       polar image does not have.
 
   Returns:
-    `[..., *output_shape, 2]` normalised coordinates (x, y) of what is read,
+    `[..., *output_shape, 2]` normalised coordinates (x, y) to sample at,
     float32 or wider.
 
   Raises:
@@ -94,7 +94,7 @@ def log_polar_grid(
   output_shape: Sequence[int],
   input_shape: Sequence[int],
   *,
-  centre: ArrayLike = (0.0, 0.0),
+  centre: ArrayLike | Sequence[float] = (0.0, 0.0),
   least_radius: float = 1.0,
   largest_radius: float | None = None,
   radius_offset: float = 0.0,
@@ -113,7 +113,7 @@ def log_polar_grid(
   Args:
     output_shape: Spatial shape of the grid: `(A, R)`; with `inverse` the
       `(H, W)` of the image.
-    input_shape: Spatial shape of what is read: `(H, W)` of the image; with
+    input_shape: Spatial shape of the sampled image: `(H, W)` of the image; with
       `inverse` the `(A, R)` of the log-polar image.
     centre: `[..., 2]`, where radii are 0, in normalised coordinates (x, y) of
       the image; the middle of the image by default.
@@ -129,7 +129,7 @@ def log_polar_grid(
       log-polar image does not have.
 
   Returns:
-    `[..., *output_shape, 2]` normalised coordinates (x, y) of what is read,
+    `[..., *output_shape, 2]` normalised coordinates (x, y) to sample at,
     float32 or wider.
 
   Raises:
@@ -173,7 +173,7 @@ def shear_grid(
   output_shape: Sequence[int],
   input_shape: Sequence[int],
   *,
-  centre: ArrayLike = (0.0, 0.0),
+  centre: ArrayLike | Sequence[float] = (0.0, 0.0),
   largest_slope: float = 1.0,
 ) -> jax.Array:
   """The grid in which a horizontal shear is a shift: y by rows, x / y across.
@@ -217,7 +217,7 @@ def stretch_grid(
   output_shape: Sequence[int],
   input_shape: Sequence[int],
   *,
-  centre: ArrayLike = (0.0, 0.0),
+  centre: ArrayLike | Sequence[float] = (0.0, 0.0),
   least_distance: float = 1.0,
   largest_distance: float | None = None,
 ) -> jax.Array:
@@ -305,7 +305,7 @@ def _check_above(name: str, value: float, bound: float) -> None:
 
 
 def _forward(
-  radii: np.ndarray, shapes: _Shapes, centre: ArrayLike
+  radii: np.ndarray, shapes: _Shapes, centre: ArrayLike | Sequence[float]
 ) -> jax.Array:
   """Circles of the given radii about the centre, `[..., A, R, 2]`."""
   count = shapes[0][0]
@@ -316,7 +316,10 @@ def _forward(
 
 
 def _about(
-  centre: ArrayLike, x: np.ndarray, y: np.ndarray, shape: Sequence[int]
+  centre: ArrayLike | Sequence[float],
+  x: np.ndarray,
+  y: np.ndarray,
+  shape: Sequence[int],
 ) -> jax.Array:
   """Normalised coordinates of points in pixels from a centre."""
   middle = checks.coordinates("centre", centre, 2)
@@ -328,7 +331,7 @@ def _about(
 
 def _inverse(
   shapes: _Shapes,
-  centre: ArrayLike,
+  centre: ArrayLike | Sequence[float],
   least: float,
   largest: float,
   place: Callable[[jax.Array], jax.Array],

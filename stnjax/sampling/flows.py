@@ -104,7 +104,7 @@ def velocity_grid(
 
   # The gradient keeps the field before each step and nothing from within.
   @jax.checkpoint
-  def square(displacement: jax.Array, _) -> tuple[jax.Array, None]:
+  def square(displacement: jax.Array, _: None) -> tuple[jax.Array, None]:
     return displacement + _moved(displacement, displacement, scale), None
 
   displacement, _ = jax.lax.scan(square, field / 2**steps, length=steps)
@@ -215,7 +215,7 @@ def invert_flow(
   scale = _pixels_per_unit(shape, units, align_corners).astype(field.dtype)
 
   @jax.checkpoint
-  def step(inverse: jax.Array, _) -> tuple[jax.Array, None]:
+  def step(inverse: jax.Array, _: None) -> tuple[jax.Array, None]:
     return -_moved(field, inverse, scale), None
 
   inverse, _ = jax.lax.scan(step, -field, length=steps)
@@ -230,7 +230,7 @@ def jacobian_determinant(
   units: str = "normalised",
   align_corners: bool = False,
 ) -> jax.Array:
-  """How much a displacement field stretches the image at each pixel.
+  """Factor by which a displacement field stretches the image at each pixel.
 
   The determinant of the derivative of `place + displacement`: 1 for the
   identity; above 1, the output shows more of the input, and objects shrink; at
@@ -261,7 +261,7 @@ def jacobian_determinant(
   field, shape = _checked("displacement", displacement, units, align_corners)
   scale = _pixels_per_unit(shape, units, align_corners).astype(field.dtype)
   pixels, num_axes = field * scale, len(shape)
-  rows = []
+  rows: list[jax.Array] = []
   for place in range(num_axes):  # the change along x, y(, z)
     change = jnp.zeros_like(pixels)
     if shape[num_axes - 1 - place] > 1:

@@ -55,9 +55,10 @@ def family_grid(
   output_shape = checks.spatial_shape("output_shape", output_shape)
   num_axes = len(output_shape)
   params = families.checked_params(params, family, num_axes)
-  if family.grid is not None:
-    return family.grid(params, output_shape)
-  return grids.affine_grid(family.matrix(params, num_axes), output_shape)
+  if family.matrix is not None:
+    return grids.affine_grid(family.matrix(params, num_axes), output_shape)
+  assert family.grid is not None, "a family has one of both"
+  return family.grid(params, output_shape)
 
 
 def _thin_plate(params: jax.Array, output_shape: tuple[int, ...]) -> jax.Array:

@@ -96,8 +96,14 @@ def lens_grid(
     for other, against in batches.items():
       checks.batch(name, batch, other, against)
   kind = jnp.result_type(camera, new_camera, rotation, coefficients)
-  arrays = (a.astype(kind) for a in (camera, new_camera, rotation))
-  points = _points(*arrays, coefficients.astype(kind), output_shape, model)
+  points = _points(
+    camera.astype(kind),
+    new_camera.astype(kind),
+    rotation.astype(kind),
+    coefficients.astype(kind),
+    output_shape,
+    model,
+  )
   return coordinates.to_normalised(
     points, input_shape, align_corners=align_corners
   )
@@ -224,7 +230,7 @@ def _fisheye(
 
 
 class _Model(NamedTuple):
-  """How a lens distorts, and the numbers of coefficients it may have."""
+  """Distortion of a lens, and accepted numbers of coefficients."""
 
   distort: Callable[
     [jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]

@@ -10,6 +10,7 @@ its name known to everything that takes `method`, on every platform:
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Method:
-  """How to read an image between its pixels.
+  """Interpolation of an image between its pixels.
 
   A sample is a weighted sum of pixels, and its weights are a product of those
   along the axes.
@@ -116,7 +117,11 @@ def _linear(t: jax.Array) -> tuple[jax.Array, ...]:
   return 1 - t, t
 
 
-def keys_polynomials(a: float) -> tuple[Callable, Callable]:
+Polynomial = Callable[[Any], Any]
+"""From a NumPy or JAX array to one of the same kind."""
+
+
+def keys_polynomials(a: float) -> tuple[Polynomial, Polynomial]:
   """The cubic convolution kernel at distances below 1, and from 1 to 2.
 
   Args:
@@ -124,10 +129,10 @@ def keys_polynomials(a: float) -> tuple[Callable, Callable]:
       Catmull-Rom splines, which are exact for parabolas (Keys 1981, eq. 15).
   """
 
-  def near(x):
+  def near(x: Any) -> Any:
     return ((a + 2) * x - (a + 3)) * x * x + 1
 
-  def far(x):
+  def far(x: Any) -> Any:
     return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
   return near, far

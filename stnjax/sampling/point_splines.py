@@ -72,7 +72,8 @@ class ThinPlateSpline(NamedTuple):
       "points", points.shape[:-2], "the spline", self.controls.shape[:-2]
     )
     kind = jnp.result_type(points, self.weights)
-    return _mapped(self, points.astype(kind))
+    result: jax.Array = _mapped(self, points.astype(kind))
+    return result
 
   @promotion.usual
   def grid(
@@ -331,7 +332,7 @@ def _sum_of_kernels(
   chunks = jnp.pad(points, ((0, missing), (0, 0)))
   chunks = chunks.reshape(-1, chunk, points.shape[-1])
   # The gradient would otherwise keep all pairs.
-  result = lax.map(jax.checkpoint(at_points), chunks)
+  result: jax.Array = lax.map(jax.checkpoint(at_points), chunks)
   return result.reshape(-1, weights.shape[-1])[:count]
 
 

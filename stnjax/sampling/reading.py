@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import functools
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -106,7 +107,7 @@ def _read(
   fill: jax.Array,
   method: Method,
   padding: Padding | PaddingPerAxis,
-  **options,
+  **options: Any,
 ) -> jax.Array:
   """Reads images; where pixels are copied, the fill is in its place."""
   result = read_batch(image, points, method=method, padding=padding, **options)
@@ -145,7 +146,9 @@ def read_batch(
   inside = ",".join("dhw"[-num_axes:])
   outside = ",".join("xyz"[:num_axes])
   signature = f"({inside},c),({outside},n)->({outside},c)"
-  return jnp.vectorize(sample_one, signature=signature)(image, points)
+  sample_all = jnp.vectorize(sample_one, signature=signature)
+  result: jax.Array = sample_all(image, points)
+  return result
 
 
 def _in_bounds_weight(

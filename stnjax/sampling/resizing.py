@@ -200,7 +200,8 @@ def _weights(
     rows = np.arange(count)[:, None]
     read = np.clip(places, 0, size - 1)
     np.add.at(weights, (rows, read), kernel.weight(positions - places))
-  return weights / weights.sum(axis=1, keepdims=True)
+  result: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+  return result
 
 
 def _coverage(size: int, count: int) -> np.ndarray:
@@ -211,4 +212,5 @@ def _coverage(size: int, count: int) -> np.ndarray:
   start = np.arange(count)[:, None] * wide
   pixel = np.arange(size) * narrow
   overlap = np.minimum(start + wide, pixel + narrow) - np.maximum(start, pixel)
-  return np.maximum(overlap, 0) / wide
+  covered: np.ndarray = np.maximum(overlap, 0) / wide
+  return covered

@@ -1,6 +1,7 @@
 """Sampling an image at the places of a grid."""
 
 from collections.abc import Sequence
+from typing import Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,40 @@ from stnjax import checks, coordinates, promotion
 from stnjax.sampling import complex_images, kernels, methods, reading
 from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
+from stnjax.sampling.options import SamplingOptions
 from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 EDGES = ("blend", "hard")
+
+
+@overload
+def grid_sample(
+  image: ArrayLike,
+  grid: ArrayLike,
+  *,
+  return_mask: Literal[False] = False,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array: ...
+
+
+@overload
+def grid_sample(
+  image: ArrayLike,
+  grid: ArrayLike,
+  *,
+  return_mask: Literal[True],
+  **options: Unpack[SamplingOptions],
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+@overload
+def grid_sample(
+  image: ArrayLike,
+  grid: ArrayLike,
+  *,
+  return_mask: bool,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array | tuple[jax.Array, jax.Array]: ...
 
 
 @promotion.usual
@@ -134,6 +166,36 @@ def grid_sample(
   )
 
 
+@overload
+def sample_pixels(
+  image: ArrayLike,
+  points: ArrayLike,
+  *,
+  return_mask: Literal[False] = False,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array: ...
+
+
+@overload
+def sample_pixels(
+  image: ArrayLike,
+  points: ArrayLike,
+  *,
+  return_mask: Literal[True],
+  **options: Unpack[SamplingOptions],
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+@overload
+def sample_pixels(
+  image: ArrayLike,
+  points: ArrayLike,
+  *,
+  return_mask: bool,
+  **options: Unpack[SamplingOptions],
+) -> jax.Array | tuple[jax.Array, jax.Array]: ...
+
+
 @promotion.usual
 @complex_images.by_parts
 def sample_pixels(
@@ -214,7 +276,7 @@ def sample_pixels(
     rest,
     "; for volumes, grid must be [..., d, h, w, 3]" if volumes else "",
   )
-  return reading.sample(
+  result: jax.Array | tuple[jax.Array, jax.Array] = reading.sample(
     image,
     points,
     _checked_fill(fill_value, found, image),
@@ -227,6 +289,7 @@ def sample_pixels(
     prefilter=prefilter,
     kernels=candidates,
   )
+  return result
 
 
 def checked_grid(

@@ -86,7 +86,8 @@ def splat(
   )
   result = _splat(values, points, output_shape, found, align_corners)
   floats = jnp.issubdtype(given.dtype, jnp.floating)
-  return result.astype(given.dtype if floats else values.dtype)
+  added: jax.Array = result.astype(given.dtype if floats else values.dtype)
+  return added
 
 
 @functools.partial(
@@ -121,4 +122,5 @@ def _splat(
     align_corners=align_corners,
     kernels=kernels.candidates("auto"),
   )
-  return jax.vjp(read, image)[1](values)[0]
+  (result,) = jax.vjp(read, image)[1](values)
+  return jnp.asarray(result)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import coordinates
@@ -94,7 +95,7 @@ def _apply(part: _Part, values: jax.Array) -> jax.Array:
   return _product("rzo,broyxc->bzyxc", z, result)
 
 
-def _product(signature: str, left, right) -> jax.Array:
+def _product(signature: str, left: ArrayLike, right: ArrayLike) -> jax.Array:
   return jnp.einsum(signature, left, right, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -112,7 +113,8 @@ def _parts(
     parts = [_Part(_basis(pixels, controls) @ solution, ())]
   else:
     # What is left out is multiplied by weights that are not small.
-    parts = _split(solution, controls, pixels, np.finfo(dtype).eps * 1e-4)
+    eps = float(np.finfo(dtype).eps)
+    parts = _split(solution, controls, pixels, eps * 1e-4)
   return tuple(
     _Part(p.solution.astype(dtype), tuple(f.astype(dtype) for f in p.factors))
     for p in parts
@@ -176,9 +178,9 @@ def _terms(
 
 
 def _factor(terms: _Terms, side: np.ndarray, num_axes: int) -> np.ndarray:
-  """What one axis contributes to each term, `[terms, *side.shape]`."""
+  """Factors of one axis in each term, `[terms, *side.shape]`."""
   rates, heights = terms.rates[:, None, None], terms.heights[:, None, None]
-  factor = heights ** (1 / num_axes) * np.exp(-rates * side**2)
+  factor: np.ndarray = heights ** (1 / num_axes) * np.exp(-rates * side**2)
   if not terms.rest:
     return factor
   same = terms.rest ** (1 / num_axes) * (side == 0)
@@ -273,4 +275,5 @@ def _interpolation(points: np.ndarray, nodes: np.ndarray) -> np.ndarray:
   same = np.abs(apart) < 1e-14
   weights = (-1.0) ** places * sines / np.where(same, 1, apart)
   weights = np.where(same.any(axis=1, keepdims=True), same, weights)
-  return weights / weights.sum(axis=1, keepdims=True)
+  result: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+  return result

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,38 @@ from stnjax.sampling import (
 )
 from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
+from stnjax.sampling.options import WarpOptions
 from stnjax.sampling.padding import WRAP, ZEROS
+
+
+@overload
+def warp(
+  image: ArrayLike,
+  transform: ArrayLike,
+  *,
+  return_mask: Literal[False] = False,
+  **options: Unpack[WarpOptions],
+) -> jax.Array: ...
+
+
+@overload
+def warp(
+  image: ArrayLike,
+  transform: ArrayLike,
+  *,
+  return_mask: Literal[True],
+  **options: Unpack[WarpOptions],
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+@overload
+def warp(
+  image: ArrayLike,
+  transform: ArrayLike,
+  *,
+  return_mask: bool,
+  **options: Unpack[WarpOptions],
+) -> jax.Array | tuple[jax.Array, jax.Array]: ...
 
 
 @promotion.usual

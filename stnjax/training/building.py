@@ -41,7 +41,7 @@ class Setup:
   task: placement.Task
 
   def describe(self) -> TaskDescription:
-    """What a run folder keeps of the task."""
+    """The description of the task for a run folder."""
     return describe(self.dataset, self.perturbation)
 
 
@@ -269,7 +269,7 @@ def _takes(setup: Setup, option: str) -> bool:
 
 
 def num_steps(settings: Settings, num_images: int) -> int:
-  """How many steps a run takes in all.
+  """Number of steps of a run.
 
   Args:
     settings: Settings of the run.

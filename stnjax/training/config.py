@@ -23,7 +23,7 @@ class NotRegistered(Damaged):
 
 
 class Config(NamedTuple):
-  """What a run began with.
+  """Settings and inputs of a run.
 
   Attributes:
     settings: Settings of the run.
@@ -56,7 +56,7 @@ class Config(NamedTuple):
 
 
 def folder(workdir: str, of: Settings) -> epath.Path:
-  """Where the run with these settings is, or would be.
+  """Folder of the run with these settings, which need not exist.
 
   Raises:
     ValueError: for a workdir that is neither local nor `gs://`.
@@ -70,7 +70,7 @@ def read(folder: epath.PathLike) -> Config:
   Raises:
     NotRegistered: for a placement that no imported module registers.
     Damaged: where it is missing, unreadable, or that of a run with another
-      name; the message says what to do.
+      name; the message gives a remedy.
   """
   path = epath.Path(folder) / NAME
   try:
@@ -89,7 +89,7 @@ def read(folder: epath.PathLike) -> Config:
 
 
 def _read(path: epath.Path) -> Config:
-  with files.advising(anew(path.parent)):
+  with files.advising(retraining(path.parent)):
     values = files.read_json(path)
     if not isinstance(values, dict):
       raise Damaged(f"cannot read {path}: it holds no settings")
@@ -114,9 +114,9 @@ def changes(before: Config, now: Settings) -> str:
   )
 
 
-def anew(folder: epath.PathLike) -> str:
+def retraining(folder: epath.PathLike) -> str:
   """Advice about a run that is damaged beyond its results."""
-  return f"delete {os.fspath(folder)} to train the run anew"
+  return f"delete {os.fspath(folder)} to train the run again"
 
 
 def fingerprint(images: np.ndarray) -> str:

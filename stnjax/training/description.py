@@ -1,4 +1,4 @@
-"""What a run's folder says of its task, so that reports need nothing else."""
+"""Description of a task in a run's folder, complete enough for reports."""
 
 from collections.abc import Mapping
 import dataclasses

@@ -45,7 +45,7 @@ def gradient_norms(
 
   The loss is the mean cross-entropy in train mode. Of the points that a
   deformed convolution reads, theta stands for all. `network.theta_gradient`
-  scales what comes through theta, as in training.
+  scales the gradient through theta, as in training.
 
   Args:
     network: Network, whose batch norms are not updated.

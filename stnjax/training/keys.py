@@ -6,7 +6,7 @@ PURPOSES = ("initialise", "order", "train", "evaluate", "examples")
 
 
 def random_key(seed: int | jax.Array, purpose: str) -> jax.Array:
-  """A key of its own for each purpose of a run with this seed.
+  """A separate key for each purpose of a run with this seed.
 
   Args:
     seed: Seed of the run, 0 to 2^32 - 1.

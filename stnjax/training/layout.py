@@ -1,4 +1,4 @@
-"""How devices share the work of training some seeds."""
+"""Distribution of the training of some seeds over devices."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import jax
 
 
 class Layout(NamedTuple):
-  """How devices share the work of some seeds."""
+  """Distribution of some seeds over devices."""
 
   devices: list[jax.Device]  # that are used
   parts: int  # of a batch; devices take whole seeds where it has one

@@ -1,8 +1,8 @@
-"""What a run leaves behind, written once and read back with checks.
+"""Results of a run, written once and read back with checks.
 
 The last file of a finished run, DONE, holds the SHA-256 of the others, one line
 each, as `sha256sum` writes and checks them. Runs of older versions have an
-empty one; of them, what can be checked is the form.
+empty one; of their files, only the form is checked.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +25,7 @@ METRICS, EVALUATION, RESULTS = (
 )
 _SUMMED = (config.NAME, METRICS, EVALUATION, RESULTS)
 TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
-"""What only a run leaves, so that a folder with it lacks its config.json."""
+"""Files that only a run writes: a folder with one should have config.json."""
 
 _NUMBERS = ("error", "seconds", "seconds_per_epoch", "peak_memory_mb")
 _MEASURED = ("std", "none", "slope")  # of an alignment; may be unknown
@@ -36,7 +36,7 @@ _MOST_SHOWN = 16  # rows, and columns, of images before and after the warp
 
 
 class Record(NamedTuple):
-  """What a finished run found.
+  """Results of a finished run.
 
   Attributes:
     config: What the run began with.
@@ -56,7 +56,7 @@ def finish(
   evaluation: Mapping[str, np.ndarray],
   results: Mapping[str, Any],
 ) -> None:
-  """Writes what a run found, and DONE last.
+  """Writes the results of a run, and DONE last.
 
   Raises:
     RunError: If a file cannot be written.
@@ -76,14 +76,14 @@ def read(folder: epath.Path) -> Record:
     folder: Folder of the run.
 
   Raises:
-    Damaged: If a file is missing or is not what the run wrote; the message
-      names it and says what to do.
+    Damaged: If a file is missing or was changed; the message
+      names it and how to repair it.
   """
   run = config.read(folder)
   done, path = folder / "DONE", folder / RESULTS
   with files.advising(
-    f"delete {done} and train again to evaluate the last checkpoint anew, or"
-    f" delete {folder} to train the run anew"
+    f"delete {done} and train again to evaluate the last checkpoint again, or"
+    f" delete {folder} to train the run again"
   ):
     if files.read(done):
       files.compare_checksums(done, _SUMMED)
@@ -108,7 +108,7 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
   found = [_with_nan(files.parse_json(path, line)) for line in lines[:-1]]
   step = 0
   for line in found:
-    _require(path, isinstance(line, dict), "a line is no JSON object")
+    _require(path, isinstance(line, dict), "a line is not a JSON object")
     _require(path, _is_whole(line.get("step"), step + 1), "steps do not rise")
     step = line["step"]
   return found
@@ -120,12 +120,12 @@ def check_epochs(
   epochs: int,
   axes: Collection[str],
 ) -> None:
-  """Checks that metrics tell of all epochs.
+  """Checks that metrics cover all epochs.
 
   Args:
     folder: Folder of the run.
     lines: Lines of metrics.jsonl.
-    epochs: How many there must be.
+    epochs: Number that there must be.
     axes: Names of the axes along which the run measures alignment.
 
   Raises:

@@ -6,6 +6,8 @@
                    with others is refused
   metrics.jsonl    one line per epoch
   checkpoints/     the last states, by step (orbax)
+  tensorboard/     event files with the scalars of metrics.jsonl, only with
+                   --tensorboard
   evaluation.npz   of the finished run, per test image: label, prediction,
                    pose (and that of the first run of the transformer, if it
                    runs several times), true and predicted position along each
@@ -42,6 +44,7 @@ class Run:
   Attributes:
     settings: of the run.
     path: the folder.
+    writes: whether this process writes the files, but for checkpoints.
     seconds: time trained since the last line of metrics, which checkpoints
       keep: whoever trains adds to it.
   """
@@ -52,7 +55,7 @@ class Run:
     settings: Settings,
     devices: Sequence[jax.Device] | None = None,
   ):
-    """Names the folder of a run, and looks at what is in it.
+    """Names the folder of a run, and checks its content.
 
     Args:
       workdir: folder of all runs, local or `gs://`.
@@ -70,7 +73,7 @@ class Run:
     self._config: config.Config | None = None
     devices = jax.devices() if devices is None else devices
     processes = layout.processes(devices)
-    self._writes = jax.process_index() == processes[0]
+    self.writes = jax.process_index() == processes[0]
     self._checkpoints = checkpoints.Checkpoints(
       self.path / "checkpoints", settings.name, processes
     )
@@ -87,7 +90,7 @@ class Run:
     path = self.path / "FAILED"
     if not path.exists():
       return ""
-    with files.advising(config.anew(self.path)):
+    with files.advising(config.retraining(self.path)):
       reason = files.read(path)
     return reason.decode(errors="replace").strip() or "it failed"
 
@@ -97,17 +100,17 @@ class Run:
     Raises:
       Damaged: where a line is not one of metrics.
     """
-    with files.advising(config.anew(self.path)):
+    with files.advising(config.retraining(self.path)):
       return records.read_metrics(self.path)
 
   def check_metrics(self, step: int, epochs: int) -> None:
-    """Checks that metrics up to a step tell of as many epochs.
+    """Checks that metrics up to a step cover as many epochs.
 
     Raises:
       Damaged: where an epoch, or a number of it, is missing.
     """
     lines = [line for line in self.metrics() if line["step"] <= step]
-    with files.advising(config.anew(self.path)):
+    with files.advising(config.retraining(self.path)):
       # Another process may still be writing config.json.
       axes = (self._config or config.read(self.path)).axes
       records.check_epochs(self.path, lines, epochs, axes)
@@ -116,7 +119,7 @@ class Run:
     """The results of a finished run.
 
     Raises:
-      Damaged: where a file of the run is not what it wrote.
+      Damaged: where a file of the run was changed.
     """
     return records.read(self.path).results
 
@@ -127,7 +130,7 @@ class Run:
     Raises:
       RunError: where one does, or the folder cannot be written.
     """
-    with files.claimed(self.path) if self._writes else contextlib.nullcontext():
+    with files.claimed(self.path) if self.writes else contextlib.nullcontext():
       yield
 
   def start(
@@ -146,7 +149,7 @@ class Run:
         images, with another task, or from another checkpoint.
     """
     self._config = config.Config(self.settings, task, images, source)
-    if not self._writes:
+    if not self.writes:
       return
     with files.writing(self.path):
       self.path.mkdir(parents=True, exist_ok=True)
@@ -169,13 +172,13 @@ class Run:
     self._write(config.NAME, self._config.to_json())
 
   def append(self, line: dict[str, Any]) -> None:
-    """Adds one epoch to metrics.jsonl; `seconds` start anew.
+    """Adds one epoch to metrics.jsonl and resets `seconds`.
 
     Raises:
       RunError: where it has the epoch, which another process must have added.
     """
     self.seconds = 0.0
-    if not self._writes:
+    if not self.writes:
       return
     lines = self.metrics()
     if lines and lines[-1]["step"] >= line["step"]:
@@ -204,7 +207,7 @@ class Run:
     )
 
   def restore(self, fresh: steps.TrainState) -> steps.TrainState:
-    """Reads the last checkpoint to go on from; `fresh` where there is none.
+    """Reads the last checkpoint; returns `fresh` if there is none.
 
     Metrics of epochs after the checkpoint are taken back, as they will be
     computed again, the same.
@@ -217,7 +220,7 @@ class Run:
     """
     state = self.last_state(fresh)
     step = int(state.step)
-    if self._writes:
+    if self.writes:
       lines = self.metrics()  # without one that a kill cut off
       self._write_metrics([line for line in lines if line["step"] <= step])
     return state
@@ -242,17 +245,17 @@ class Run:
   def finish(
     self, evaluation: dict[str, np.ndarray], results: dict[str, Any]
   ) -> None:
-    """Writes what the finished run found, and marks it done.
+    """Writes the results of a finished run, and marks it done.
 
     Raises:
       RunError: where a file cannot be written.
     """
-    if self._writes:
+    if self.writes:
       records.finish(self.path, evaluation, results)
 
   def fail(self, why: str) -> None:
     """Marks the run as one that cannot be finished."""
-    if self._writes:
+    if self.writes:
       self._write("FAILED", why)
 
   def _check(self) -> None:
@@ -265,12 +268,14 @@ class Run:
       if not self.path.parent.is_dir():  # no run's fault, but the workdir's
         raise RunError(f"cannot use {self.path}: {error}") from error
       raise Damaged(
-        f"cannot use {self.path}: {error.strerror}; {config.anew(self.path)}"
+        f"cannot use {self.path}: {error.strerror};"
+        f" {config.retraining(self.path)}"
       ) from error
     if config.NAME not in names:
       if names & {*records.TRACES, records.RESULTS}:
         raise Damaged(
-          f"{self.path / config.NAME} is missing; {config.anew(self.path)}"
+          f"{self.path / config.NAME} is missing;"
+          f" {config.retraining(self.path)}"
         )
       if names - {f"{config.NAME}.partial", "lock"}:  # a kill can leave those
         raise RunError(

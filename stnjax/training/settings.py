@@ -29,7 +29,7 @@ class Settings:
 
   Raises:
     TypeError: for a value of another type.
-    ValueError: for a value that is not accepted, naming what is.
+    ValueError: for a value that is not accepted, naming accepted ones.
   """
 
   network: str = _setting(
@@ -106,7 +106,7 @@ class Settings:
   norm_average: float | None = _setting(
     None,
     "Share of its running averages that every batch norm keeps in a step of"
-    " training; by default 0.99 unless the backbone says otherwise.",
+    " training; by default 0.99 unless the backbone sets another.",
   )
   train_images: int | None = _setting(
     None,
@@ -244,7 +244,7 @@ def _network_in(path: str) -> str:
 
 
 def from_json(values: Mapping[str, Any]) -> Settings:
-  """Settings from what `dataclasses.asdict` and JSON made of them.
+  """Settings from the JSON of their `dataclasses.asdict`.
 
   Raises:
     TypeError: for a setting that does not exist, or a value of another type.

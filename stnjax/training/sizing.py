@@ -8,7 +8,7 @@ TOLERANCE = 0.1
 
 _START = 0.25
 _FACTOR = 1.1  # of widths, until two are found around the target
-_FINEST = 1.004  # factor between widths that are not told apart
+_FINEST = 1.004  # factor between widths that count as equal
 _WIDEST, _NARROWEST = 2.0**12, 2.0**-12
 
 

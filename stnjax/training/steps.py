@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
 
 
 class Prediction(NamedTuple):
-  """What evaluation keeps of each image."""
+  """Results of evaluation, by image."""
 
   loss: jax.Array  # [N]
   label: jax.Array  # [N] or [N, heads], the class with the largest logit
@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainSpec:
-  """How to train one network: everything about a run but its seed and arrays.
+  """Training of one network: a run without its seed and arrays.
 
   Attributes:
     graphdef: Static part of the network, see `split`.
@@ -85,8 +85,8 @@ class Parts(NamedTuple):
 def split(network: nnx.Module) -> Parts:
   """Takes a network apart: parameters, random streams, all other state.
 
-  Random streams, as of `nnx.Dropout`, are no state of a run: they are seeded
-  anew at each step, from the run's own keys.
+  Random streams, such as those of `nnx.Dropout`, are not part of a run's state:
+  they are reseeded at each step from the run's keys.
   """
   return Parts(*nnx.split(network, nnx.Param, nnx.RngState, ...))
 

@@ -87,7 +87,7 @@ class Trainer:
     """
     self.spec = spec
     self._seeds = np.array(seeds, np.uint32)
-    # On the device once, as the data: not anew with every dispatch.
+    # On the device once, as the data, instead of with every dispatch.
     self._clutter = (
       None if clutter_images is None else jnp.asarray(clutter_images)
     )
@@ -110,8 +110,8 @@ class Trainer:
     """Takes `num_steps` steps, within one epoch, in one dispatch.
 
     Args:
-      states: to start from, all at the same step. Their totals start anew with
-        the epoch.
+      states: to start from, all at the same step. Their totals are
+        reset when the epoch begins.
       data: the training set; put it on the device once.
       num_steps: at most the steps left in the epoch.
 
@@ -170,7 +170,7 @@ class Trainer:
   def examples(
     self, states: TrainState, images: jax.Array, draw: int
   ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Perturbs a few images and shows what the networks' transforms make.
+    """Perturbs a few images, and warps them by the networks' transforms.
 
     Args:
       states: with the parameters.

@@ -45,12 +45,12 @@ class Source(NamedTuple):
 
 
 class Start(NamedTuple):
-  """How a run starts.
+  """The start of a run.
 
   Attributes:
     state: State before the first step.
     checksum: Checksum of the source; empty without a warm start.
-    report: Line that says which parts were taken; empty without a warm start.
+    report: Line that lists the parts taken; empty without a warm start.
   """
 
   state: steps.TrainState
@@ -61,7 +61,7 @@ class Start(NamedTuple):
 def start(
   fresh: steps.TrainState, settings: Settings, setup: building.Setup
 ) -> Start:
-  """The start of a run, warm if its settings say so.
+  """The first state of a run, warm if its settings ask for it.
 
   Args:
     fresh: State of the run with initial values.
@@ -139,7 +139,7 @@ def warm_state(
     source: Checkpoint of the other run.
 
   Returns:
-    The state, and a line that says which parts were taken.
+    The state, and a line that lists the parts taken.
 
   Raises:
     RunError: For a classifier with other parameters, or other shapes.

@@ -5,7 +5,7 @@ A matrix maps output to input coordinates, both normalised (see
 object in the picture therefore moves by the *inverse* of the matrix.
 
 Families (`families.py`):
-  `FAMILIES`, `Family`: the families by name, and what one is made of;
+  `FAMILIES`, `Family`: the families by name, and their type;
   `num_params`, `matrix`: number of parameters, and parameters to matrices.
 
 Matrices (`matrices.py`, `decomposition.py`):

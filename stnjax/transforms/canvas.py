@@ -90,7 +90,8 @@ def fit_output(
 def _corners(shape: Sequence[int]) -> np.ndarray:
   """The corners of an image `[2^N, N]`, in pixels from its middle."""
   signs = np.array(list(itertools.product((-1, 1), repeat=len(shape))))
-  return signs * np.array(shape[::-1]) / 2
+  corners: np.ndarray = signs * np.array(shape[::-1]) / 2
+  return corners
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

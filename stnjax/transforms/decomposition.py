@@ -28,8 +28,8 @@ def decompose(matrix: ArrayLike) -> Decomposition:
 
   `compose(translation(t), rotation(r), shearing(k), scaling(s))` is the matrix
   again; for volumes, with `matrix(r, "rotation", num_axes=3)` and
-  `shearing(k, num_axes=3)`. To read off what was done to the *object*,
-  decompose the inverse.
+  `shearing(k, num_axes=3)`. For the motion of the *object*, decompose the
+  inverse.
 
   Args:
     matrix: `[..., 2, 3]`, or `[..., 3, 4]` for volumes.

@@ -1,4 +1,4 @@
-"""Transform families: what the parameters of a spatial transformer mean.
+"""Transform families: the meaning of a spatial transformer's parameters.
 
 A family is one `Family` object in `FAMILIES`; registering another one makes
 its name known to everything that takes `family`:

@@ -45,7 +45,7 @@ def centred(
   if rescale and theta.shape[-2] == theta.shape[-1]:
     theta = homogeneous.rescaled(given)
     rounded = given[..., -1:, -1:] != theta[..., -1:, -1:]
-  pixels = theta * ratio.astype(theta.dtype)
+  pixels: jax.Array = theta * ratio.astype(theta.dtype)
   exact = np.frexp(ratio)[0] == 0.5  # products with powers of two
   exact |= ratio == 0
   if exact.all() and given is theta:
@@ -75,7 +75,7 @@ def recentred(
   Args:
     matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`.
     input_middle: `[N]`, added to the result of the matrix.
-    output_middle: `[N]`, subtracted from what the matrix is applied to.
+    output_middle: `[N]`, subtracted from the coordinates of the output.
 
   Returns:
     The matrix of both steps, in the shape of `matrix`.
@@ -145,7 +145,8 @@ def _product(matrix: jax.Array, ratio: np.ndarray) -> jax.Array:
   # Few enough bits for an exact product with a multiple of half a pixel.
   high = np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
   low = ratio - high
-  return matrix * high.astype(kind) + matrix * low.astype(kind)
+  product: jax.Array = matrix * high.astype(kind) + matrix * low.astype(kind)
+  return product
 
 
 def _halves(pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -166,5 +167,7 @@ def _replace(
 
 
 @_replace.defjvp
-def _replace_jvp(primals, tangents):
+def _replace_jvp(
+  primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
   return _replace(*primals), tangents[0]

@@ -78,7 +78,9 @@ def inverse(matrix: jax.Array) -> jax.Array:
 
 
 @inverse.defjvp
-def _inverse_jvp(primals, tangents):
+def _inverse_jvp(
+  primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
   result = inverse(*primals)
   finite = jnp.where(jnp.isfinite(result), result, 0)
   return result, -_matmul(_matmul(finite, tangents[0]), finite)

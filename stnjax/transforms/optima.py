@@ -24,7 +24,9 @@ def closest_rotation(moments: jax.Array) -> jax.Array:
 
 
 @closest_rotation.defjvp
-def _closest_rotation_jvp(primals, tangents):
+def _closest_rotation_jvp(
+  primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
   # At the optimum turn.T @ moments is symmetric, and stays so: a linear system
   # for the change, which is regular wherever the rotation is unique.
   (moments,), (change,) = primals, tangents
@@ -74,7 +76,9 @@ def _is_determined(values: jax.Array) -> jax.Array:
 
 
 @null_vector.defjvp
-def _null_vector_jvp(primals, tangents):
+def _null_vector_jvp(
+  primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
   # By perturbation of the eigenvector of rows.T @ diag(weights) @ rows, which
   # needs no root of the weights and no gap between the other eigenvalues.
   (rows, weights), (row_change, weight_change) = primals, tangents

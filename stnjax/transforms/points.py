@@ -21,7 +21,7 @@ def apply_to_points(
   pull: bool = False,
   align_corners: bool = False,
 ) -> jax.Array:
-  """Where points of an image are after `warp(image, matrix)`.
+  """Moves points of an image as `warp(image, matrix)` moves the image.
 
   Convention: **points move by the inverse of the matrix**, which maps output to
   input: a keypoint of the input lands where the output shows it.

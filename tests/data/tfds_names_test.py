@@ -216,7 +216,7 @@ class NameTest(parameterized.TestCase):
       example = {key: example[key] for key in features}
       self.prepare(name, features, [example])
       with self.assertRaisesRegex(
-        ValueError, f"{name}' is no image classification set.*{message}"
+        ValueError, f"{name}' is not an image classification set.*{message}"
       ):
         self.find(f"tfds:{name}")
     self.prepare(

@@ -205,7 +205,7 @@ def test_a_network_that_grows_resumes_before_and_after(
 
 
 def test_a_mistake_found_late_leaves_no_folder_that_is_refused(tmp_path):
-  """Loading fails after the runs' steps are looked up: try again, and go on."""
+  """Loading fails after the steps of runs are looked up: a rerun resumes."""
   settings = dataclasses.replace(LONG, dataset="plankton", network="CNN")
   for _ in range(2):
     with pytest.raises(FileNotFoundError, match="not prepared"):

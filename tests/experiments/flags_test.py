@@ -121,7 +121,7 @@ SWEEP = [
 
 
 def ends(name, cases, *others):
-  """That a script refuses each of the flags, in one line that says so."""
+  """Asserts that a script refuses each of the flags, in one line."""
   for start in range(0, len(cases), 4):
     batch = cases[start : start + 4]
     processes = [

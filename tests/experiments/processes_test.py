@@ -72,7 +72,7 @@ def train_here(settings, workdir):
 
 
 def assert_close(found, expected):
-  """That two runs came out the same but for rounding."""
+  """Asserts that two runs have the same results but for rounding."""
   lines, results, arrays = found
   assert len(lines) == len(expected[0])
   for line, other in zip((*lines, results), (*expected[0], expected[1])):
@@ -167,7 +167,7 @@ def test_one_that_is_lost_ends_the_other_and_both_go_on(
     time.sleep(0.1)
     err = both[1 - lost].communicate()[1]
   assert err.endswith(
-    "start all of them again to go on from the last checkpoints\n"
+    "start all of them again to resume from the last checkpoints\n"
   )
   outs = finish_all(start_together(module, flags, 2))
   assert re.search(r"resumed after step \d\d", outs[0])
@@ -248,9 +248,9 @@ def test_mistakes(flags, message, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_shard_is_not_for_those_that_know_of_each_other(tmp_path):
+def test_a_shard_is_refused_for_connected_processes(tmp_path):
   flags = ["--shard=0/2", f"--workdir={tmp_path}"]
   for process in start_together(["experiments.sweep"], flags, 2):
     code, _, err = scripts.finish(process)
     assert code != 0
-    assert "error: --shard=0/2 is for processes that do not know" in err
+    assert "error: --shard=0/2 is for processes that are not connected" in err

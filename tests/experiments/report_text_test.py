@@ -1,4 +1,4 @@
-"""Texts from files in report.md, read by a Markdown parser of its own."""
+"""Texts from files in report.md, read by an independent Markdown parser."""
 
 import html
 import html.parser

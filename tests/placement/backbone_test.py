@@ -41,7 +41,7 @@ class Residual(nnx.Module):
 
 
 def strided(task, *, rngs, width=1.0, filters=4):
-  """Plain NNX modules and a function, which do not say where they look."""
+  """Plain NNX modules and a function, whose receptive fields are not given."""
   count = round(filters * width)
   stages = [
     nnx.Conv(

@@ -121,7 +121,7 @@ class PlacementTest(parameterized.TestCase):
       return np.asarray(state["stages"][0]["conv"]["kernel"][...])
 
     def loss(localising, classifying):
-      """The same network, with the parameters of each use told apart."""
+      """The same network, with separate parameters for each use."""
       look = nnx.merge(graphdef, localising)
       theta = tiny.theta(look, 1, look.stages[0](IMAGES))
       warped = stnjax.warp(IMAGES, theta, padding="border")
@@ -338,7 +338,7 @@ class ThetaGradientTest(parameterized.TestCase):
     graphdef, params = nnx.split(plain, nnx.Param)
 
     def loss(localising, classifying):
-      """The plain network, the parameters of each use told apart."""
+      """The plain network, with separate parameters for each use."""
       look = nnx.merge(graphdef, localising)
       final = nnx.merge(graphdef, classifying)
       own = jnp.asarray(IMAGES)

@@ -42,6 +42,38 @@ class AntialiasTest(parameterized.TestCase):
       out, expected = out[inside], expected[inside]
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
+  @parameterized.parameters(1.0, 1.5, 20.0, 300.0)
+  @pytest.mark.usefixtures("x64")
+  def test_large_images(self, factor):
+    size = 300  # blurred by tiles, the last one not full
+    image = np.random.default_rng(0).normal(size=(2, size, 2, 1))
+    theta = np.tile(np.eye(2, 3), (2, 1, 1))
+    theta[:, 1, 1] = factor, 1 + factor / 2  # of each image its own
+    variance = ((theta[:, 1, 1] ** 2 - 1) / 6).clip(1e-9)
+    distance = np.arange(size)[:, None] - np.arange(size)
+    weights = np.exp(-(distance**2) / (2 * variance[:, None, None]))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    blurred = np.einsum("bij,bjxc->bixc", weights, image)
+    mode = dict(method="linear", padding="border")
+    out = compiled.warp(image, theta, antialias=True, **mode)
+    for found, smooth, matrix in zip(out, blurred, theta, strict=True):
+      grid = reference.grid(matrix, (size, 2), align_corners=False)
+      expected = reference.sample(smooth, grid, align_corners=False, **mode)
+      np.testing.assert_allclose(found, expected, atol=1e-9)
+
+  @pytest.mark.usefixtures("x64")
+  def test_gradient_of_large_images(self):
+    image = np.random.default_rng(0).normal(size=(300, 2, 1))
+    cotangent = np.random.default_rng(1).normal(size=(7, 2, 1))
+
+    def loss(image, factor):
+      theta = jnp.eye(2, 3).at[1, 1].set(factor)
+      shape, mode = (7, 2), dict(antialias=True, padding="border")
+      out = compiled.warp(image, theta, output_shape=shape, **mode)
+      return (out * cotangent).sum()
+
+    check_gradients(loss, image, jnp.array(0.813))
+
   @pytest.mark.slow
   def test_fine_stripes_become_grey(self):
     stripes = jnp.tile(jnp.array([1.0, 0.0]), 32)[None, :, None]

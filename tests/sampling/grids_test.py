@@ -39,6 +39,7 @@ class AffineTest(parameterized.TestCase):
   @parameterized.product(
     shape=((3, 4), (1, 5), (2, 3, 4)), align_corners=(False, True)
   )
+  @pytest.mark.filterwarnings("ignore:Since version 1.3.0, affine_grid")
   def test_against_torch(self, shape, align_corners):
     torch = pytest.importorskip("torch")
     theta = random_theta(np.random.default_rng(0), len(shape), batch=(2,))

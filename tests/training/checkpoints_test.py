@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, or an error says so."""
+"""Checkpoints: the saved state is restored, or an error is raised."""
 
 import contextlib
 import errno

@@ -132,7 +132,7 @@ def test_null_is_not_known(folder):
   [
     ('{"step": 4}\n{"step": 4}\n', "steps do not rise"),
     ('{"step": 4}\n{"epoch": 2}\n', "steps do not rise"),
-    ("[1]\n", "no JSON object"),
+    ("[1]\n", "not a JSON object"),
     ("{\n", "cannot read"),
   ],
 )

@@ -1,4 +1,4 @@
-"""Seeds trained together: each comes out as alone."""
+"""Seeds trained together have the results that each has alone."""
 
 from unittest import mock
 

@@ -78,7 +78,7 @@ def make_afresh(
   heads=1,
   family="affine",
 ):
-  """A trainer, and the states of its seeds, which start alike."""
+  """A trainer, and the states of its seeds, which are equal at the start."""
   drawn = data.PERTURBATIONS[perturbation]
   network = network_of(name, backbone, perturbation, batch_norm, heads, family)
   optimiser = optimiser or optimisers.make_optimiser(

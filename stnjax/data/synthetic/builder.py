@@ -17,7 +17,7 @@ class SyntheticBuilder(tfds.core.GeneratorBasedBuilder):
   @property
   @abc.abstractmethod
   def sizes(self) -> dict[str, int]:
-    """How many examples each split has."""
+    """Number of examples of each split."""
 
   @abc.abstractmethod
   def example(

@@ -32,7 +32,7 @@ def random_pose(rng, shape) -> tuple[np.ndarray, np.ndarray, float]:
   angle = np.deg2rad(rng.uniform(-limit, limit))
   cos, sin = np.cos(angle), np.sin(angle)
   turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-  # SVHN's crops are resized to squares: long numbers come out narrow and high.
+  # SVHN's crops are resized to squares: long numbers become narrow and high.
   stretch = (height / width) ** rng.uniform(0.4, 0.9)
   stretch *= np.exp(rng.uniform(-0.2, 0.2))
   shear = np.clip(rng.normal(0, 0.13), -0.35, 0.35)

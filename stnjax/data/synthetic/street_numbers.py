@@ -1,4 +1,4 @@
-"""Generated house numbers, where Street View's own (SVHN) are not at hand.
+"""Generated house numbers, a substitute for those of Street View (SVHN).
 
 Each picture is drawn with NumPy and Pillow from its own seed: a wall,
 maybe a plate, one number of one to five digits in some pose, light, and a
@@ -21,7 +21,7 @@ SIZES = {"train": 20_000, "test": 4_000}
 SEED = 0
 
 LENGTHS = (0.15, 0.44, 0.29, 0.08, 0.04)
-"""How often a number has 1, 2, ... digits; as in SVHN, but for five."""
+"""Shares of numbers with 1, 2, ... digits; as in SVHN, but for five."""
 
 
 class StreetNumbers(builder.SyntheticBuilder):

@@ -1,7 +1,7 @@
-"""Generated digits of house numbers, a stand-in for small pictures in colour.
+"""Generated digits of house numbers, a substitute for small pictures in colour.
 
-Where CIFAR-10 or the cropped digits of Street View (SVHN) are not at hand,
-small runs can take these instead; results on them say nothing of those sets.
+Small runs can use these if CIFAR-10 or the cropped digits of Street View (SVHN)
+are not available; results on them do not apply to those sets.
 Each picture is cut from one that `street_numbers` draws of a single digit,
 from its own seed, so there are as many fonts, walls and lights.
 """
@@ -18,7 +18,7 @@ SIZES = {"train": 10_000, "test": 2_000}
 SEED = 1
 
 ROOM = (1.05, 1.6)
-"""Least and greatest side of what is cut out, by that of the digit's box."""
+"""Least and greatest side of the crop, by that of the digit's box."""
 
 
 class SyntheticDigits(builder.SyntheticBuilder):

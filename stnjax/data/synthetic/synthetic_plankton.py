@@ -1,7 +1,7 @@
-"""Generated small sea creatures, a stand-in for plankton.
+"""Generated small sea creatures, a substitute for plankton.
 
-Where PlanktonSet is not at hand, small runs can take these instead; results on
-them say nothing of that set. Like its images after `plankton.fit`, they are
+Small runs can use these if PlanktonSet is not available; results on them do not
+apply to that set. Like its images after `plankton.fit`, they are
 grey, bright on a dark ground and 95 pixels wide, and a creature may be turned
 any way.
 
@@ -76,7 +76,7 @@ def rng_of(split: str, index: int) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Species:
-  """What individuals have in common; along the body is x, its width is 1.
+  """Common traits of individuals; along the body is x, its width is 1.
 
   Attributes:
     elongation: length by width.
@@ -301,7 +301,7 @@ def _placed(rng, parts: _Parts, angle: float) -> _Parts:
 
 
 def _mask(outlines) -> np.ndarray:
-  """Where any of some outlines is, `[95, 95]` float within [0, 1]."""
+  """Coverage by any of some outlines, `[95, 95]` float within [0, 1]."""
   image = Image.new("L", (_FINE * SIDE, _FINE * SIDE))
   pen = ImageDraw.Draw(image)
   for outline in outlines:
@@ -313,7 +313,7 @@ def _mask(outlines) -> np.ndarray:
 def _layers(
   rng, individual: Species, parts: _Parts
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How bright a creature is, and where its body is; `[95, 95]` in [0, 1]."""
+  """Brightness of a creature, and coverage by its body; `[95, 95]` each."""
   body = _mask([parts.body])
   light = individual.light * body
   depth = rng.uniform(0.4, 0.75)

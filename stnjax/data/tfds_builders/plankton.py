@@ -25,9 +25,9 @@ class Plankton(tfds.core.GeneratorBasedBuilder):
   image in ten of train/, rounded down and at least one of two, is in "test".
   Which ones is decided by a hash of the file names.
 
-  Left out and named are files that are no JPEGs, broken, hidden or too large
-  ones (2**26 pixels), and classes without any; those in colour are converted to
-  grey, and named.
+  Files that are not JPEGs, broken, hidden or too large (2**26 pixels) are left
+  out and named, as are classes without any image. Those in colour are converted
+  to grey, and named.
   """
 
   VERSION = tfds.core.Version("1.0.0")

@@ -113,7 +113,7 @@ class Number(NamedTuple):
 
 
 def _shards(path: pathlib.Path) -> list[Callable[[], Iterator]]:
-  """What to call, in turn, for the examples of each file to be written."""
+  """Functions to call, in turn, for the examples of each file."""
   print(f"reading digitStruct.mat of {path}", file=sys.stderr)
   numbers = read_digit_struct(_find_digit_struct(path), str(path))
   print(f"cropping {len(numbers)} numbers of {path}", file=sys.stderr)
@@ -342,7 +342,7 @@ def _try_crop(
 def crop_box(
   boxes: np.ndarray, width: int, height: int
 ) -> tuple[int, int, int, int] | None:
-  """What to crop for a number: the union of its boxes, grown and clipped.
+  """The crop of a number: the union of its boxes, grown and clipped.
 
   Args:
     boxes: `[digits, 4]`, left, top, width and height, in pixels from 0.

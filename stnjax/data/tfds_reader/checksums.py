@@ -49,7 +49,8 @@ def crc32c(records: Sequence[bytes]) -> np.ndarray:
 
 def _two_bytes(registers: np.ndarray) -> np.ndarray:
   """The registers after two bytes of zeros."""
-  return _table()[registers & 0xFFFF] ^ (registers >> 16)
+  low: np.ndarray = _table()[registers & 0xFFFF]
+  return np.asarray(low ^ (registers >> 16))
 
 
 @functools.cache

@@ -84,7 +84,7 @@ def _features(
   """Fields of `Prepared` that follow from the features of a set."""
   features = builder.info.features
   if not isinstance(features, tfds.features.FeaturesDict):
-    raise ValueError(f"dataset {name!r} is no image classification set")
+    raise ValueError(f"dataset {name!r} is not an image classification set")
   image_keys = [
     key
     for key, feature in sorted(features.items())
@@ -126,11 +126,11 @@ def _choose(
   supervised = builder.info.supervised_keys or ()
   for key in (kind, *supervised):
     if key in keys:
-      return key
+      return str(key)
   if len(keys) != 1:
     raise ValueError(
-      f"dataset {name!r} is no image classification set: it must have a uint8"
-      f" Image and a label of one integer, got {kind}s {keys} among the"
+      f"dataset {name!r} is not an image classification set: it must have a"
+      f" uint8 Image and a label of one integer, got {kind}s {keys} among the"
       f" features {', '.join(sorted(builder.info.features))}"
     )
   return keys[0]
@@ -180,9 +180,11 @@ def _splits(
     chosen = splitting.held_out(data.labels) == (split == "test")
     return Examples(data.images[chosen], data.labels[chosen])
 
-  def count(split: str, given: str | None) -> int:
+  def count(split: str, given: str | None) -> int | None:
     check(split)
     total = reader.count(prepared, "train", given or data_dir)
+    if total is None:
+      return None
     held_out = splitting.held_out_count(total)
     return held_out if split == "test" else total - held_out
 

@@ -1,6 +1,8 @@
 """Decoding examples, and refusing those that a set must not have."""
 
+from collections.abc import Sequence
 import io
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -56,7 +58,7 @@ def is_whole(label: tfds.features.FeatureConnector) -> bool:
   )
 
 
-def _agree(declared: tuple, wanted: tuple) -> bool:
+def _agree(declared: Sequence[Any], wanted: Sequence[Any]) -> bool:
   """Whether shapes are the same, but for axes of any size."""
   return len(declared) == len(wanted) and all(
     None in (a, b) or a == b for a, b in zip(declared, wanted, strict=True)
@@ -108,10 +110,10 @@ def label_of(record: bytes, key: str) -> int:
   labels = _features(record)[key].int64_list.value
   if len(labels) != 1:
     raise ValueError(f"{len(labels)} whole numbers as label; accepted: 1")
-  return labels[0]
+  return int(labels[0])
 
 
-def _features(record: bytes) -> dict:
+def _features(record: bytes) -> Any:
   try:
     return tf_example_pb2.Example.FromString(record).features.feature
   except Exception as error:  # protobuf's, which is no dependency of ours

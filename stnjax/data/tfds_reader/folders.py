@@ -25,7 +25,7 @@ _INFO = "dataset_info.json"
 _FEATURES = "features.json"
 
 
-def root(data_dir: str | os.PathLike | None) -> epath.Path:
+def root(data_dir: str | os.PathLike[str] | None) -> epath.Path:
   """The TFDS directory of an argument `data_dir`.
 
   Args:
@@ -37,7 +37,7 @@ def root(data_dir: str | os.PathLike | None) -> epath.Path:
   """
   if data_dir is None:
     return epath.Path(tfds.core.constants.DATA_DIR).expanduser()
-  path = files.place("data_dir", data_dir)
+  path = files.place("data_dir", os.fspath(data_dir))
   if path.exists() and not path.is_dir():
     raise NotADirectoryError(
       f"data_dir={os.fspath(data_dir)!r} is a file; accepted: a folder that"
@@ -60,8 +60,8 @@ def find(
     The folder; None for a set that is yet to be generated.
 
   Raises:
-    FileNotFoundError: If the set is not prepared; the message says how to get
-      it.
+    FileNotFoundError: If the set is not prepared; the message explains how to
+      get it.
     OSError: If a set cannot be generated there.
     records.DamagedError: If files of its description are missing.
   """
@@ -121,6 +121,7 @@ def _generated(
   prepared: Prepared, data_root: epath.Path, generate: bool
 ) -> epath.Path | None:
   """The folder of a set that is generated where it is not there."""
+  assert prepared.builder is not None, "generated sets have one"
   name, builder_class = prepared.name, prepared.builder()
   folder = data_root / name / str(builder_class.VERSION)
   if folder.is_dir() and any(folder.iterdir()):
@@ -243,7 +244,7 @@ def shards(
 
 @contextlib.contextmanager
 def advice(prepared: Prepared, data_dir: str | None) -> Iterator[None]:
-  """Says what to do about a set that is found to be damaged in the body."""
+  """Adds a remedy to the error of a damaged set that is read in the body."""
   try:
     yield
   except records.DamagedError as error:

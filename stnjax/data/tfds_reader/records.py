@@ -133,7 +133,7 @@ def _tfrecord(path: epath.Path, count: int) -> Iterator[list[bytes]]:
 
 
 def _bounds(path: epath.Path, content: bytes) -> tuple[list[int], list[int]]:
-  """Where the data of each record starts and ends."""
+  """Start and end of the data of each record."""
   starts, ends, start = [], [], 12
   while start - 12 < len(content):
     length = len(content)

@@ -1,4 +1,4 @@
-"""What a preset is, and the settings that quick sizes share."""
+"""The type of presets, and the settings that quick sizes share."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
