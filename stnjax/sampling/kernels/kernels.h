@@ -108,7 +108,7 @@ INLINE void by_channels(Case<T, kAxes, kTaps>, int64_t channels,
                         const F& visit) {
   constexpr bool kImage = kAxes == 2 && kTaps == 2;
   if (channels == 1) return visit(Channels<1>{});
-  if constexpr (kFew && kTaps > 1 && (sizeof(T) == 4 || kImage)) {
+  if constexpr (kFew && (sizeof(T) == 4 || kImage)) {
     if (channels == 3) return visit(Channels<3>{});
   }
   if constexpr (kFew && kTaps > 1 && sizeof(T) == 4) {
@@ -126,7 +126,10 @@ INLINE void blend(Channels<kChannels> channels, const W& w, const Taps& taps,
                   T* __restrict value) {
   if constexpr (kTaps == 1) {
     const T* pixel = taps(0, 0);
-    for (int64_t c = 0; c < channels; ++c) value[c] = pixel[c];
+    over_channels<T>(channels, [&](int64_t c, auto lanes) INLINED {
+      lanes.load(pixel + c);
+      lanes.store(value + c);
+    });
   } else if constexpr (kTaps == 4 && kChannels > 0) {
     Lanes<T, 4 * kChannels> sum, row;
     row.load(taps(0, 0));
