@@ -35,8 +35,9 @@ INLINE void prefetch(const Places<T, kAxes, kTaps>& p, int64_t count,
 }
 
 // Numbers side by side, in the registers of a processor.
-template <typename T, int kNumbers>
+template <typename T, int kSize>
 struct Lanes {
+  static constexpr int kNumbers = kSize;
   static constexpr int kWidth =
       kNumbers == 1 ? 1 : kNumbers % 8 || sizeof(T) > 4 ? 4 : 8;
   static constexpr int kCount = kNumbers / kWidth;
@@ -102,12 +103,14 @@ INLINE void over_channels(int64_t channels, const F& visit) {
 }
 
 // Calls `visit` with the number of channels, which it is compiled for where that
-// is 1, or with kFew another small one.
+// is 1 of floats, or with kFew another small one.
 template <bool kFew, typename T, int kAxes, int kTaps, typename F>
 INLINE void by_channels(Case<T, kAxes, kTaps>, int64_t channels,
                         const F& visit) {
   constexpr bool kImage = kAxes == 2 && kTaps == 2;
-  if (channels == 1) return visit(Channels<1>{});
+  if constexpr (kFew || (sizeof(T) == 4 && kTaps < 4)) {
+    if (channels == 1) return visit(Channels<1>{});
+  }
   if constexpr (kFew && (sizeof(T) == 4 || kImage)) {
     if (channels == 3) return visit(Channels<3>{});
   }
@@ -115,7 +118,9 @@ INLINE void by_channels(Case<T, kAxes, kTaps>, int64_t channels,
     if constexpr (kImage) {
       if (channels == 2) return visit(Channels<2>{});
     }
-    if (channels == 4) return visit(Channels<4>{});
+    if constexpr (kTaps == 4) {
+      if (channels == 4) return visit(Channels<4>{});
+    }
   }
   visit(Channels<0>{channels});
 }
@@ -235,23 +240,28 @@ INLINE void products(Channels<kChannels> channels, const Taps& taps,
     for (int tap = 0; tap < kTotal; tap += 4) {
       const T* at[4];
       Lanes<T, 8> total[4] = {};
+      Lanes<T, 4> half[4] = {};
       T rest[4] = {};
       for (int j = 0; j < 4; ++j) {
         at[j] = taps((tap + j) / kTaps, (tap + j) % kTaps);
       }
-      int64_t c = 0;
-      for (; c + 8 <= channels; c += 8) {
-        Lanes<T, 8> pixel, factor;
+      over_channels<T>(channels, [&](int64_t c, auto pixel) INLINED {
+        auto factor = pixel;
         factor.load(cotangent + c);
         for (int j = 0; j < 4; ++j) {
           pixel.load(at[j] + c);
-          total[j].add(pixel, factor);
+          if constexpr (pixel.kNumbers == 8) {
+            total[j].add(pixel, factor);
+          } else if constexpr (pixel.kNumbers == 4) {
+            half[j].add(pixel, factor);
+          } else {
+            rest[j] += at[j][c] * cotangent[c];
+          }
         }
+      });
+      for (int j = 0; j < 4; ++j) {
+        sums[tap + j] = total[j].sum() + half[j].sum() + rest[j];
       }
-      for (; c < channels; ++c) {
-        for (int j = 0; j < 4; ++j) rest[j] += at[j][c] * cotangent[c];
-      }
-      for (int j = 0; j < 4; ++j) sums[tap + j] = total[j].sum() + rest[j];
     }
   }
 }

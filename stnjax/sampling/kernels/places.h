@@ -235,6 +235,7 @@ INLINE void weigh_b_spline(const T* part, int64_t count, bool with_slopes,
 template <typename T, int kAxes, int kTaps>
 INLINE void weigh(const Sizes& s, int64_t count, bool with_slopes,
                   Places<T, kAxes, kTaps>& p) {
+#pragma GCC unroll 1
   for (int a = 0; a < kAxes; ++a) {
     const T* part = p.part[a];
     auto& w = p.weight[a];
