@@ -98,6 +98,7 @@ def sample(
   values = operations.READ.bind(
     *operands, method=method, padding=padding, align_corners=align_corners
   )
-  if integer and method.copies_pixels:
-    values = values.astype(image.dtype)
+  if method.copies_pixels:  # whatever the coordinates' dtype
+    kept = image.dtype if integer else jnp.promote_types(image.dtype, "float32")
+    values = values.astype(kept)
   return values.reshape(*points.shape[:-1], image.shape[-1])

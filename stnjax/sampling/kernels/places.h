@@ -297,7 +297,8 @@ INLINE Stencil<T, kAxes, kTaps> slope_stencil(
     w.row[r] = axis == 1 ? slope_of<kTaps>(p, 1, y, i) : weight_of(p, 1, y, i);
     if constexpr (kAxes == 3) {
       const int z = r / kTaps;
-      w.row[r] *= axis == 2 ? slope_of<kTaps>(p, 2, z, i) : weight_of(p, 2, z, i);
+      w.row[r] *=
+          axis == 2 ? slope_of<kTaps>(p, 2, z, i) : weight_of(p, 2, z, i);
     }
   }
   return w;

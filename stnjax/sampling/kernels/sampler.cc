@@ -1,9 +1,9 @@
 // The compiled sampler, for XLA's foreign function interface: see operations.py.
 //
 // Shapes: image [..., (D,) H, W, C]; x, y(, z) [..., P]; values [..., P, C];
-// row-major. Images to read may be of bytes. Coordinates are in pixels; see positions in compiled.py for what
-// was done to them. Attributes: `weighting`, see places.h; `beyond`, `period`:
-// those of an axis, for x, y(, z).
+// row-major. Images to read may be of bytes. Coordinates are in pixels; see
+// positions in compiled.py for what was done to them. Attributes: `weighting`,
+// see places.h; `beyond`, `period`: those of an axis, for x, y(, z).
 
 #include <cstdint>
 
@@ -54,8 +54,8 @@ Points<T> points_of(const Operands& operands, size_t first, const Sizes& s) {
   return points;
 }
 
-// Calls `visit(part, pixels, first)` for parts of a batch from image `first` on,
-// with pixels of type T.
+// Calls `visit(part, pixels, first)` for parts of a batch from image `first`
+// on, with pixels of type T.
 template <typename T, typename F>
 void over_parts(ffi::ThreadPool& pool, const Sizes& s,
                 const ffi::AnyBuffer& image, const F& visit) {
@@ -72,7 +72,8 @@ ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
   if (beyond.size() != 2 && beyond.size() != 3) {
     return ffi::Error::InvalidArgument("not two or three axes");
   }
-  const ffi::DataType type = operand(operands, operands.size() - 1).element_type();
+  const ffi::DataType type =
+      operand(operands, operands.size() - 1).element_type();
   if (type == ffi::DataType::F32) {
     visit(float());
   } else if (type == ffi::DataType::F64) {
@@ -150,14 +151,14 @@ extern const int32_t stnjax_sampler_api[2] = {XLA_FFI_API_MAJOR,
                                               XLA_FFI_API_MINOR};
 }
 
-#define DEFINE(name, call)                         \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call,        \
-                                ffi::Ffi::Bind()   \
-                                    .Ctx<ffi::ThreadPool>() \
-                                    .RemainingArgs()        \
-                                    .RemainingRets()        \
-                                    .Attr<int64_t>("weighting") \
-                                    .Attr<Numbers>("beyond")    \
+#define DEFINE(name, call)                                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call,                           \
+                                ffi::Ffi::Bind()                      \
+                                    .Ctx<ffi::ThreadPool>()           \
+                                    .RemainingArgs()                  \
+                                    .RemainingRets()                  \
+                                    .Attr<int64_t>("weighting")       \
+                                    .Attr<Numbers>("beyond")          \
                                     .Attr<Numbers>("period"))
 
 DEFINE(stnjax_sampler_read, read_call);

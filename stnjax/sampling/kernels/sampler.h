@@ -13,12 +13,12 @@
 #include "parallel.h"
 #include "places.h"
 
-// One build for all processors of a kind: the loader picks what runs here. Those
-// without AVX2 get the same sums by less code.
+// One build for all processors of a kind: the loader picks what runs here. With
+// AVX2 there is code for more numbers of channels.
 #if defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && \
     __GNUC__ >= 12 && !defined(STNJAX_ONE_PROCESSOR)
-#define PER_PROCESSOR(define, ...)                             \
-  define(__attribute__((target("default"))), false, __VA_ARGS__) \
+#define PER_PROCESSOR(define, ...)                                   \
+  define(__attribute__((target("default"))), false, __VA_ARGS__)     \
   define(__attribute__((target("arch=x86-64-v3"))), true, __VA_ARGS__)
 #else
 #define PER_PROCESSOR(define, ...) define(, true, __VA_ARGS__)
