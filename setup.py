@@ -55,7 +55,14 @@ def libraries() -> list[Extension]:
       ["stnjax/sampling/kernels/sampler.cc"],
       depends=[
         f"stnjax/sampling/kernels/{name}.h"
-        for name in ("kernels", "parallel", "places", "sampler", "taps")
+        for name in (
+          "kernels",
+          "lanes",
+          "parallel",
+          "places",
+          "sampler",
+          "taps",
+        )
       ],
       include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
       extra_compile_args=[

@@ -106,12 +106,51 @@ class AgainstNumPyTest(parameterized.TestCase):
 
   @parameterized.product(
     method=("nearest", "linear", "cubic"),
-    channels=(1, 3, 4, 9),
+    channels=(1, 2, 3, 4, 7, 17),
     num_axes=(2, 3),
   )
   def test_channels(self, method, channels, num_axes):
     shape = SHAPES[num_axes][0]
     check(method, "zeros", False, shape, channels, np.float32)
+
+  @parameterized.product(
+    method=("nearest", "linear", "cubic"),
+    num_axes=(2, 3),
+    count=(3, 200),  # few points are read another way
+  )
+  def test_bytes(self, method, num_axes, count):
+    rng = np.random.default_rng(0)
+    shape = SHAPES[num_axes][0]
+    images = rng.integers(0, 256, (3, *shape, 2)).astype(np.uint8)
+    points = rng.uniform(-2, 8, (3, count, num_axes)).astype(np.float32)
+    cotangents = rng.normal(size=(3, count, 2)).astype(np.float32)
+    sample = functools.partial(
+      compiled.sample,
+      method=METHODS[method],
+      padding=PADDINGS["zeros"],
+      align_corners=False,
+    )
+
+    @jax.jit
+    @jax.vmap
+    def run(image, points, cotangent):
+      values, vjp = jax.vjp(lambda p: sample(image, p) + 0.0, points)
+      return sample(image, points), *vjp(cotangent.astype(values.dtype))
+
+    values, gradients = run(images, points, cotangents)
+    kept = np.uint8 if method == "nearest" else np.float32
+    self.assertEqual(values.dtype, kept)
+    for i, (value, gradient) in enumerate(zip(values, gradients)):
+      wanted, _, slope = expected(
+        images[i].astype(np.float64),
+        points[i].astype(np.float64),
+        cotangents[i],
+        method,
+        "zeros",
+        False,
+      )
+      np.testing.assert_allclose(value, wanted, atol=1e-3)
+      np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-2)
 
   def test_nearest_computes_no_gradient_of_coordinates(self):
     def loss(points):

@@ -78,6 +78,14 @@ void run(int axes) {
   }
   Pool pool;
   stnjax::read_all<T>(pool, s, image.data(), points, values.data());
+  const std::vector<uint8_t> bytes(pixels, 1);
+  stnjax::over_bytes<T>(
+      pool, s, bytes.data(),
+      [&](const stnjax::Sizes& part, const T* numbers, int64_t first) {
+        const int64_t start = first * s.points;
+        stnjax::read_all<T>(pool, part, numbers, points.from(start),
+                            values.data() + start * s.channels);
+      });
   stnjax::grad_coords_all<T>(pool, s, image.data(), points, cotangent.data(),
                              gradients);
   stnjax::grad_image_all<T>(pool, s, cotangent.data(), points,

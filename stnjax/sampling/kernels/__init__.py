@@ -60,7 +60,7 @@ for _kernel in (
     name="compiled",
     supports=compiled.supports,
     sample=compiled.sample,
-    reads="floating images and volumes, with the methods that come with it",
+    reads="images and volumes, floating or uint8, with its own methods",
   ),
   Kernel(
     name="matmul",

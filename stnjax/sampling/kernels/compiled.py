@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from stnjax.sampling import padding as paddings
-from stnjax.sampling.kernels import operations
+from stnjax.sampling.kernels import gather, operations
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 
 def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
-  """Whether `sample` can read this image: 2-D or 3-D, floating."""
+  """Whether `sample` can read this image: 2-D or 3-D, floating or uint8."""
   axes = {*_axis_types(image), *_axis_types(points)}
   return (
     operations.weighting(method) is not None
     and points.shape[-1] in (2, 3)
-    and jnp.issubdtype(image.dtype, jnp.floating)
+    and (jnp.issubdtype(image.dtype, jnp.floating) or image.dtype == jnp.uint8)
     # The compiled code counts pixels, and periods, in 32 bits.
     and image.size < 2**30
     and max(image.shape[:-1]) < 2**28
@@ -59,12 +59,25 @@ def sample(
     batch: How many images are read at once, under `vmap`; not used.
 
   Returns:
-    `[..., C]`, 0 where a coordinate is NaN; float32 or wider.
+    `[..., C]`, 0 where a coordinate is NaN; float32 or wider, uint8 stays uint8
+    with "nearest".
 
   Gradient: that of `gather.sample`. On CPU in the same order each time,
     whatever the number of threads.
   """
-  del batch
+  integer = image.dtype == jnp.uint8
+  num_axes = points.shape[-1]
+  taps = points.size // num_axes * method.support**num_axes
+  if integer and taps < image.size // image.shape[-1]:
+    # The compiled code turns all pixels into floats, for a few taps in vain.
+    return gather.sample(
+      image,
+      points,
+      method=method,
+      padding=padding,
+      align_corners=align_corners,
+      batch=batch,
+    )
   dtype = functools.reduce(
     jnp.promote_types, (image.dtype, points.dtype), jnp.float32
   )
@@ -79,9 +92,13 @@ def sample(
     )
   )
   operands = operations.match_varying_axes(
-    *(a.astype(dtype) for a in (image, *(p.ravel() for p in positions)))
+    image if integer else image.astype(dtype),
+    *(position.astype(dtype).ravel() for position in positions),
   )
   values = operations.READ.bind(
     *operands, method=method, padding=padding, align_corners=align_corners
   )
+  if method.copies_pixels:  # whatever the coordinates' dtype
+    kept = image.dtype if integer else jnp.promote_types(image.dtype, "float32")
+    values = values.astype(kept)
   return values.reshape(*points.shape[:-1], image.shape[-1])

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "lanes.h"
 #include "places.h"
 #include "taps.h"
 
@@ -34,88 +35,25 @@ INLINE void prefetch(const Places<T, kAxes, kTaps>& p, int64_t count,
 #endif
 }
 
-// Numbers side by side, in the registers of a processor.
-template <typename T, int kNumbers>
-struct Lanes {
-  static constexpr int kWidth =
-      kNumbers == 1 ? 1 : kNumbers % 8 || sizeof(T) > 4 ? 4 : 8;
-  static constexpr int kCount = kNumbers / kWidth;
-  typedef T Vector __attribute__((vector_size(kWidth * sizeof(T)),
-                                  aligned(alignof(T)), may_alias));
-  Vector of[kCount];
-
-  INLINE void load(const T* numbers) {
-    const auto* vectors = reinterpret_cast<const Vector*>(numbers);
-    for (int v = 0; v < kCount; ++v) of[v] = vectors[v];
-  }
-
-  INLINE void store(T* numbers) const {
-    auto* vectors = reinterpret_cast<Vector*>(numbers);
-    for (int v = 0; v < kCount; ++v) vectors[v] = of[v];
-  }
-
-  INLINE void set(T weight, const Lanes& other) {
-    for (int v = 0; v < kCount; ++v) of[v] = weight * other.of[v];
-  }
-
-  INLINE void add(T weight, const Lanes& other) {
-    for (int v = 0; v < kCount; ++v) of[v] += weight * other.of[v];
-  }
-
-  INLINE void add(const Lanes& first, const Lanes& second) {
-    for (int v = 0; v < kCount; ++v) of[v] += first.of[v] * second.of[v];
-  }
-
-  INLINE T sum() const {
-    Vector total = of[0];
-    for (int v = 1; v < kCount; ++v) total += of[v];
-    T pairs[4];
-    for (int k = 0; k < 4; ++k) {
-      pairs[k] = kWidth == 8 ? total[k] + total[k + kWidth - 4] : total[k];
-    }
-    return (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]);
-  }
-};
-
-// The products of weights of a row's taps with the numbers of each channel.
-template <int kChannels, typename T>
-INLINE Lanes<T, 4 * kChannels> outer(const T* weights, const T* numbers) {
-  T products[4 * kChannels];
-  for (int j = 0; j < 4 * kChannels; ++j) {
-    products[j] = weights[j / kChannels] * numbers[j % kChannels];
-  }
-  Lanes<T, 4 * kChannels> lanes;
-  lanes.load(products);
-  return lanes;
-}
-
-// Calls `visit(c, lanes)` for the channels from c on, as many as there are lanes.
-template <typename T, typename F>
-INLINE void over_channels(int64_t channels, const F& visit) {
-  int64_t c = 0;
-  for (; c + 8 <= channels; c += 8) visit(c, Lanes<T, 8>{});
-  if (c + 4 <= channels) {
-    visit(c, Lanes<T, 4>{});
-    c += 4;
-  }
-  for (; c < channels; ++c) visit(c, Lanes<T, 1>{});
-}
-
-// Calls `visit` with the number of channels, which it is compiled for where that
-// is 1, or with kFew another small one.
+// Calls `visit` with the number of channels: with kFew, and for 1 mostly, as one
+// that code is compiled for if it is small.
 template <bool kFew, typename T, int kAxes, int kTaps, typename F>
 INLINE void by_channels(Case<T, kAxes, kTaps>, int64_t channels,
                         const F& visit) {
   constexpr bool kImage = kAxes == 2 && kTaps == 2;
-  if (channels == 1) return visit(Channels<1>{});
-  if constexpr (kFew && kTaps > 1 && (sizeof(T) == 4 || kImage)) {
+  if constexpr (kFew || (sizeof(T) == 4 && kTaps < 4)) {
+    if (channels == 1) return visit(Channels<1>{});
+  }
+  if constexpr (kFew && (sizeof(T) == 4 || kImage)) {
     if (channels == 3) return visit(Channels<3>{});
   }
   if constexpr (kFew && kTaps > 1 && sizeof(T) == 4) {
     if constexpr (kImage) {
       if (channels == 2) return visit(Channels<2>{});
     }
-    if (channels == 4) return visit(Channels<4>{});
+    if constexpr (kTaps == 4) {
+      if (channels == 4) return visit(Channels<4>{});
+    }
   }
   visit(Channels<0>{channels});
 }
@@ -126,7 +64,10 @@ INLINE void blend(Channels<kChannels> channels, const W& w, const Taps& taps,
                   T* __restrict value) {
   if constexpr (kTaps == 1) {
     const T* pixel = taps(0, 0);
-    for (int64_t c = 0; c < channels; ++c) value[c] = pixel[c];
+    over_channels<T>(channels, [&](int64_t c, auto lanes) INLINED {
+      lanes.load(pixel + c);
+      lanes.store(value + c);
+    });
   } else if constexpr (kTaps == 4 && kChannels > 0) {
     Lanes<T, 4 * kChannels> sum, row;
     row.load(taps(0, 0));
@@ -232,23 +173,28 @@ INLINE void products(Channels<kChannels> channels, const Taps& taps,
     for (int tap = 0; tap < kTotal; tap += 4) {
       const T* at[4];
       Lanes<T, 8> total[4] = {};
+      Lanes<T, 4> half[4] = {};
       T rest[4] = {};
       for (int j = 0; j < 4; ++j) {
         at[j] = taps((tap + j) / kTaps, (tap + j) % kTaps);
       }
-      int64_t c = 0;
-      for (; c + 8 <= channels; c += 8) {
-        Lanes<T, 8> pixel, factor;
+      over_channels<T>(channels, [&](int64_t c, auto pixel) INLINED {
+        auto factor = pixel;
         factor.load(cotangent + c);
         for (int j = 0; j < 4; ++j) {
           pixel.load(at[j] + c);
-          total[j].add(pixel, factor);
+          if constexpr (pixel.kNumbers == 8) {
+            total[j].add(pixel, factor);
+          } else if constexpr (pixel.kNumbers == 4) {
+            half[j].add(pixel, factor);
+          } else {
+            rest[j] += at[j][c] * cotangent[c];
+          }
         }
+      });
+      for (int j = 0; j < 4; ++j) {
+        sums[tap + j] = total[j].sum() + half[j].sum() + rest[j];
       }
-      for (; c < channels; ++c) {
-        for (int j = 0; j < 4; ++j) rest[j] += at[j][c] * cotangent[c];
-      }
-      for (int j = 0; j < 4; ++j) sums[tap + j] = total[j].sum() + rest[j];
     }
   }
 }

@@ -63,7 +63,7 @@ def _read(image, *points, method, padding, align_corners):
   def read(image, *points):
     shape = image.shape[:-1]
     by_axis, defined = _taps(points, shape, method, padding, align_corners)
-    values = gather.blend(image, by_axis)
+    values = gather.blend(image, by_axis).astype(points[0].dtype)
     return jnp.where(defined[:, None], values, 0)
 
   for _ in points[0].shape[:-1]:

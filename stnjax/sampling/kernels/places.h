@@ -235,6 +235,7 @@ INLINE void weigh_b_spline(const T* part, int64_t count, bool with_slopes,
 template <typename T, int kAxes, int kTaps>
 INLINE void weigh(const Sizes& s, int64_t count, bool with_slopes,
                   Places<T, kAxes, kTaps>& p) {
+#pragma GCC unroll 1
   for (int a = 0; a < kAxes; ++a) {
     const T* part = p.part[a];
     auto& w = p.weight[a];
@@ -296,7 +297,8 @@ INLINE Stencil<T, kAxes, kTaps> slope_stencil(
     w.row[r] = axis == 1 ? slope_of<kTaps>(p, 1, y, i) : weight_of(p, 1, y, i);
     if constexpr (kAxes == 3) {
       const int z = r / kTaps;
-      w.row[r] *= axis == 2 ? slope_of<kTaps>(p, 2, z, i) : weight_of(p, 2, z, i);
+      w.row[r] *=
+          axis == 2 ? slope_of<kTaps>(p, 2, z, i) : weight_of(p, 2, z, i);
     }
   }
   return w;

@@ -1,9 +1,9 @@
 // The compiled sampler, for XLA's foreign function interface: see operations.py.
 //
 // Shapes: image [..., (D,) H, W, C]; x, y(, z) [..., P]; values [..., P, C];
-// row-major. Coordinates are in pixels; see positions in compiled.py for what
-// was done to them. Attributes: `weighting`, see places.h; `beyond`, `period`:
-// those of an axis, for x, y(, z).
+// row-major. Images to read may be of bytes. Coordinates are in pixels; see
+// positions in compiled.py for what was done to them. Attributes: `weighting`,
+// see places.h; `beyond`, `period`: those of an axis, for x, y(, z).
 
 #include <cstdint>
 
@@ -54,13 +54,26 @@ Points<T> points_of(const Operands& operands, size_t first, const Sizes& s) {
   return points;
 }
 
-// Calls `visit` with a zero of the type of numbers.
+// Calls `visit(part, pixels, first)` for parts of a batch from image `first`
+// on, with pixels of type T.
+template <typename T, typename F>
+void over_parts(ffi::ThreadPool& pool, const Sizes& s,
+                const ffi::AnyBuffer& image, const F& visit) {
+  if (image.element_type() == ffi::DataType::U8) {
+    stnjax::over_bytes<T>(pool, s, image.typed_data<uint8_t>(), visit);
+  } else {
+    visit(s, image.typed_data<T>(), 0);
+  }
+}
+
+// Calls `visit` with a zero of the type of the coordinates.
 template <typename F>
 ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
   if (beyond.size() != 2 && beyond.size() != 3) {
     return ffi::Error::InvalidArgument("not two or three axes");
   }
-  const ffi::DataType type = operand(operands, 0).element_type();
+  const ffi::DataType type =
+      operand(operands, operands.size() - 1).element_type();
   if (type == ffi::DataType::F32) {
     visit(float());
   } else if (type == ffi::DataType::F64) {
@@ -79,8 +92,13 @@ ffi::Error read_call(ffi::ThreadPool pool, Operands operands, Results results,
     const auto image = operand(operands, 0);
     const auto values = result(results, 0);
     const Sizes s = sizes_of(image, values, weighting, beyond, period);
-    stnjax::read_all<T>(pool, s, image.typed_data<T>(),
-                        points_of<T>(operands, 1, s), values.typed_data<T>());
+    const Points<T> points = points_of<T>(operands, 1, s);
+    over_parts<T>(pool, s, image, [&](const Sizes& part, const T* pixels,
+                                      int64_t first) {
+      stnjax::read_all<T>(
+          pool, part, pixels, points.from(first * s.points),
+          values.typed_data<T>() + first * s.points * s.channels);
+    });
   });
 }
 
@@ -96,9 +114,15 @@ ffi::Error grad_coords_call(ffi::ThreadPool pool, Operands operands,
     for (int a = 0; a < s.num_axes; ++a) {
       gradients.along[a] = result(results, a).typed_data<T>();
     }
-    stnjax::grad_coords_all<T>(pool, s, image.typed_data<T>(),
-                               points_of<T>(operands, 2, s),
-                               cotangent.typed_data<T>(), gradients);
+    const Points<T> points = points_of<T>(operands, 2, s);
+    over_parts<T>(pool, s, image, [&](const Sizes& part, const T* pixels,
+                                      int64_t first) {
+      const int64_t start = first * s.points;
+      stnjax::grad_coords_all<T>(
+          pool, part, pixels, points.from(start),
+          cotangent.typed_data<T>() + start * s.channels,
+          gradients.from(start));
+    });
   });
 }
 
@@ -127,14 +151,14 @@ extern const int32_t stnjax_sampler_api[2] = {XLA_FFI_API_MAJOR,
                                               XLA_FFI_API_MINOR};
 }
 
-#define DEFINE(name, call)                         \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call,        \
-                                ffi::Ffi::Bind()   \
-                                    .Ctx<ffi::ThreadPool>() \
-                                    .RemainingArgs()        \
-                                    .RemainingRets()        \
-                                    .Attr<int64_t>("weighting") \
-                                    .Attr<Numbers>("beyond")    \
+#define DEFINE(name, call)                                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call,                           \
+                                ffi::Ffi::Bind()                      \
+                                    .Ctx<ffi::ThreadPool>()           \
+                                    .RemainingArgs()                  \
+                                    .RemainingRets()                  \
+                                    .Attr<int64_t>("weighting")       \
+                                    .Attr<Numbers>("beyond")          \
                                     .Attr<Numbers>("period"))
 
 DEFINE(stnjax_sampler_read, read_call);

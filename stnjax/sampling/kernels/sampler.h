@@ -6,18 +6,19 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels.h"
 #include "parallel.h"
 #include "places.h"
 
-// One build for all processors of a kind: the loader picks what runs here. Those
-// without AVX2 get the same sums by less code.
+// One build for all processors of a kind: the loader picks what runs here. With
+// AVX2 there is code for more numbers of channels.
 #if defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && \
     __GNUC__ >= 12 && !defined(STNJAX_ONE_PROCESSOR)
-#define PER_PROCESSOR(define, ...)                             \
-  define(__attribute__((target("default"))), false, __VA_ARGS__) \
+#define PER_PROCESSOR(define, ...)                                   \
+  define(__attribute__((target("default"))), false, __VA_ARGS__)     \
   define(__attribute__((target("arch=x86-64-v3"))), true, __VA_ARGS__)
 #else
 #define PER_PROCESSOR(define, ...) define(, true, __VA_ARGS__)
@@ -119,6 +120,29 @@ Kernel<T> kernel_for(const Sizes& s) {
   return taps == 1   ? kernel<T, 3, 1>()
          : taps == 2 ? kernel<T, 3, 2>()
                      : kernel<T, 3, 4>();
+}
+
+// Calls `visit(part, pixels, first)` for parts of a batch of images of bytes,
+// from image `first` on, with their pixels as numbers: as many images at once
+// as a processor keeps close to it, or one.
+template <typename T, typename Pool, typename F>
+void over_bytes(Pool& pool, const Sizes& s, const uint8_t* image,
+                const F& visit) {
+  constexpr int64_t kClose = 1 << 18;
+  const int64_t numbers = std::max<int64_t>(1, s.numbers());
+  const int64_t most = std::clamp<int64_t>(kClose / numbers, 1,
+                                           std::max<int64_t>(1, s.batch));
+  const std::unique_ptr<T[]> pixels(new T[most * numbers]);
+  Sizes part = s;
+  for (int64_t first = 0; first < s.batch; first += most) {
+    part.batch = std::min(most, s.batch - first);
+    const uint8_t* bytes = image + first * s.numbers();
+    in_parallel(pool, part.batch * s.numbers(), kGrain,
+                [&](int64_t start, int64_t end) {
+                  std::copy(bytes + start, bytes + end, pixels.get() + start);
+                });
+    visit(part, pixels.get(), first);
+  }
 }
 
 template <typename T, typename Pool>

@@ -76,7 +76,9 @@ struct TapsAnywhere {
     }
   }
 
-  INLINE bool exists(int r, int tap) const { return (row[r] | column[tap]) >= 0; }
+  INLINE bool exists(int r, int tap) const {
+    return (row[r] | column[tap]) >= 0;
+  }
 
   INLINE Pixel* operator()(int r, int tap) const {
     return exists(r, tap) ? image + row[r] + column[tap] : nothing;
