@@ -29,6 +29,8 @@ def sampled(method, padding, dtype="float32", **options):
     options["key"] = KEY
   if padding == "constant":
     options["fill_value"] = np.array([1, 2, 3], np.int32)
+  if sampling.METHODS[method].takes_labels:
+    dtype = "int32"
   return lambda: stnjax.grid_sample(
     image(dtype), grid(), return_mask=True, **options
   )

@@ -313,6 +313,7 @@ def _lower_for_cuda(
     num_axes = len(operands) - (1 if primitive is READ else 2)
     # The others are right where they are interpreted, but ran on no GPU yet.
     measured = options["method"] is LINEAR and num_axes == 2
+    measured &= jnp.issubdtype(context.avals_in[0].dtype, jnp.floating)
     if not (measured and _may_call(context) and triton.supports(*arrays)):
       return by_jax(context, *operands, **options)
     kernel = mlir.lower_fun(getattr(triton, name), several)
