@@ -6,12 +6,13 @@ Other methods, and volumes, which have one more size:
 
   python -m experiments.bench_sampling --method=cubic --method=nearest
   python -m experiments.bench_sampling --shapes=2x64x64x64x1,2x48x48x48x4
+  python -m experiments.bench_sampling --shapes=1x1080x1920x3 --dtype=uint8
 
 Warps batches by random affine transforms with stnjax and with every peer that
-is installed (torch, jax.scipy's map_coordinates, dm_pix, kornia; the extra
-`bench` brings them), each in its fastest memory layout. Checks first that all
-results agree. Writes tables, bench_sampling.md, and every measurement,
-bench_sampling.json. Takes about 6 minutes on 2 CPU cores.
+is installed (torch, jax.scipy's map_coordinates, dm_pix, kornia, and forward
+OpenCV; the extra `bench` brings them), each in its fastest memory layout.
+Checks first that all results agree. Writes tables, bench_sampling.md, and every
+measurement, bench_sampling.json. Takes about 6 minutes on 2 CPU cores.
 
 Times: the implementations take turns, in a new random order each round. A turn
 is a pause, a call that wakes up the implementation's threads, and a timed call.

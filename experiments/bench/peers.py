@@ -16,7 +16,8 @@ from stnjax.sampling.kernels import library
 
 METHODS = ("nearest", "linear", "cubic", "spline")
 PASSES = ("forward", "theta", "both")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "uint8")
+FLOATING = ("float32", "bfloat16")
 
 _TORCH = ("torch", "kornia")
 
@@ -40,6 +41,8 @@ class Implementation:
     backends: Backends of JAX that it is of use on; any if empty.
     is_warp: Whether its result is the warped batch.
     volume_methods: Methods of interpolation that it supports for volumes.
+    dtypes: Data types of images that it supports.
+    max_channels: Most channels of an image, None if it takes any number.
   """
 
   methods: Sequence[str]
@@ -48,10 +51,14 @@ class Implementation:
   backends: Sequence[str] = ()
   is_warp: bool = True
   volume_methods: Sequence[str] = ()
+  dtypes: Sequence[str] = FLOATING
+  max_channels: int | None = None
 
-  def supports(self, shape: Sequence[int], method: str) -> bool:
-    """Whether it warps a batch of a shape by a method."""
-    return method in (self.methods if len(shape) == 4 else self.volume_methods)
+  def supports(self, shape: Sequence[int], method: str, dtype: str) -> bool:
+    """Whether it warps a batch of a shape and data type by a method."""
+    methods = self.methods if len(shape) == 4 else self.volume_methods
+    most = self.max_channels or shape[-1]
+    return method in methods and dtype in self.dtypes and shape[-1] <= most
 
   def available(self) -> bool:
     """Whether it can be timed on JAX's default backend."""
@@ -80,9 +87,16 @@ def _in_torch(peer: str, *case: Any) -> Passes:
   return torch_warps.passes(peer, *case)
 
 
+def _in_opencv(*case: Any) -> Passes:
+  from experiments.bench import opencv_warps  # OpenCV is optional
+
+  return opencv_warps.passes(*case)
+
+
 STNJAX = Implementation(
   methods=METHODS,
   volume_methods=METHODS,
+  dtypes=DTYPES,
   passes=_in_jax(jax_warps.stnjax_warp),
 )
 
@@ -114,6 +128,17 @@ PEERS.register(
   ),
 )
 PEERS.register(
+  "opencv",
+  Implementation(
+    methods=("nearest", "linear", "cubic"),
+    passes=_in_opencv,
+    package="cv2",
+    backends=("cpu",),
+    dtypes=("float32", "uint8"),
+    max_channels=4,
+  ),
+)
+PEERS.register(
   "deterministic",
   Implementation(
     methods=METHODS,
@@ -129,6 +154,7 @@ PEERS.register(
     volume_methods=METHODS,
     passes=_in_jax(jax_warps.copy, names=("forward",)),
     is_warp=False,
+    dtypes=DTYPES,
   ),
 )
 
@@ -171,11 +197,16 @@ def build(
 
   Returns:
     By pass, a call that returns when its result is there. The method "nearest"
-    has no gradient to theta.
+    has no gradient to theta, bytes have none.
   """
-  passes = find(name).passes(inputs(shape), method, dtype, in_a_row)
+  image, *rest = inputs(shape)
+  if dtype == "uint8":
+    image = np.round(255 * image)
+  passes = find(name).passes((image, *rest), method, dtype, in_a_row)
   if method == "nearest":
     passes.pop("theta", None)
+  if dtype == "uint8":
+    passes = {"forward": passes["forward"]}
   if find(name).package in _TORCH:
     for call in passes.values():
       call()

@@ -102,7 +102,7 @@ def measure(
     with_memory: Whether peak memory is measured.
   """
   shape, method = case["shape"], case["method"]
-  supporting = [n for n in chosen if peers.find(n).supports(shape, method)]
+  supporting = [n for n in chosen if peers.find(n).supports(**case)]
   names = ["stnjax", *supporting]
   # Some compute coordinates too coarsely in other types than float32.
   checked = {**case, "dtype": "float32"}

@@ -36,6 +36,7 @@ def machine(
     is active.
   """
   installed = [name for name in packages if importlib.util.find_spec(name)]
+  of_package = metadata.packages_distributions()  # cv2 has another name
   return {
     "device": devices[0].device_kind,
     "devices": len(devices),
@@ -44,7 +45,10 @@ def machine(
     "cores": os.cpu_count(),
     "python": platform.python_version(),
     "compiled_sampler": library.is_compiled(),
-    "packages": {name: metadata.version(name) for name in installed},
+    "packages": {
+      name: metadata.version(of_package.get(name, [name])[0])
+      for name in installed
+    },
   }
 
 

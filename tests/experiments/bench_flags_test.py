@@ -32,7 +32,7 @@ def test_shapes_read_back():
 @pytest.mark.parametrize(
   "names, message",
   [
-    (["opencv"], "--peers='opencv' is unknown; accepted: torch"),
+    (["pillow"], "--peers='pillow' is unknown; accepted: torch"),
     (["deterministic"], "--peers='deterministic' is not available"),
     (["copy", "copy"], "--peers must differ"),
     ([], "--peers is empty"),
