@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stnjax import promotion
-from stnjax.sampling.kernels import gather, library, taps
+from stnjax.sampling.kernels import gather, library, tap_by_tap, taps
 from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
 from stnjax.sampling.splines import SPLINE
 
@@ -159,8 +159,38 @@ def grad_image_at_once(values, *points, shape, method, padding, align_corners):
   return add(_blank(values, points, shape), values, *points)
 
 
+@promotion.usual
+def _grad_coords_on_cpu(image, cotangent, *points, method, **options):
+  """`_grad_coords`, without a copy of the image for each of many taps."""
+  options["method"] = method
+  floating = jnp.issubdtype(image.dtype, jnp.floating)
+  many = method.support > tap_by_tap.MANY
+  # The places of the taps are no less than an image of one channel.
+  if not floating or not many or image.shape[-1] == 1:
+    return _grad_coords(image, cotangent, *points, **options)
+  gradient = functools.partial(tap_by_tap.grad_coords, **options)
+  for _ in points[0].shape[:-1]:
+    gradient = jax.vmap(gradient)
+  return gradient(image, cotangent, *points)
+
+
+@promotion.usual
+def _grad_image_on_cpu(values, *points, shape, method, **options):
+  """`grad_image`, without a copy of the image for each of many taps."""
+  options["method"] = method
+  if method.support <= tap_by_tap.MANY:
+    return grad_image(values, *points, shape=shape, **options)
+  add = functools.partial(tap_by_tap.grad_image, **options)
+  for _ in points[0].shape[:-1]:
+    add = jax.vmap(add)
+  return add(_blank(values, points, shape), values, *points)
+
+
 def _operation(
-  name: str, reference: Callable, results: Callable
+  name: str,
+  reference: Callable,
+  results: Callable,
+  on_cpu: Callable | None = None,
 ) -> core.Primitive:
   """An operation of JAX that does what `reference` does.
 
@@ -168,6 +198,7 @@ def _operation(
     name: End of the operation's name.
     reference: The operation by other operations.
     results: Shapes of its results, given those of its operands.
+    on_cpu: The operation on CPU where nothing is compiled, if that is another.
   """
   primitive = core.Primitive(f"stnjax_sampler_{name}")
   primitive.multiple_results = reference is _grad_coords
@@ -190,10 +221,11 @@ def _operation(
 
   def lower_for_cpu(context, *operands, **options):
     calls = library.is_compiled() and _may_call(context)
-    lower = _lower_compiled(primitive) if calls else by_jax
+    lower = _lower_compiled(primitive) if calls else plain
     return lower(context, *operands, **options)
 
   by_jax = mlir.lower_fun(reference, primitive.multiple_results)
+  plain = mlir.lower_fun(on_cpu or reference, primitive.multiple_results)
   mlir.register_lowering(primitive, by_jax)
   if primitive.name in library.FUNCTIONS:
     mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
@@ -287,10 +319,16 @@ _SLOPE = _operation(  # runs in forward mode only, and is never compiled code
   "slope", _slope, lambda image, x, *_: [(*x, image[-1])]
 )
 _GRAD_COORDS = _operation(
-  "grad_coords", _grad_coords, lambda _, __, *points: list(points)
+  "grad_coords",
+  _grad_coords,
+  lambda _, __, *points: list(points),
+  _grad_coords_on_cpu,
 )
 _GRAD_IMAGE = _operation(
-  "grad_image", grad_image, lambda v, *_, shape: [(*v[:-2], *shape, v[-1])]
+  "grad_image",
+  grad_image,
+  lambda v, *_, shape: [(*v[:-2], *shape, v[-1])],
+  _grad_image_on_cpu,
 )
 
 for _platform in ("cuda", "rocm"):
