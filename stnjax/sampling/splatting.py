@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
 from stnjax.sampling import complex_images, kernels, reading, sampler
-from stnjax.sampling.kernels.operations import match_varying_axes
+from stnjax.sampling.kernels.plain import match_varying_axes
 from stnjax.sampling.methods import LINEAR
 from stnjax.sampling.padding import (
   UNFILLED,

@@ -18,7 +18,7 @@ from stnjax.sampling.kernels import (
 from stnjax.sampling.kernels import (
   gather,
   library,
-  operations,
+  plain,
 )
 from stnjax.sampling.methods import LINEAR
 from stnjax.sampling.padding import PADDINGS, apply_padding
@@ -171,8 +171,8 @@ class AgainstGatherTest(parameterized.TestCase):
       *(
         jax.jit(functools.partial(gradient, **options))(*operands)
         for gradient in (
-          operations.grad_image_at_once,
-          operations.grad_image,
+          plain.grad_image_at_once,
+          plain.grad_image,
         )
       ),
       atol=1e-12,

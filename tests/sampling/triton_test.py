@@ -11,7 +11,7 @@ import pytest
 
 import stnjax
 from stnjax.sampling import padding as paddings
-from stnjax.sampling.kernels import operations, triton
+from stnjax.sampling.kernels import plain, triton
 from stnjax.sampling.methods import METHODS
 from stnjax.sampling.padding import PADDINGS
 from tests.sampling.compiled_test import SHAPES, expected
@@ -143,8 +143,8 @@ class LoweringTest(absltest.TestCase):
       return call
 
     reference = {
-      "read": operations._read,
-      "grad_coords": operations._grad_coords,
+      "read": plain.read,
+      "grad_coords": plain.grad_coords,
     }
     fakes = {name: record(name) for name in reference}
     with (

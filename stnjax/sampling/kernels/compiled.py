@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from stnjax.sampling import padding as paddings
-from stnjax.sampling.kernels import gather, operations
+from stnjax.sampling.kernels import gather, operations, plain
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
 
@@ -91,7 +91,7 @@ def sample(
       zip(jnp.unstack(points, axis=-1), image.shape[-2::-1], strict=True)
     )
   )
-  operands = operations.match_varying_axes(
+  operands = plain.match_varying_axes(
     image if integer else image.astype(dtype),
     *(position.astype(dtype).ravel() for position in positions),
   )

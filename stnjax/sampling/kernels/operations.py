@@ -3,13 +3,12 @@
 `read`, the values; `slope`, their change as the points move; `grad_coords`,
 their gradient with respect to the points; `grad_image`, with respect to the
 image. On CPU all but `slope` are functions of sampler.cc, where setup.py could
-compile it; elsewhere and for further derivatives, what JAX makes of the gather
-kernel.
+compile it, on NVIDIA GPUs `read` and `grad_coords` of linear images are Triton
+kernels; elsewhere and for further derivatives they are those of `plain`.
 """
 
 from collections.abc import Callable
 import functools
-import math
 
 import jax
 from jax import lax
@@ -18,8 +17,7 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import promotion
-from stnjax.sampling.kernels import gather, library, tap_by_tap, taps
+from stnjax.sampling.kernels import library, plain
 from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
 from stnjax.sampling.splines import SPLINE
 
@@ -32,158 +30,6 @@ _WEIGHTINGS = {
 def weighting(method: Method) -> int | None:
   """The code in places.h of a method's weights; None where there is none."""
   return _WEIGHTINGS.get((method.weights, method.pads_position))
-
-
-def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
-  """Under `shard_map`, operands that vary over the same axes of the mesh."""
-
-  def varying_axes(operand):
-    kind = jax.typeof(operand)
-    kind = getattr(kind, "manual_axis_type", kind)  # JAX 0.10 has `vma` alone
-    return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
-
-  every = frozenset().union(*map(varying_axes, operands))
-  missing = [tuple(every - varying_axes(operand)) for operand in operands]
-  return [
-    lax.pcast(operand, axes, to="varying") if axes else operand
-    for operand, axes in zip(operands, missing, strict=True)
-  ]
-
-
-# The operations. Each takes images [..., (D,) H, W, C] and as many sets of
-# points x, y(, z) [..., P], which are padded as `compiled.sample` does it, NaN
-# for a point that reads nothing. They are also traced while a program is
-# lowered.
-
-
-@promotion.usual
-def _read(image, *points, method, padding, align_corners):
-  """`[..., P, C]`: the images at the points."""
-
-  def read(image, *points):
-    shape = image.shape[:-1]
-    by_axis, defined = _taps(points, shape, method, padding, align_corners)
-    values = gather.blend(image, by_axis).astype(points[0].dtype)
-    return jnp.where(defined[:, None], values, 0)
-
-  for _ in points[0].shape[:-1]:
-    read = jax.vmap(read)
-  return read(image, *points)
-
-
-def _taps(points, shape, method, padding, align_corners):
-  """The taps along x, y(, z), and `[P]`, whether a point reads at all."""
-  defined = ~functools.reduce(jnp.logical_or, map(jnp.isnan, points))
-  by_axis = [
-    taps.around(
-      jnp.where(defined, place, 0),
-      size,
-      method,
-      padding.along(axis),
-      align_corners,
-    )
-    for axis, (place, size) in enumerate(zip(points, shape[::-1], strict=True))
-  ]
-  return by_axis, defined
-
-
-@promotion.usual
-def _slope(image, *operands, **options):
-  """`[..., P, C]`: how the values change where the points move."""
-  points, moves = _halves(operands)
-  read = functools.partial(_read, image, **options)
-  return jax.jvp(read, points, moves)[1]
-
-
-def _halves(operands):
-  half = len(operands) // 2
-  return operands[:half], operands[half:]
-
-
-@promotion.usual
-def _grad_coords(image, cotangent, *points, **options):
-  """For each axis `[..., P]`: the adjoint of `_slope`."""
-  read = functools.partial(_read, image, **options)
-  return jax.vjp(read, *points)[1](cotangent)
-
-
-@promotion.usual
-def grad_image(values, *points, shape, **options):
-  """`[..., *shape, C]`: the adjoint of `_read` in the image."""
-
-  def read(image):
-    return _read(image, *points, **options)
-
-  return jax.vjp(read, _blank(values, points, shape))[1](values)[0]
-
-
-def _blank(values, points, shape):
-  """Zeros `[..., *shape, C]`, to be added to.
-
-  They vary over devices where the values do: else what is added to them would
-  be summed over those.
-  """
-  *batch, _, channels = values.shape
-  image = jnp.zeros((*batch, *shape, channels), values.dtype)
-  return match_varying_axes(image, values, *points)[0]
-
-
-@promotion.usual
-def grad_image_at_once(values, *points, shape, method, padding, align_corners):
-  """`grad_image` as one scatter of all taps instead of one of each.
-
-  For GPUs: XLA computes the terms while it adds them, with half as many kernel
-  launches.
-  """
-
-  def add(image, values, *points):
-    by_axis, defined = _taps(points, shape, method, padding, align_corners)
-    count = math.prod(shape)
-    flat, parts = [], []
-    for tap in gather.corners(by_axis):
-      present = defined & tap.inside
-      place = gather.flat_index(tap.index, shape)
-      flat.append(jnp.where(present, place, count))
-      weighted = tap.weight is not None
-      parts.append(tap.weight[:, None] * values if weighted else values)
-    pixels = image.reshape(count, image.shape[-1])
-    pixels = pixels.at[jnp.stack(flat, axis=1).ravel()].add(
-      lax.collapse(jnp.stack(parts, axis=1), 0, 2),
-      mode="drop",
-      wrap_negative_indices=False,
-    )
-    return pixels.reshape(image.shape)
-
-  for _ in points[0].shape[:-1]:
-    add = jax.vmap(add)
-  return add(_blank(values, points, shape), values, *points)
-
-
-@promotion.usual
-def _grad_coords_on_cpu(image, cotangent, *points, method, **options):
-  """`_grad_coords`, without a copy of the image for each of many taps."""
-  options["method"] = method
-  floating = jnp.issubdtype(image.dtype, jnp.floating)
-  many = method.support > tap_by_tap.MANY
-  # The places of the taps are no less than an image of one channel.
-  if not floating or not many or image.shape[-1] == 1:
-    return _grad_coords(image, cotangent, *points, **options)
-  gradient = functools.partial(tap_by_tap.grad_coords, **options)
-  for _ in points[0].shape[:-1]:
-    gradient = jax.vmap(gradient)
-  return gradient(image, cotangent, *points)
-
-
-@promotion.usual
-def _grad_image_on_cpu(values, *points, shape, method, **options):
-  """`grad_image`, without a copy of the image for each of many taps."""
-  options["method"] = method
-  if method.support <= tap_by_tap.MANY:
-    return grad_image(values, *points, shape=shape, **options)
-  add = functools.partial(tap_by_tap.grad_image, **options)
-  for _ in points[0].shape[:-1]:
-    add = jax.vmap(add)
-  return add(_blank(values, points, shape), values, *points)
 
 
 def _operation(
@@ -201,7 +47,7 @@ def _operation(
     on_cpu: The operation on CPU where nothing is compiled, if that is another.
   """
   primitive = core.Primitive(f"stnjax_sampler_{name}")
-  primitive.multiple_results = reference is _grad_coords
+  primitive.multiple_results = reference is plain.grad_coords
   primitive.def_impl(reference)
 
   @primitive.def_abstract_eval
@@ -221,11 +67,11 @@ def _operation(
 
   def lower_for_cpu(context, *operands, **options):
     calls = library.is_compiled() and _may_call(context)
-    lower = _lower_compiled(primitive) if calls else plain
+    lower = _lower_compiled(primitive) if calls else elsewhere
     return lower(context, *operands, **options)
 
   by_jax = mlir.lower_fun(reference, primitive.multiple_results)
-  plain = mlir.lower_fun(on_cpu or reference, primitive.multiple_results)
+  elsewhere = mlir.lower_fun(on_cpu or reference, primitive.multiple_results)
   mlir.register_lowering(primitive, by_jax)
   if primitive.name in library.FUNCTIONS:
     mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
@@ -314,26 +160,28 @@ def _batch(primitive, operands, dims, **options):
   return apart(results), axis
 
 
-READ = _operation("read", _read, lambda image, x, *_: [(*x, image[-1])])
+READ = _operation("read", plain.read, lambda image, x, *_: [(*x, image[-1])])
 _SLOPE = _operation(  # runs in forward mode only, and is never compiled code
-  "slope", _slope, lambda image, x, *_: [(*x, image[-1])]
+  "slope", plain.slope, lambda image, x, *_: [(*x, image[-1])]
 )
 _GRAD_COORDS = _operation(
   "grad_coords",
-  _grad_coords,
+  plain.grad_coords,
   lambda _, __, *points: list(points),
-  _grad_coords_on_cpu,
+  plain.grad_coords_on_cpu,
 )
 _GRAD_IMAGE = _operation(
   "grad_image",
-  grad_image,
+  plain.grad_image,
   lambda v, *_, shape: [(*v[:-2], *shape, v[-1])],
-  _grad_image_on_cpu,
+  plain.grad_image_on_cpu,
 )
 
 for _platform in ("cuda", "rocm"):
   mlir.register_lowering(
-    _GRAD_IMAGE, mlir.lower_fun(grad_image_at_once, False), platform=_platform
+    _GRAD_IMAGE,
+    mlir.lower_fun(plain.grad_image_at_once, False),
+    platform=_platform,
   )
 
 
@@ -360,8 +208,8 @@ def _lower_for_cuda(
   mlir.register_lowering(primitive, lower, platform="cuda")
 
 
-_lower_for_cuda(READ, "read", _read)
-_lower_for_cuda(_GRAD_COORDS, "grad_coords", _grad_coords)
+_lower_for_cuda(READ, "read", plain.read)
+_lower_for_cuda(_GRAD_COORDS, "grad_coords", plain.grad_coords)
 
 # First derivatives are operations again; `_change` does what is beyond.
 
@@ -393,7 +241,7 @@ def _move_read(operands, moves, **options):
 
 def _move_grad_image(operands, moves, **options):
   values, *points = operands
-  add = functools.partial(grad_image, values, **options)
+  add = functools.partial(plain.grad_image, values, **options)
   return jax.jvp(add, tuple(points), moves)[1]
 
 
@@ -404,7 +252,7 @@ def _transpose_read(cotangent, image, *points, **options):
 
 
 def _transpose_slope(cotangent, image, *operands, **options):
-  points, moves = _halves(operands)
+  points, moves = plain.halves(operands)
   gradients = _GRAD_COORDS.bind(image, cotangent, *points, **options)
   wanted = map(ad.is_undefined_primal, moves)
   gradients = [g if want else None for g, want in zip(gradients, wanted)]
