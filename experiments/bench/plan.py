@@ -79,19 +79,24 @@ def _side_by_side(part: Part, seconds: float) -> list[str]:
     for command in part.commands
   ]
   end = time.monotonic() + seconds
-  statuses = []
-  for process in started:
-    code = _wait(process, end - time.monotonic())
-    if code is None:
+  try:
+    statuses = [_wait(p, end - time.monotonic()) for p in started]
+  finally:  # also of an interrupted plan: nothing keeps the GPU
+    _end(started)
+  names = {None: "stopped", 0: "done"}
+  return [names.get(code, "failed") for code in statuses]
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+  """Ends what still runs, at first by asking."""
+  for process in processes:
+    if process.poll() is None:
       _signal(process, signal.SIGINT)
-    statuses.append(code)
   end = time.monotonic() + _GRACE / 2
-  for process in started:
+  for process in processes:
     if _wait(process, end - time.monotonic()) is None:
       _signal(process, signal.SIGKILL)
       process.wait()
-  names = {None: "stopped", 0: "done"}
-  return [names.get(code, "failed") for code in statuses]
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> int | None:

@@ -10,7 +10,7 @@ import functools
 import math
 
 import jax
-from jax import lax
+from jax import custom_batching, lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
@@ -97,6 +97,8 @@ def _blur(
 ) -> jax.Array:
   """Blurs by `[..., N]` squared factors of shrinking along x, y(, z)."""
   num_axes = squares.shape[-1]
+  batch = jnp.broadcast_shapes(image.shape[: -1 - num_axes], squares.shape[:-1])
+  image = jnp.broadcast_to(image, (*batch, *image.shape[-1 - num_axes :]))
   for axis in range(num_axes):
     size = image.shape[-2 - axis]
     # At the lower bound the neighbour weighs exp(-100): the identity, with
@@ -104,12 +106,11 @@ def _blur(
     variance = lax.clamp(
       *_kinds((squares[..., axis] - 1) / 6, 0.005, float(size) ** 2 * 100)
     ).astype(image.dtype)
-    by_tiles = size > _WHOLE and not cyclic[axis]
-    # The axis second to last: each kind of the others once, before and after.
+    # Along the axis second to last, with the other ones in one before it.
     moved = jnp.moveaxis(image, -2 - axis, -2)
-    batch = moved.shape[: -1 - num_axes]
-    rows = moved.reshape(*batch, -1, size, moved.shape[-1])
-    along = _along_tiles if by_tiles else _along
+    others = math.prod(moved.shape[len(batch) : -2])
+    rows = moved.reshape(*batch, others, size, moved.shape[-1])
+    along = _along_tiles if size > _WHOLE and not cyclic[axis] else _along
     rows = along(rows, variance, cyclic[axis])
     image = jnp.moveaxis(rows.reshape(moved.shape), -2, -2 - axis)
   return image
@@ -144,7 +145,7 @@ def _along_tiles(
   reach = jnp.sqrt(-2 * math.log(eps) * variance.max(initial=0))
   powers = [2**k for k in range((count - 1).bit_length())] + [count - 1]
   farthest = np.unique(np.minimum(powers, count - 1))
-  chosen = (_TILE * farthest[:-1] < reach).sum()
+  chosen = _largest((_TILE * farthest[:-1] < lax.stop_gradient(reach)).sum())
   total: jax.Array = lax.switch(
     chosen,
     [functools.partial(_near_tiles, far=int(far)) for far in farthest],
@@ -157,6 +158,20 @@ def _along_tiles(
   sums = sums + sums[..., ::-1] - 1
   result: jax.Array = total / sums[..., None, :, None]
   return result
+
+
+@custom_batching.custom_vmap
+def _largest(chosen: jax.Array) -> jax.Array:
+  """The largest under `vmap`, so that a switch does not become a selection."""
+  return chosen
+
+
+@_largest.def_vmap
+def _(
+  axis_size: int, in_batched: list[bool], chosen: jax.Array
+) -> tuple[jax.Array, bool]:
+  del axis_size, in_batched
+  return _largest(chosen.max(axis=0, initial=0)), False
 
 
 def _near_tiles(tiles: jax.Array, variance: jax.Array, far: int) -> jax.Array:

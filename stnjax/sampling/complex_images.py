@@ -33,7 +33,8 @@ def by_parts(function: _Function) -> _Function:
     options = {k: v for k, v in kwargs.items() if k != first}
     image, fill = jnp.asarray(given), options.pop("fill_value", 0)
     parts = {first: jnp.stack([image.real, image.imag])}
-    if not (isinstance(fill, complex | float | int) and fill == 0):
+    number = isinstance(fill, complex | float | int | np.number)
+    if not number or fill != 0:
       fill = jnp.asarray(fill)
       parts["fill_value"] = jnp.stack([fill.real, fill.imag])
 
@@ -50,7 +51,6 @@ def by_parts(function: _Function) -> _Function:
 
 
 def _is_complex(value: Any) -> bool:
-  dtype = getattr(value, "dtype", None)
-  if dtype is None:  # a list
-    return bool(np.iscomplexobj(value))
-  return jnp.issubdtype(dtype, jnp.complexfloating)
+  # The value can be a list of arrays.
+  dtypes = [getattr(x, "dtype", type(x)) for x in jax.tree.leaves(value)]
+  return any(jnp.issubdtype(dtype, np.complexfloating) for dtype in dtypes)

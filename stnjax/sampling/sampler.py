@@ -107,7 +107,8 @@ def grid_sample(
       where `image` already holds them.
     key: Random key of the displaced samples of method="linearised".
     implementation: Kernel. "gather" reads pixels by their index; "compiled" is
-      C++ on CPU, for images and volumes, floating or uint8; "matmul" multiplies
+      C++ on CPU, for "nearest", "linear", "cubic" and "spline" of floating or
+      uint8 images and volumes; "matmul" multiplies
       with matrices of weights, for images of floating dtype; "auto" is "matmul"
       on TPU and "compiled" elsewhere if they support the image, else "gather".
 

@@ -51,6 +51,27 @@ def test_what_takes_too_long_is_asked_to_end(tmp_path, monkeypatch):
   assert outcomes[0]["seconds"] < 20
 
 
+def test_an_interrupted_plan_leaves_nothing_running(monkeypatch):
+  def interrupt(process, seconds):
+    raise KeyboardInterrupt
+
+  started = []
+  real = plan.subprocess.Popen
+
+  def popen(*args, **kwargs):
+    started.append(real(*args, **kwargs))
+    return started[-1]
+
+  monkeypatch.setattr(plan.subprocess, "Popen", popen)
+  waits = iter([interrupt])
+  wait = plan._wait
+  monkeypatch.setattr(plan, "_wait", lambda *args: next(waits, wait)(*args))
+  slow = plan.Part(name="a", minutes=1.0, commands=[["sleep", "60"]])
+  with pytest.raises(KeyboardInterrupt):
+    plan.run([slow], 1.0)
+  assert [process.poll() is not None for process in started] == [True]
+
+
 def test_a_wrong_gradient_is_a_failure():
   case = {"axes": 2, "method": "linear", "padding": "zeros", "dtype": "float32"}
   assert case in parity.cases()

@@ -61,6 +61,51 @@ class AntialiasTest(parameterized.TestCase):
       expected = reference.sample(smooth, grid, align_corners=False, **mode)
       np.testing.assert_allclose(found, expected, atol=1e-9)
 
+  @parameterized.product(
+    sizes=((9, 10), (300, 4)),
+    batches=(((), (3,)), ((2, 1), (3,)), ((3,), ()), ((0,), ()), ((), (0,))),
+  )
+  def test_batches_broadcast(self, sizes, batches):
+    of_image, of_theta = batches
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(*of_image, *sizes, 2)).astype(np.float32)
+    theta = np.eye(2, 3) * rng.uniform(1, 3, (*of_theta, 1, 1))
+    theta = theta.astype(np.float32)
+    out = compiled.warp(image, theta, antialias=True)
+    batch = np.broadcast_shapes(of_image, of_theta)
+    self.assertEqual(out.shape, (*batch, *sizes, 2))
+    image = np.broadcast_to(image, out.shape)
+    theta = np.broadcast_to(theta, (*batch, 2, 3))
+    for index in np.ndindex(*batch):
+      alone = compiled.warp(image[index], theta[index], antialias=True)
+      np.testing.assert_allclose(out[index], alone, atol=1e-5)
+
+  def test_no_channels(self):
+    for size in (9, 300):
+      out = compiled.warp(
+        np.ones((2, size, 3, 0), np.float32), np.eye(2, 3), antialias=True
+      )
+      self.assertEqual(out.shape, (2, size, 3, 0))
+
+  @pytest.mark.usefixtures("x64")
+  def test_vmap_of_large_images(self):
+    image = np.random.default_rng(0).normal(size=(2, 300, 3, 1))
+    theta = np.eye(2, 3) * np.array([1.5, 40])[:, None, None]
+
+    def value_and_grad(image, theta):
+      def loss(image, theta):
+        return (stnjax.warp(image, theta, antialias=True) ** 2).sum()
+
+      return jax.value_and_grad(loss, (0, 1))(image, theta)
+
+    mapped = jax.jit(jax.vmap(value_and_grad))
+    found = mapped(image, theta)
+    alone = [value_and_grad(*pair) for pair in zip(image, theta, strict=True)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    chex.assert_trees_all_close(found, stacked, rtol=1e-6)
+    # It runs one branch, and does not select among the results of all.
+    self.assertIn("stablehlo.case", mapped.lower(image, theta).as_text())
+
   @pytest.mark.usefixtures("x64")
   def test_gradient_of_large_images(self):
     image = np.random.default_rng(0).normal(size=(300, 2, 1))

@@ -152,6 +152,18 @@ class AgainstNumPyTest(parameterized.TestCase):
       np.testing.assert_allclose(value, wanted, atol=1e-3)
       np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-2)
 
+  def test_bytes_without_channels(self):
+    image, points = np.zeros((4, 5, 0), np.uint8), np.ones((3, 2), np.float32)
+    for method in ("nearest", "linear"):
+      values = compiled.sample(
+        image,
+        points,
+        method=METHODS[method],
+        padding=PADDINGS["zeros"],
+        align_corners=False,
+      )
+      self.assertEqual(values.shape, (3, 0))
+
   def test_nearest_computes_no_gradient_of_coordinates(self):
     def loss(points):
       return compiled.sample(

@@ -110,6 +110,26 @@ class ValuesTest(parameterized.TestCase):
     right = jnp.vdot(values, stnjax.grid_sample(image, grid))
     np.testing.assert_allclose(left, right, rtol=1e-4)
 
+  def test_a_list_of_arrays(self):
+    image = np.random.default_rng(0).normal(size=(4, 5, 2)) + 1j
+    theta = np.eye(2, 3) * 0.8
+
+    @jax.jit
+    def pair(image):
+      return stnjax.warp([image, image], theta)
+
+    for one in (image, image.real):
+      found = pair(one)
+      np.testing.assert_array_equal(found[0], found[1])
+      np.testing.assert_allclose(found[0], stnjax.warp(one, theta), atol=1e-6)
+
+  def test_a_zero_of_numpy_is_no_fill(self):
+    image = np.ones((4, 5, 2)) * 1j
+    expected = stnjax.warp(image, np.eye(2, 3) * 2)
+    for zero in (np.float32(0), np.complex64(0)):
+      found = stnjax.warp(image, np.eye(2, 3) * 2, fill_value=zero)
+      np.testing.assert_array_equal(found, expected)
+
 
 @pytest.mark.usefixtures("x64")
 class GradientTest(absltest.TestCase):

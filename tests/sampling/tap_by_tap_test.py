@@ -61,6 +61,16 @@ class TapByTapTest(parameterized.TestCase):
     np.testing.assert_allclose(to_image.sum(axis=(0, 1)), [1, 1], atol=1e-6)
     np.testing.assert_array_equal(to_points[1:], 0)
 
+  def test_pixels_and_values_that_are_no_numbers_stay_where_they_are(self):
+    image = np.ones((6, 7, 2), np.float32)
+    image[0, 0, 0] = np.nan
+    far = np.array([[-9, -9], [5, 4]], np.float32)
+    cotangent = np.array([[np.inf, np.nan], [1, 1]], np.float32)
+    program = gradients(image, far, cotangent, "cubic", "zeros", False)
+    to_image, to_points = program(image, far, cotangent)
+    self.assertTrue(np.isfinite(to_image).all())
+    self.assertTrue(np.isfinite(to_points).all())
+
   def test_no_copy_for_each_tap(self):
     image = np.ones((64, 64, 16), np.float32)
     points = np.ones((64 * 64, 2), np.float32)

@@ -60,7 +60,8 @@ for _kernel in (
     name="compiled",
     supports=compiled.supports,
     sample=compiled.sample,
-    reads="images and volumes, floating or uint8, with its own methods",
+    reads="floating or uint8 images and volumes, with method='nearest',"
+    " 'linear', 'cubic' or 'spline'",
   ),
   Kernel(
     name="matmul",

@@ -6,6 +6,7 @@ keep nothing but the image and the points for the backward pass. See
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def sample(
   integer = image.dtype == jnp.uint8
   num_axes = points.shape[-1]
   taps = points.size // num_axes * method.support**num_axes
-  if integer and taps < image.size // image.shape[-1]:
+  if integer and taps < math.prod(image.shape[:-1]):
     # The compiled code turns all pixels into floats, for a few taps in vain.
     return gather.sample(
       image,

@@ -75,7 +75,7 @@ def sample(
     tiles = jnp.pad(points, ((0, -count % tile), (0, 0)))
     tiles = tiles.reshape(-1, tile, points.shape[-1])
     result = lax.map(functools.partial(read, image), tiles)
-    result = result.reshape(-1, image.shape[-1])[:count]
+    result = lax.collapse(result, 0, 2)[:count]
   return jnp.where(defined, result, 0).reshape(*shape, image.shape[-1])
 
 

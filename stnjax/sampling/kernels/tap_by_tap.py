@@ -5,6 +5,7 @@ hold as many copies of the image or of the values.
 """
 
 from collections.abc import Sequence
+import functools
 import math
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ class _Axis(NamedTuple):
   """The S taps of P points along an axis, `[S, P]`."""
 
   index: jax.Array
-  weight: jax.Array  # 0 for a pixel that does not exist
+  inside: jax.Array  # whether the pixel exists
+  weight: jax.Array
   slope: jax.Array  # of the weight, along the axis
 
 
@@ -55,7 +57,6 @@ def grad_coords(
   pixels = image.reshape(math.prod(shape), image.shape[-1])
   points, defined = _defined(points)
   axes = _axes(points, shape, method, padding, align_corners)
-  cotangent = jnp.where(defined[:, None], cotangent, 0)
 
   def add(
     slopes: list[jax.Array], corner: jax.Array
@@ -64,7 +65,8 @@ def grad_coords(
     read = pixels.at[_place(along, shape)].get(
       mode="promise_in_bounds", wrap_negative_indices=False
     )
-    product = (read * cotangent).sum(axis=-1)
+    present = _present(along, defined)
+    product = jnp.where(present, (read * cotangent).sum(axis=-1), 0)
     weights = [tap.weight for tap in along]
     return [
       slope
@@ -98,13 +100,12 @@ def grad_image(
   shape = image.shape[:-1]
   points, defined = _defined(points)
   axes = _axes(points, shape, method, padding, align_corners)
-  values = jnp.where(defined[:, None], values, 0)
 
   def add(pixels: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
     along = _taps(axes, corner)
     weight = math.prod(tap.weight for tap in along)
     return pixels.at[_place(along, shape)].add(
-      weight[:, None] * values,
+      jnp.where(_present(along, defined)[:, None], weight[:, None] * values, 0),
       mode="promise_in_bounds",
       wrap_negative_indices=False,
     ), None
@@ -133,14 +134,15 @@ def _axes(
   def along(axis: int, size: int, point: jax.Array) -> _Axis:
     options = size, method, padding.along(axis), align_corners
 
-    def weights(point: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def weights(point: jax.Array) -> tuple[jax.Array, list[taps.Tap]]:
       found = taps.around(point, *options)
-      weight = jnp.stack([jnp.where(t.inside, t.weight, 0) for t in found])
-      return weight, jnp.stack([tap.index for tap in found])
+      return jnp.stack([tap.weight for tap in found]), found
 
     change = jnp.ones_like(point)
-    weight, slope, index = jax.jvp(weights, (point,), (change,), has_aux=True)
-    return _Axis(index, weight, slope)
+    weight, slope, found = jax.jvp(weights, (point,), (change,), has_aux=True)
+    index = jnp.stack([tap.index for tap in found])
+    inside = [jnp.broadcast_to(tap.inside, point.shape) for tap in found]
+    return _Axis(index, jnp.stack(inside), weight, slope)
 
   return [
     along(axis, size, point)
@@ -162,6 +164,11 @@ def _taps(axes: Sequence[_Axis], corner: jax.Array) -> list[_Axis]:
     found.append(_Axis(*one))
     corner = corner // count
   return found
+
+
+def _present(along: Sequence[_Axis], defined: jax.Array) -> jax.Array:
+  """Whether points read a pixel that exists: others may not be numbers."""
+  return functools.reduce(jnp.logical_and, [t.inside for t in along], defined)
 
 
 def _place(along: Sequence[_Axis], shape: Sequence[int]) -> jax.Array:
