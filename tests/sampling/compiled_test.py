@@ -8,6 +8,7 @@ import sys
 
 from absl.testing import absltest, parameterized
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -153,7 +154,7 @@ class AgainstNumPyTest(parameterized.TestCase):
       np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-2)
 
   def test_bytes_without_channels(self):
-    image, points = np.zeros((4, 5, 0), np.uint8), np.ones((3, 2), np.float32)
+    image, points = jnp.zeros((4, 5, 0), jnp.uint8), jnp.ones((3, 2))
     for method in ("nearest", "linear"):
       values = compiled.sample(
         image,
