@@ -26,16 +26,9 @@ def main() -> None:
   same = {name: parity.repeats(options) for name, options in orders.items()}
   machine = hardware.machine(jax.devices()[:1], peers.PACKAGES)
   failed = parity.failed(rows)
-  title = f"Largest errors on {machine['device']}, jax {jax.__version__}"
-  lines = [results.sections({title: parity.table(rows)})]
-  lines += [
-    f"Gradient of an image with sums in {name}: the same bits in ten runs:"
-    f" {'yes' if kept else 'no'}."
-    for name, kept in same.items()
-  ]
-  text = "\n\n".join(lines)
-  print(text)
   values = {"machine": machine, "same_bits": same, "rows": rows}
+  text = parity.report(values)
+  print(text)
   _OUTPUT.write({**values, "failed": failed}, text)
   if failed:
     raise ValueError(f"{len(failed)} errors are too large: {'; '.join(failed)}")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from experiments.bench import peers, torch_warps
+from experiments.bench.results import sections
 from experiments.lib.tables import Table
 import stnjax
 from stnjax.sampling.padding import UNFILLED
@@ -177,6 +178,26 @@ def repeats(options: dict[str, Any]) -> bool:
     np.asarray(gradient(image, theta, cotangent)) for _ in range(10)
   )
   return all(np.array_equal(first, other) for other in rest)
+
+
+def report(values: dict[str, Any]) -> str:
+  """The errors and whether sums repeat, as text.
+
+  Args:
+    values: "machine", see `hardware.machine`; "rows", see `measure_all`;
+      "same_bits", by order of sums, see `repeats`.
+  """
+  machine = values["machine"]
+  title = (
+    f"Largest errors on {machine['device']}, jax {machine['packages']['jax']}"
+  )
+  lines = [sections({title: table(values["rows"])})]
+  lines += [
+    f"Gradient of an image with sums in {name}: the same bits in ten runs:"
+    f" {'yes' if kept else 'no'}."
+    for name, kept in values["same_bits"].items()
+  ]
+  return "\n\n".join(lines)
 
 
 def table(rows: Sequence[Case]) -> Table:

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.bench import (
   gpu,
+  parity,
   results,
   sampling,
   scaling,
@@ -47,6 +48,7 @@ TEXTS = {
     values["rows"], values["settings"]["epochs"]
   ),
   "bench_gpu_compile": gpu_text,
+  "bench_parity": parity.report,
   "bench_tpu_compile": tpu_text,
 }
 
