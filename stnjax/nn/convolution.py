@@ -9,6 +9,7 @@ and for large layers on GPU, the convolution is XLA's own, on TPU pooling, too.
 """
 
 import functools
+import math
 
 import jax
 from jax import lax
@@ -21,8 +22,9 @@ from stnjax import promotion
 # 256 channels with kernels of 3 to 9 pixels.
 _TILE = 4
 
-# On GPU, numbers of the larger factor of the product, per network: 128 MB.
-_MOST_ON_GPU = 2**25
+# On GPU, numbers of the larger factor of the product for an image; 256 images
+# take 128 MB.
+_MOST_ON_GPU = 2**17
 
 
 @promotion.usual
@@ -56,7 +58,8 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
   def banded(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return banded_conv(jnp.pad(images, [(0, 0), *pads, (0, 0)]), kernel)
 
-  seen = images.size * window[0] * (1 + (window[1] - 1) / _TILE)
+  image_size = math.prod(images.shape[1:])  # the batch can be symbolic
+  seen = image_size * window[0] * (1 + (window[1] - 1) / _TILE)
   on_gpu = banded if seen <= _MOST_ON_GPU else xla
   result: jax.Array = lax.platform_dependent(
     images, kernel, cpu=banded, cuda=on_gpu, default=xla

@@ -122,7 +122,7 @@ def test_kernels_of_a_trace_by_their_time():
   "flag, message",
   [
     ("--parts=training,speed", "--parts='speed' is unknown; accepted: parity"),
-    ("--parts=runs,runs", "--parts has 'runs' twice"),
+    ("--parts=runs,runs", "--parts must differ"),
     ("--seeds=a", "--seeds must be whole numbers"),
     ("--epochs=0", "lower_bound|positive|at least|>= 1"),
   ],

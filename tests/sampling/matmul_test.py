@@ -209,6 +209,7 @@ class LoweringTest(parameterized.TestCase):
     self.assertIn("dot_general", on_tpu)
     if method != "nearest":
       self.assertRegex(self.lowered(grads, "cpu", *shapes), "gather|sampler")
+    if method != "spline":  # of small images, coefficients are products
       self.assertNotIn("dot_general", self.lowered(grads, "cpu", *shapes))
 
   def test_volumes_and_integers_are_gathered_on_tpu_too(self):
