@@ -76,6 +76,7 @@ def slope(image, *operands, **options):
 
 
 def halves(operands):
+  """The first half of an even number of operands, and the second."""
   half = len(operands) // 2
   return operands[:half], operands[half:]
 
