@@ -221,7 +221,7 @@ def _largest(group: Sequence[Case], name: str) -> str:
 
 
 def failed(rows: Sequence[Case]) -> list[str]:
-  """The cases whose error exceeds `TOLERANCE`, or is no number."""
+  """The cases whose error exceeds `TOLERANCE`, or is NaN."""
   return [
     f"{row['axes']}-D {row['method']} {row['padding']} {row['dtype']} against"
     f" {row['reference']}: {name} {row[name]:.2g}"
