@@ -110,8 +110,10 @@ def _blur(
     moved = jnp.moveaxis(image, -2 - axis, -2)
     others = math.prod(moved.shape[len(batch) : -2])
     rows = moved.reshape(*batch, others, size, moved.shape[-1])
-    along = _along_tiles if size > _WHOLE and not cyclic[axis] else _along
-    rows = along(rows, variance, cyclic[axis])
+    if size > _WHOLE and not cyclic[axis]:
+      rows = _along_tiles(rows, variance)
+    else:
+      rows = _along(rows, variance, cyclic[axis])
     image = jnp.moveaxis(rows.reshape(moved.shape), -2, -2 - axis)
   return image
 
@@ -127,14 +129,11 @@ def _along(rows: jax.Array, variance: jax.Array, cyclic: bool) -> jax.Array:
   return _product("...ij,...rjc->...ric", weights, rows)
 
 
-def _along_tiles(
-  rows: jax.Array, variance: jax.Array, cyclic: bool
-) -> jax.Array:
+def _along_tiles(rows: jax.Array, variance: jax.Array) -> jax.Array:
   """As `_along`, by products of tiles whose distance weighs something.
 
   The work grows with the size times the width of the Gaussian.
   """
-  del cyclic
   *before, size, channels = rows.shape
   count = -(-size // _TILE)
   filled = [(0, 0)] * len(before) + [(0, count * _TILE - size), (0, 0)]
