@@ -74,10 +74,14 @@ def lens_grid(
   """
   checks.option("model", model, _MODELS)
   checks.flag("align_corners", align_corners)
-  output_shape = checks.spatial_shape("output_shape", output_shape, 2)
+  output_shape = checks.spatial_shape(
+    "output_shape", output_shape, 2, symbolic=True
+  )
   if input_shape is None:
     input_shape = output_shape
-  input_shape = checks.spatial_shape("input_shape", input_shape, 2)
+  input_shape = checks.spatial_shape(
+    "input_shape", input_shape, 2, symbolic=True
+  )
   camera = _checked_matrix("camera", camera)
   if new_camera is None:
     new_camera = camera

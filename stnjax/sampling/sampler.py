@@ -126,7 +126,8 @@ def grid_sample(
       more than 2^30 pixels.
     TypeError: For a complex grid, flags that are not True or False, a boolean
       image with another method than "nearest" or "label", or a floating one
-      with "label".
+      with "label", and for symbolic image sizes of an exported program with a
+      spline or "linearised".
 
   Gradient: with respect to image, grid and fill, finite for finite pixels,
     whatever the grid and the fill. At a pixel centre the derivative of "linear"
@@ -147,7 +148,7 @@ def grid_sample(
   [[[1.5]]]
   """
   grid, num_axes = checked_grid(grid)
-  image = checks.image("image", image, num_axes)
+  image = checks.image("image", image, num_axes, symbolic=True)
   checks.channels_last("image", image.shape, num_axes)
   shape = image.shape[-num_axes - 1 : -1]
   checks.flag("align_corners", align_corners)
@@ -261,8 +262,14 @@ def sample_pixels(
   checks.flag("align_corners", align_corners)
   checks.flag("return_mask", return_mask)
   checks.flag("prefilter", prefilter)
-  image = checks.image("image", image, num_axes)
+  image = checks.image("image", image, num_axes, symbolic=True)
   _check_dtype(image, method)
+  if method.prepare is not None or method.takes_key:
+    checks.static(
+      "image",
+      image.shape[-num_axes - 1 : -1],
+      f" with method={method.name!r}",
+    )
   if not prefilter and not method.takes_coefficients:
     raise ValueError(
       "prefilter=False needs method='spline', 'spline2', 'spline4' or"

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from stnjax import checks
 from stnjax.sampling.kernels import taps
 from stnjax.sampling.kernels.taps import Tap
 from stnjax.sampling.methods import Method
@@ -107,7 +108,8 @@ def flat_index(index: Sequence[jax.Array], shape: Sequence[int]) -> jax.Array:
 def _pixels(image: jax.Array, index: Sequence[jax.Array]) -> jax.Array:
   """The pixels `[..., C]` at an index per axis, each within the image."""
   shape = image.shape[:-1]
-  if math.prod(shape) < 2**31:  # else the index exceeds 32 bits
+  # Else the index exceeds 32 bits, or may do so.
+  if checks.is_static(*shape) and math.prod(shape) < 2**31:
     image = image.reshape(math.prod(shape), image.shape[-1])
     index = (flat_index(index, shape),)
   return image.at[tuple(index)].get(
