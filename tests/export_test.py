@@ -148,7 +148,7 @@ SIZED = {
     ["b, 72", "h, w"],
   ),
   "lens_grid": (
-    lambda d, y: sampling.lens_grid(jnp.diag(jnp.array([4.0, 4, 1])), d, y.shape),
+    lambda d, y: sampling.lens_grid(4 * jnp.eye(3), d, y.shape),
     ["4", "h, w"],
   ),
   "resize": (
