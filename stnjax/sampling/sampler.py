@@ -150,6 +150,7 @@ def grid_sample(
   grid, num_axes = checked_grid(grid)
   image = checks.image("image", image, num_axes, symbolic=True)
   checks.channels_last("image", image.shape, num_axes)
+  _check_batch(image, "grid", grid)
   shape = image.shape[-num_axes - 1 : -1]
   checks.flag("align_corners", align_corners)
   points = coordinates.to_pixels(grid, shape, align_corners=align_corners)
@@ -275,15 +276,7 @@ def sample_pixels(
       "prefilter=False needs method='spline', 'spline2', 'spline4' or"
       f" 'spline5', got {method.name!r}"
     )
-  batch, rest = image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
-  volumes = num_axes == 2 and len(batch) >= max(1, len(rest))
-  checks.batch(
-    "image",
-    batch,
-    "grid",
-    rest,
-    "; for volumes, grid must be [..., d, h, w, 3]" if volumes else "",
-  )
+  _check_batch(image, "points", points)
   result: jax.Array | tuple[jax.Array, jax.Array] = reading.sample(
     image,
     points,
@@ -314,6 +307,14 @@ def checked_grid(
   return grid, num_axes
 
 
+def _check_batch(image: jax.Array, name: str, grid: jax.Array) -> None:
+  num_axes = grid.shape[-1]
+  batch, rest = image.shape[: -num_axes - 1], grid.shape[: -num_axes - 1]
+  volumes = num_axes == 2 and len(batch) >= max(1, len(rest))
+  advice = f"; for volumes, {name} must be [..., d, h, w, 3]" if volumes else ""
+  checks.batch("image", batch, name, rest, advice)
+
+
 def _check_dtype(image: jax.Array, method: Method) -> None:
   if image.dtype == jnp.bool_ and not method.copies_pixels:
     raise TypeError(
@@ -331,10 +332,10 @@ def _checked_fill(
   fill_value: ArrayLike, padding: Padding | PaddingPerAxis, image: jax.Array
 ) -> jax.Array:
   channels = image.shape[-1]
-  if image.dtype == jnp.bool_ and isinstance(fill_value, bool):
-    fill_value = float(fill_value)
-  checks.floating("fill_value", fill_value)
   fill = checks.real("fill_value", fill_value)
+  if fill.dtype == image.dtype == jnp.bool_:
+    fill = fill.astype(jnp.float32)
+  checks.floating("fill_value", fill)
   if fill.shape not in ((), (channels,)):
     raise ValueError(
       f"fill_value must be a number or [{channels}], one per channel of the"

@@ -14,6 +14,8 @@ from stnjax.sampling.kernels.taps import Tap
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
 
+_UNROLLED = 64  # combinations of taps, each a gather of a program
+
 
 def sample(
   image: jax.Array,
@@ -68,6 +70,13 @@ def blend(image: jax.Array, by_axis: Sequence[Sequence[Tap]]) -> jax.Array:
   Returns:
     `[..., C]`.
   """
+  *others, along = by_axis
+  if math.prod(map(len, by_axis)) > _UNROLLED:
+    # One turn of a loop per tap along the last axis: XLA compiles hundreds of
+    # gathers for minutes.
+    stacked = Tap(*(jnp.stack(jnp.broadcast_arrays(*f)) for f in zip(*along)))
+    read = jax.checkpoint(lambda tap: blend(image, [*others, [tap]]))
+    return jax.lax.map(read, stacked).sum(axis=0)
   terms = []
   for index, present, weight in corners(by_axis):
     value = _pixels(image, index)
