@@ -212,7 +212,10 @@ def checked(
   new_camera: ArrayLike | None,
   points: jax.Array | None = None,
 ) -> Lens:
-  """The arguments of a lens in one dtype, or an error that names one."""
+  """The arguments of a lens in one dtype, or an error that names one.
+
+  Points are only checked against their batch axes and dtype.
+  """
   checks.option("model", model, MODELS)
   camera = _checked_matrix("camera", camera)
   if new_camera is None:

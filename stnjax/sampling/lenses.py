@@ -134,8 +134,9 @@ def undistort_points(
 
   >>> camera = jnp.array([[4.0, 0, 1.5], [0, 4, 0], [0, 0, 1]])
   >>> barrel = jnp.array([-0.25, 0.0, 0.0, 0.0])
-  >>> undistort_points(jnp.array([[4.5, 0]]), camera, barrel).round(3).tolist()
-  [[5.5, 0.0]]
+  >>> point = undistort_points(jnp.array([[4.5, 0]]), camera, barrel)
+  >>> [round(x, 3) for x in point[0].tolist()]
+  [5.5, 0.0]
   """
   points = _checked(points)
   lens = lens_models.checked(

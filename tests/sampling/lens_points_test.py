@@ -89,6 +89,7 @@ class LensPointsTest(parameterized.TestCase):
 
   @parameterized.parameters("brown_conrady", "fisheye")
   @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_places_that_nothing_is_distorted_to_are_nan(self, model):
     # r (1 - r^2 / 4) is largest at r = 2 / sqrt(3); for angles alike.
     largest = 2 / np.sqrt(3) * 2 / 3

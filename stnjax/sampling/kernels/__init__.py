@@ -159,8 +159,10 @@ def _unsupported(
   accepted += [
     k.name for k in KERNELS.values() if k.accepts(image, points, method)
   ]
+  static = checks.is_static(*image.shape, *points.shape)
+  sizes = "" if static else " of symbolic sizes"
   return ValueError(
     f"implementation={kernel.name!r} reads {kernel.reads}; got {image.dtype}"
-    f" with {points.shape[-1]} spatial axes and method={method.name!r};"
+    f" with {points.shape[-1]} spatial axes{sizes} and method={method.name!r};"
     f" accepted: {', '.join(map(repr, accepted))}"
   )
