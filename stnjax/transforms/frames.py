@@ -54,8 +54,9 @@ def centred(
   if static and exact.all() and given is theta:
     return pixels
   halves, close = _halves(pixels)
-  nonzero = xp.where(into == 0, 1, into)[: theta.shape[-2], None]
-  meant = (_product(halves, out, nonzero) == theta) & ~exact
+  rows = into[: theta.shape[-2], None]
+  meant = _product(halves, out, xp.where(rows == 0, out, rows)) == theta
+  meant &= ~exact
   return _replace(pixels, halves, meant | rounded & close)
 
 
