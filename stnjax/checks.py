@@ -10,6 +10,7 @@ from typing import Any
 import warnings
 
 import jax
+from jax import export
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,8 +57,39 @@ def whole(name: str, value: Any, least: int) -> None:
     raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def is_static(*sizes: Any) -> bool:
+  """Whether no size is a symbolic dimension of an exported program."""
+  return not any(export.is_symbolic_dim(size) for size in sizes)
+
+
+def static(name: str, sizes: Sequence[Any], purpose: str = "") -> None:
+  """Raises if a size is a symbolic dimension of an exported program."""
+  if not is_static(*sizes):
+    raise TypeError(
+      f"{name} must have static spatial sizes{purpose}, got {tuple(sizes)};"
+      " batch axes may be symbolic; export a program for each size"
+    )
+
+
+def at_least(name: str, sizes: Sequence[Any], least: int) -> bool:
+  """Whether all sizes reach the least; raises if symbols leave it open."""
+  try:
+    return all(size >= least for size in sizes)
+  except jax.errors.InconclusiveDimensionOperation:
+    raise ValueError(
+      f"{name} must have sizes that are known to be at least {least}, got"
+      f" {tuple(sizes)}; add constraints, as"
+      " jax.export.symbolic_shape('h, w', constraints=('h >= 2', 'w >= 2'))"
+    ) from None
+
+
 def spatial_shape(
-  name: str, shape: Any, num_axes: int | None = None, *, owner: str = ""
+  name: str,
+  shape: Any,
+  num_axes: int | None = None,
+  *,
+  owner: str = "",
+  symbolic: bool = False,
 ) -> tuple[int, ...]:
   """Returns `shape` as a tuple of positive Python ints, or raises.
 
@@ -67,18 +99,24 @@ def spatial_shape(
     num_axes: Accepted number of sizes; None for 2 or 3.
     owner: Argument that determines the number, for messages: "matrix of shape
       (2, 3)".
+    symbolic: Whether sizes may also be symbolic dimensions.
   """
   layouts: dict[int | None, str] = {2: "(H, W)", 3: "(D, H, W)"}
   layout = layouts.get(num_axes, "(H, W) or (D, H, W)")
   try:
-    sizes = tuple(int(s) for s in shape)
-    integral = all(int(s) == s for s in shape)
+    sizes: tuple[Any, ...] = tuple(
+      s if export.is_symbolic_dim(s) else int(s) for s in shape
+    )
+    integral = all(s == t for s, t in zip(sizes, shape, strict=True))
   except (TypeError, ValueError, OverflowError):
     raise TypeError(
       f"{name} must be a static {layout} of ints, got {shown(shape)}"
     ) from None
+  if not symbolic:
+    static(name, sizes)
   accepted = (2, 3) if num_axes is None else (num_axes,)
-  if not integral or len(sizes) not in accepted or min(sizes) < 1:
+  positive = integral and at_least(name, sizes, 1)
+  if not positive or len(sizes) not in accepted:
     given = sizes if integral and len(sizes) <= 8 else shape
     reason = f" for {owner}" if owner else ""
     raise ValueError(
@@ -148,24 +186,34 @@ def matrix(name: str, array: Any) -> jax.Array:
   return array
 
 
-def image(name: str, array: Any, num_axes: int) -> jax.Array:
-  """Returns an image with `num_axes` spatial axes and channels, or raises."""
+def image(
+  name: str, array: Any, num_axes: int, *, symbolic: bool = False
+) -> jax.Array:
+  """Returns an image with `num_axes` spatial axes and channels, or raises.
+
+  Args:
+    name: Name of the argument.
+    array: The argument.
+    num_axes: Number of spatial axes.
+    symbolic: Whether its spatial sizes may be symbolic dimensions.
+  """
   array = real(name, array)
   layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
   if array.ndim < num_axes + 1:
     raise ValueError(f"{name} must be {layout}, got shape {array.shape}")
-  if not all(isinstance(s, int) for s in array.shape[-num_axes - 1 :]):
+  *sizes, channels = array.shape[-num_axes - 1 :]
+  if not is_static(channels):
     raise TypeError(
-      f"{name} must have static spatial sizes and channels, got shape"
-      f" {array.shape}; in an exported program, batch axes may be symbolic, and"
-      " a program for each image size holds that size"
+      f"{name} must have a static number of channels, got shape {array.shape}"
     )
-  if min(array.shape[-num_axes - 1 : -1]) < 1:
+  if not symbolic:
+    static(name, sizes)
+  if not at_least(name, sizes, 1):
     raise ValueError(
       f"{name} must be {layout} with spatial sizes of at least 1,"
       f" got shape {array.shape}"
     )
-  if max(array.shape[-num_axes - 1 : -1]) > MAX_SIZE:
+  if max(filter(is_static, sizes), default=0) > MAX_SIZE:
     raise ValueError(
       f"{name} must have at most {MAX_SIZE} pixels along an axis, got shape"
       f" {array.shape}"
@@ -176,6 +224,8 @@ def image(name: str, array: Any, num_axes: int) -> jax.Array:
 def channels_last(name: str, shape: Sequence[int], num_axes: int) -> None:
   """Warns if the shape of an image looks like channels first."""
   first, *rest = shape[-num_axes - 1 :]
+  if not is_static(first, *rest):
+    return
   if first <= _FEW < min(rest[:-1]) and rest[-1] >= _MANY:
     layout = "[..., H, W, C]" if num_axes == 2 else "[..., D, H, W, C]"
     warnings.warn(

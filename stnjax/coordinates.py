@@ -33,12 +33,21 @@ warp the image and a mask of the valid pixels, and divide.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stnjax import checks, promotion
+
+
+def array_module(*sizes: Any) -> Any:
+  """NumPy for arithmetic with sizes, `jax.numpy` if one is symbolic.
+
+  NumPy works in float64, and what it gives is a constant of a program.
+  """
+  return np if checks.is_static(*sizes) else jnp
 
 
 def half_extent(size: int, align_corners: bool) -> float:
@@ -61,8 +70,23 @@ def middle(shape: Sequence[int]) -> np.ndarray:
   >>> middle((2, 5)).tolist()
   [2.0, 0.5]
   """
-  shape = checks.spatial_shape("shape", shape)
-  return (np.array(shape[::-1]) - 1) / 2
+  shape = checks.spatial_shape("shape", shape, symbolic=True)
+  pixel: np.ndarray = (array_module(*shape).array(shape[::-1]) - 1) / 2
+  return pixel
+
+
+def half_extents(shape: Sequence[int], align_corners: bool) -> Any:
+  """`half_extent` along x, y(, z), `[N]`."""
+  return array_module(*shape).array(
+    [half_extent(size, align_corners) for size in shape[::-1]]
+  )
+
+
+def pixel_lattice(shape: Sequence[int]) -> Any:
+  """Pixel coordinates of the pixels of an image, `[*shape, N]`, (x, y, ...)."""
+  xp = array_module(*shape)
+  indices = xp.meshgrid(*map(xp.arange, shape), indexing="ij")
+  return xp.stack(indices[::-1], axis=-1)
 
 
 @promotion.usual
@@ -85,12 +109,12 @@ def to_pixels(
     ValueError: Where the last axis does not fit `shape`.
   """
   checks.flag("align_corners", align_corners)
-  shape = checks.spatial_shape("shape", shape)
+  shape = checks.spatial_shape("shape", shape, symbolic=True)
   coordinates = checks.coordinates("coordinates", coordinates, len(shape))
-  sizes = shape[::-1]
-  scale = np.array([half_extent(s, align_corners) for s in sizes])
+  scale = half_extents(shape, align_corners)
   dtype = coordinates.dtype
-  return coordinates * scale.astype(dtype) + middle(shape).astype(dtype)
+  pixels: jax.Array = coordinates * scale.astype(dtype)
+  return pixels + middle(shape).astype(dtype)
 
 
 @promotion.usual
@@ -113,13 +137,20 @@ def to_normalised(
     ValueError: Where the last axis does not fit `shape`.
   """
   checks.flag("align_corners", align_corners)
-  shape = checks.spatial_shape("shape", shape)
+  shape = checks.spatial_shape("shape", shape, symbolic=True)
   pixels = checks.coordinates("pixels", pixels, len(shape))
-  sizes = shape[::-1]
-  extents = [half_extent(s, align_corners) for s in sizes]
-  scale = np.array([1 / e if e else 0.0 for e in extents])
+  scale = units_per_pixel(shape, align_corners)
   dtype = pixels.dtype
-  return (pixels - middle(shape).astype(dtype)) * scale.astype(dtype)
+  result: jax.Array = (pixels - middle(shape).astype(dtype)) * scale.astype(
+    dtype
+  )
+  return result
+
+
+def units_per_pixel(shape: Sequence[int], align_corners: bool) -> Any:
+  """Normalised units along x, y(, z), `[N]`; 0 where an axis has one place."""
+  xp, extents = array_module(*shape), half_extents(shape, align_corners)
+  return xp.where(extents > 0, 1 / xp.where(extents > 0, extents, 1), 0)
 
 
 @promotion.usual
@@ -144,10 +175,16 @@ def lattice(
     ValueError: Where `output_shape` is not 2 or 3 positive sizes.
   """
   checks.flag("align_corners", align_corners)
-  output_shape = checks.spatial_shape("output_shape", output_shape)
-  indices = np.indices(output_shape, dtype=np.float64)
+  output_shape = checks.spatial_shape(
+    "output_shape", output_shape, symbolic=True
+  )
   # NumPy in float64, so that the lattice is rounded to `dtype` once.
-  pixels = np.moveaxis(indices, 0, -1)[..., ::-1]
-  sizes = output_shape[::-1]
-  extents = np.array([half_extent(s, align_corners) or 1.0 for s in sizes])
-  return jnp.asarray((pixels - middle(output_shape)) / extents, dtype)
+  extents = nonzero_half_extents(output_shape, align_corners)
+  places = pixel_lattice(output_shape) - middle(output_shape)
+  return jnp.asarray(places / extents, dtype)
+
+
+def nonzero_half_extents(shape: Sequence[int], align_corners: bool) -> Any:
+  """`half_extents`, 1 for an axis of one place, whose coordinate is 0."""
+  extents = half_extents(shape, align_corners)
+  return array_module(*shape).where(extents > 0, extents, 1.0)

@@ -1,6 +1,6 @@
 """Times and peak memory of warps, against other libraries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import itertools
 from typing import Any
 
@@ -169,19 +169,22 @@ def peaks(names: Sequence[str], by_case: dict[tuple, dict[str, Row]]) -> Table:
   return Table(heading, rows, len(_CASE))
 
 
-def chosen_peers(names: Sequence[str] | None) -> list[str]:
+def chosen_peers(
+  names: Sequence[str] | None, known: Mapping[str, Any] = peers.PEERS
+) -> list[str]:
   """The peers to compare with.
 
   Args:
     names: Value of --peers; None for all that are available.
+    known: Peers by name, with a method `available`.
 
   Raises:
     ValueError: If there are none, one is given twice, unknown or not available.
   """
   if names is None:
-    return [name for name, peer in peers.PEERS.items() if peer.available()]
+    return [name for name, peer in known.items() if peer.available()]
   for name in cli.each_once("peers", names):
-    if not peers.PEERS[name].available():
+    if not known[name].available():
       raise ValueError(
         f"--peers={name!r} is not available for this device; install it, or"
         " leave it out"

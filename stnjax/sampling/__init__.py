@@ -12,6 +12,7 @@ Grids:
   `tps_grid`, `flow_grid`, `velocity_grid`: of a field;
   `fit_tps`, `ThinPlateSpline`: of pairs of points;
   `lens_grid`: of the distortion of a lens;
+  `undistort_points`, `distort_points`: points through that lens;
   `compose_flows`, `invert_flow`, `jacobian_determinant`: of displacements;
   `family_grid`: of the parameters of a transform family;
   `polar_grid`, `log_polar_grid`, `shear_grid`, `stretch_grid`: of coordinates
@@ -39,7 +40,9 @@ from stnjax.sampling.grids import tps_grid as tps_grid
 from stnjax.sampling.kernels import KERNELS as KERNELS
 from stnjax.sampling.kernels import Kernel as Kernel
 from stnjax.sampling.labels import LABEL as LABEL
+from stnjax.sampling.lenses import distort_points as distort_points
 from stnjax.sampling.lenses import lens_grid as lens_grid
+from stnjax.sampling.lenses import undistort_points as undistort_points
 from stnjax.sampling.linearised import LINEARISED as LINEARISED
 from stnjax.sampling.methods import METHODS as METHODS
 from stnjax.sampling.methods import Method as Method

@@ -1,6 +1,7 @@
 """Displacement and velocity fields: their grids, composed and inverted."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,9 @@ def flow_grid(
   """
   field, shape = _checked("displacement", displacement, units, align_corners)
   if units == "pixels":
-    field = field * _units_per_pixel(shape, align_corners).astype(field.dtype)
+    field = field * coordinates.units_per_pixel(shape, align_corners).astype(
+      field.dtype
+    )
   return field + coordinates.lattice(
     shape, align_corners=align_corners, dtype=field.dtype
   )
@@ -259,6 +262,7 @@ def jacobian_determinant(
   [[1.0, 1.0]]
   """
   field, shape = _checked("displacement", displacement, units, align_corners)
+  checks.static("displacement", shape)
   scale = _pixels_per_unit(shape, units, align_corners).astype(field.dtype)
   pixels, num_axes = field * scale, len(shape)
   rows: list[jax.Array] = []
@@ -274,29 +278,21 @@ def jacobian_determinant(
   return (x * jnp.cross(y, z)).sum(-1)
 
 
-def _moved(field: jax.Array, by: jax.Array, scale: np.ndarray) -> jax.Array:
+def _moved(field: jax.Array, by: jax.Array, scale: Any) -> jax.Array:
   """A field read at the places that another one leads to."""
   shape = field.shape[-field.shape[-1] - 1 : -1]
   # In pixels, whose lattice is whole numbers.
-  lattice = np.moveaxis(np.indices(shape)[::-1], 0, -1).astype(field.dtype)
+  lattice = coordinates.pixel_lattice(shape).astype(field.dtype)
   return sampler.sample_pixels(field, lattice + by * scale, padding="border")
 
 
 def _pixels_per_unit(
   shape: Sequence[int], units: str, align_corners: bool
-) -> np.ndarray:
+) -> Any:
   """Pixels per unit along x, y(, z)."""
   if units == "pixels":
     return np.ones(len(shape))
-  return np.array(
-    [coordinates.half_extent(s, align_corners) for s in shape[::-1]]
-  )
-
-
-def _units_per_pixel(shape: Sequence[int], align_corners: bool) -> np.ndarray:
-  """Normalised units per pixel; 0 where an axis has one place."""
-  extents = _pixels_per_unit(shape, "normalised", align_corners)
-  return np.where(extents > 0, 1 / np.where(extents > 0, extents, 1), 0)
+  return coordinates.half_extents(shape, align_corners)
 
 
 def _checked(

@@ -43,7 +43,8 @@ def family_grid(
   Raises:
     ValueError: For an unknown family, a wrong number of parameters, a wrong
       shape.
-    TypeError: For complex or boolean parameters, or sizes that are not static.
+    TypeError: For complex or boolean parameters, sizes that are not integers,
+      or symbolic sizes of an exported program with "thin_plate".
 
   Gradient: with respect to the parameters, nonzero at zero.
 
@@ -52,7 +53,9 @@ def family_grid(
   [[[-0.25, 0.0], [0.75, 0.0]]]
   """
   family = families.find(family)
-  output_shape = checks.spatial_shape("output_shape", output_shape)
+  output_shape = checks.spatial_shape(
+    "output_shape", output_shape, symbolic=True
+  )
   num_axes = len(output_shape)
   params = families.checked_params(params, family, num_axes)
   if family.matrix is not None:

@@ -1,11 +1,11 @@
 """Sampling grids: for each output pixel, the place to read in the input."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-import numpy as np
 
 from stnjax import checks, coordinates, promotion
 from stnjax.sampling import thinplate
@@ -38,7 +38,7 @@ def affine_grid(
 
   Raises:
     ValueError: For a wrong shape of either argument.
-    TypeError: For complex or boolean matrices, or sizes that are not static.
+    TypeError: For complex or boolean matrices, or sizes that are not integers.
 
   Gradient: exact with respect to `matrix`. Where the denominator of a
     projective transform vanishes, the coordinate is NaN (which samplers read
@@ -53,14 +53,9 @@ def affine_grid(
   checks.flag("align_corners", align_corners)
   if theta.shape[-2] == theta.shape[-1]:
     theta = homogeneous.rescaled(theta)
-  sizes = output_shape[::-1]
-  middles = [(s - 1) / 2 for s in sizes]
-  extents = [_nonzero_half_extent(s, align_corners) for s in sizes]
-  axes = [
-    (np.arange(s) - m) / e
-    for s, m, e in zip(sizes, middles, extents, strict=True)
-  ]
-  return _map_axes(theta, axes)
+  extents = coordinates.nonzero_half_extents(output_shape, align_corners)
+  axes = _axes(output_shape)
+  return _map_axes(theta, [axis / extents[i] for i, axis in enumerate(axes)])
 
 
 @promotion.usual
@@ -96,9 +91,8 @@ def affine_pixel_grid(
   centred = frames.centred(
     theta, input_shape, output_shape, align_corners, rescale=True
   )
-  axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
-  middle = [(s - 1) / 2 for s in input_shape[::-1]]
-  return _map_axes(centred, axes, middle)
+  middle = coordinates.middle(input_shape)
+  return _map_axes(centred, _axes(output_shape), middle)
 
 
 @promotion.usual
@@ -135,7 +129,7 @@ def jacobian(
   linear = centred[..., :num_axes, :num_axes]
   if centred.shape[-2] == num_axes:
     return linear
-  axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
+  axes = _axes(output_shape)
   points = jnp.nan_to_num(_map_axes(centred, axes))
   per_pixel = (..., *[None] * num_axes, slice(None), slice(None))
   last = centred[..., -1:, :num_axes][per_pixel]
@@ -197,10 +191,18 @@ def tps_grid(
   )
 
 
+def _axes(shape: Sequence[int]) -> list[Any]:
+  """Pixel coordinates along x, y(, z), of which 0 is the middle."""
+  return [
+    coordinates.array_module(size).arange(size) - (size - 1) / 2
+    for size in shape[::-1]
+  ]
+
+
 def _map_axes(
   matrix: jax.Array,
-  axes: Sequence[np.ndarray],
-  offset: Sequence[float] | None = None,
+  axes: Sequence[Any],
+  offset: Any = None,
 ) -> jax.Array:
   """Applies a matrix to the lattice with the given values along x, y(, z)."""
   num_axes = len(axes)
@@ -209,12 +211,13 @@ def _map_axes(
     stacked = _divide(jnp.stack(mapped, axis=-1), matrix[..., -1, :], axes)
     mapped = jnp.unstack(stacked, axis=-1)
   if offset is not None:
-    mapped = [m + m.dtype.type(o) for m, o in zip(mapped, offset, strict=True)]
+    offset = offset.astype(matrix.dtype)
+    mapped = [m + o for m, o in zip(mapped, offset, strict=True)]
   # Stacked last, so that XLA finds the coordinates where they are taken apart.
   return jnp.stack(mapped, axis=-1)
 
 
-def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
+def _row(row: jax.Array, axes: Sequence[Any]) -> jax.Array:
   """One row of a matrix, applied to the lattice."""
   # Broadcast products instead of a matmul: exact on hardware whose matrix
   # units round their operands, and nothing to store for the lattice.
@@ -227,7 +230,7 @@ def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
 
 
 def _divide(
-  numerator: jax.Array, row: jax.Array, axes: Sequence[np.ndarray]
+  numerator: jax.Array, row: jax.Array, axes: Sequence[Any]
 ) -> jax.Array:
   """The quotient by a row on the lattice; NaN, without gradient, if none."""
   weight, size = _row(row, axes), _row(jnp.abs(row), [abs(a) for a in axes])
@@ -242,11 +245,6 @@ def _divide(
   return jnp.where(defined, quotient, jnp.nan)
 
 
-def _nonzero_half_extent(size: int, align_corners: bool) -> float:
-  # One pixel has no extent between corner centres: its coordinate is 0.
-  return coordinates.half_extent(size, align_corners) or 1.0
-
-
 def _checked(
   matrix: ArrayLike, output_shape: Sequence[int]
 ) -> tuple[jax.Array, tuple[int, ...]]:
@@ -257,6 +255,7 @@ def _checked(
     output_shape,
     num_axes,
     owner=f"matrix of shape {theta.shape}",
+    symbolic=True,
   )
   return theta, output_shape
 
@@ -270,7 +269,7 @@ def checked_field(
   if (
     num_axes not in (2, 3)
     or field.ndim < num_axes + 1
-    or min(field.shape[-num_axes - 1 : -1]) < least
+    or not checks.at_least(name, field.shape[-num_axes - 1 : -1], least)
   ):
     raise ValueError(
       f"{name} must be [..., h, w, 2], or [..., d, h, w, 3] for volumes, with"

@@ -10,6 +10,9 @@ import numpy as np
 
 from stnjax.sampling.methods import LINEAR, METHODS, NEAREST
 
+# By the name that was given, for errors.
+_PIXEL = dataclasses.replace(NEAREST, name="label")
+
 
 def _read(
   image: jax.Array,
@@ -25,7 +28,7 @@ def _read(
   labels, weights = [], []
   for corner in itertools.product((0, 1), repeat=points.shape[-1]):
     offset = np.array(corner, points.dtype)
-    labels.append(read(image, floor + offset, method=NEAREST))
+    labels.append(read(image, floor + offset, method=_PIXEL))
     weights.append(jnp.where(offset == 1, after, 1 - after).prod(-1)[..., None])
   # Sums in one order, so that those of one label are the same.
   votes = [

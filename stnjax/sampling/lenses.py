@@ -1,17 +1,13 @@
-"""Grids that undo the distortion of a lens."""
+"""Grids and points that undo the distortion of a lens."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
-
-_SMALL = 0.01  # squared radius below which a series replaces the arctangent
-
-_FARTHEST = 1e4  # largest coordinate in the plane at distance 1
+from stnjax.sampling import lens_models
 
 
 @promotion.usual
@@ -72,189 +68,152 @@ def lens_grid(
   >>> lens_grid(camera, jnp.zeros(4), (1, 4)).round(4).tolist()
   [[[-0.75, 0.0], [-0.25, 0.0], [0.25, 0.0], [0.75, 0.0]]]
   """
-  checks.option("model", model, _MODELS)
   checks.flag("align_corners", align_corners)
-  output_shape = checks.spatial_shape("output_shape", output_shape, 2)
+  height, width = output_shape = checks.spatial_shape(
+    "output_shape", output_shape, 2, symbolic=True
+  )
   if input_shape is None:
     input_shape = output_shape
-  input_shape = checks.spatial_shape("input_shape", input_shape, 2)
-  camera = _checked_matrix("camera", camera)
-  if new_camera is None:
-    new_camera = camera
-  if rotation is None:
-    rotation = jnp.eye(3, dtype=camera.dtype)
-  new_camera = _checked_matrix("new_camera", new_camera)
-  rotation = _checked_matrix("rotation", rotation)
-  coefficients = _checked_coefficients(coefficients, model)
-  batches = {
-    "camera": camera.shape[:-2],
-    "coefficients": coefficients.shape[:-1],
-    "rotation": rotation.shape[:-2],
-    "new_camera": new_camera.shape[:-2],
-  }
-  for name, batch in batches.items():
-    for other, against in batches.items():
-      checks.batch(name, batch, other, against)
-  kind = jnp.result_type(camera, new_camera, rotation, coefficients)
-  points = _points(
-    camera.astype(kind),
-    new_camera.astype(kind),
-    rotation.astype(kind),
-    coefficients.astype(kind),
-    output_shape,
-    model,
+  input_shape = checks.spatial_shape(
+    "input_shape", input_shape, 2, symbolic=True
   )
+  lens = lens_models.checked(camera, coefficients, model, rotation, new_camera)
+  kind = lens.camera.dtype
+  x = jnp.arange(width, dtype=kind)
+  y = jnp.arange(height, dtype=kind)[:, None]
+  points, seen = lens.distorted(x, y, 2)
   return coordinates.to_normalised(
-    points, input_shape, align_corners=align_corners
+    jnp.where(seen[..., None], points, jnp.nan),
+    input_shape,
+    align_corners=align_corners,
   )
 
 
-def _checked_matrix(name: str, matrix: ArrayLike) -> jax.Array:
-  matrix = checks.floating(name, matrix)
-  if matrix.shape[-2:] != (3, 3):
-    raise ValueError(f"{name} must be [..., 3, 3], got shape {matrix.shape}")
-  return matrix
-
-
-def _checked_coefficients(coefficients: ArrayLike, model: str) -> jax.Array:
-  coefficients = checks.floating("coefficients", coefficients)
-  accepted = _MODELS[model].counts
-  if not coefficients.ndim or coefficients.shape[-1] not in accepted:
-    counts = " or ".join(map(str, accepted))
-    raise ValueError(
-      f"coefficients must be [..., D] with D = {counts} for model={model!r},"
-      f" got shape {coefficients.shape}"
-    )
-  return coefficients
-
-
-def _points(
-  camera: jax.Array,
-  new_camera: jax.Array,
-  rotation: jax.Array,
-  coefficients: jax.Array,
-  output_shape: tuple[int, ...],
-  model: str,
+@promotion.usual
+def undistort_points(
+  points: ArrayLike,
+  camera: ArrayLike,
+  coefficients: ArrayLike,
+  *,
+  model: str = "brown_conrady",
+  rotation: ArrayLike | None = None,
+  new_camera: ArrayLike | None = None,
 ) -> jax.Array:
-  """The pixel coordinates `[..., h, w, 2]` of the places to read."""
-  height, width = output_shape
-  x = jnp.arange(width, dtype=camera.dtype)
-  y = jnp.arange(height, dtype=camera.dtype)[:, None]
+  """Moves points of a distorted image as `lens_grid` moves the image.
 
-  def row(terms: jax.Array) -> jax.Array:
-    a, b, c = (terms[..., i, None, None] for i in range(3))
-    return a * x + (b * y + c)
+  Convention: points and cameras are in pixels, 0 at the first pixel's centre.
+  `cv2.undistortPoints(points, camera, coefficients, R=rotation, P=new_camera)`
+  and `cv2.fisheye.undistortPoints`, solved to rounding: by Newton's method, up
+  to 64 roundings of a place in the plane at distance 1 (about 1e-5 in float32,
+  1e-14 in float64, times the focal length in pixels).
 
-  to_ray, regular = _inverse(_product(new_camera, rotation))
-  ray = [row(to_ray[..., i, :]) for i in range(3)]
-  seen = (ray[2] > 0) & regular[..., None, None]
-  # Further out, powers of the radius would overflow in float32.
-  for part in ray[:2]:
-    seen &= jnp.abs(part) < _FARTHEST * ray[2]
-  depth = jnp.where(seen, ray[2], 1)
-  x, y = (jnp.where(seen, part, 0) / depth for part in ray[:2])
-  x, y = _MODELS[model].distort(x, y, coefficients[..., None, None, :])
-  first, second = (camera[..., i, None, None, :] for i in range(2))
-  pixels = jnp.stack(
-    [
-      first[..., 0] * x + first[..., 1] * y + first[..., 2],
-      second[..., 0] * x + second[..., 1] * y + second[..., 2],
-    ],
-    axis=-1,
+  Args:
+    points: `[..., K, 2]` points (x, y) of the distorted image, in pixels. Batch
+      axes broadcast against those of the other arguments.
+    camera: `[..., 3, 3]` of the distorted image, in pixels; see `lens_grid`.
+    coefficients: `[..., D]` of the model, in OpenCV's order; see `lens_grid`.
+    model: "brown_conrady" or "fisheye".
+    rotation: `[..., 3, 3]`, from the distorted camera's axes to those of the
+      result; the identity by default.
+    new_camera: `[..., 3, 3]` of the result, in pixels; `camera` by default. The
+      identity gives places in the plane at distance 1, as OpenCV without `P`.
+
+  Returns:
+    `[..., K, 2]` points of the undistorted image, in pixels, float32 or wider.
+    NaN where a point is not finite, is none that the model distorts to (beyond
+    the largest radius), is not in front of the camera of the result, or where
+    `camera` is singular.
+
+  Raises:
+    ValueError: For an unknown model, a number of coefficients that the model
+      does not have, a wrong shape, batch axes that do not broadcast.
+    TypeError: For complex or boolean values.
+
+  Gradient: that of the solution, with respect to every array, also on the
+    optical axis; zero where NaN.
+
+  >>> camera = jnp.array([[4.0, 0, 1.5], [0, 4, 0], [0, 0, 1]])
+  >>> barrel = jnp.array([-0.25, 0.0, 0.0, 0.0])
+  >>> point = undistort_points(jnp.array([[4.5, 0]]), camera, barrel)
+  >>> [round(x, 3) for x in point[0].tolist()]
+  [5.5, 0.0]
+  """
+  points = _checked(points)
+  lens = lens_models.checked(
+    camera, coefficients, model, rotation, new_camera, points
   )
-  return jnp.where(seen[..., None], pixels, jnp.nan)
+  finite, x, y = _coordinates(points, lens)
+  found, seen = lens.undistorted(x, y)
+  return jnp.where((seen & finite)[..., None], found, jnp.nan)
 
 
-def _brown_conrady(
-  x: jax.Array, y: jax.Array, coefficients: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Distorts places of the plane at distance 1 from the camera."""
-  missing = 14 - coefficients.shape[-1]
-  pad = [(0, 0)] * (coefficients.ndim - 1) + [(0, missing)]
-  terms = jnp.moveaxis(jnp.pad(coefficients, pad), -1, 0)
-  k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, tilt_x, tilt_y = terms
-  square = x * x + y * y
-  radial = 1 + square * (k1 + square * (k2 + square * k3))
-  radial = radial / (1 + square * (k4 + square * (k5 + square * k6)))
-  mixed = 2 * x * y
-  distorted_x = (
-    x * radial
-    + p1 * mixed
-    + p2 * (square + 2 * x * x)
-    + square * (s1 + square * s2)
+@promotion.usual
+def distort_points(
+  points: ArrayLike,
+  camera: ArrayLike,
+  coefficients: ArrayLike,
+  *,
+  model: str = "brown_conrady",
+  rotation: ArrayLike | None = None,
+  new_camera: ArrayLike | None = None,
+) -> jax.Array:
+  """Places in the distorted image of points of the undistorted one.
+
+  The inverse of `undistort_points`, and what `lens_grid` computes for each
+  pixel of its result.
+
+  Convention: points and cameras are in pixels, 0 at the first pixel's centre.
+
+  Args:
+    points: `[..., K, 2]` points (x, y) of the undistorted image, in pixels.
+      Batch axes broadcast against those of the other arguments.
+    camera: `[..., 3, 3]` of the distorted image, in pixels; see `lens_grid`.
+    coefficients: `[..., D]` of the model, in OpenCV's order; see `lens_grid`.
+    model: "brown_conrady" or "fisheye".
+    rotation: `[..., 3, 3]`, from the distorted camera's axes to those of the
+      undistorted image; the identity by default.
+    new_camera: `[..., 3, 3]` of the undistorted image, in pixels; `camera` by
+      default. The identity takes places in the plane at distance 1, as
+      `cv2.fisheye.distortPoints`.
+
+  Returns:
+    `[..., K, 2]` points of the distorted image, in pixels, float32 or wider.
+    NaN where a point is not finite or not in front of the distorted camera, or
+    where `new_camera` or `rotation` is singular.
+
+  Raises:
+    ValueError: For an unknown model, a number of coefficients that the model
+      does not have, a wrong shape, batch axes that do not broadcast.
+    TypeError: For complex or boolean values.
+
+  Gradient: exact with respect to every array, also on the optical axis; zero
+    where NaN.
+
+  >>> camera = jnp.array([[4.0, 0, 1.5], [0, 4, 0], [0, 0, 1]])
+  >>> barrel = jnp.array([-0.25, 0.0, 0.0, 0.0])
+  >>> distort_points(jnp.array([[5.5, 0]]), camera, barrel).tolist()
+  [[4.5, 0.0]]
+  """
+  points = _checked(points)
+  lens = lens_models.checked(
+    camera, coefficients, model, rotation, new_camera, points
   )
-  distorted_y = (
-    y * radial
-    + p1 * (square + 2 * y * y)
-    + p2 * mixed
-    + square * (s3 + square * s4)
-  )
-  if missing:
-    return distorted_x, distorted_y
-  return _tilted(distorted_x, distorted_y, tilt_x, tilt_y)
+  finite, x, y = _coordinates(points, lens)
+  found, seen = lens.distorted(x, y, 1)
+  return jnp.where((seen & finite)[..., None], found, jnp.nan)
 
 
-def _tilted(
-  x: jax.Array, y: jax.Array, tilt_x: jax.Array, tilt_y: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Projects to a sensor that is turned about x, and then about y."""
-  cos_x, sin_x = jnp.cos(tilt_x), jnp.sin(tilt_x)
-  cos_y, sin_y = jnp.cos(tilt_y), jnp.sin(tilt_y)
-  down = cos_x * y + sin_x
-  depth = cos_x - sin_x * y
-  turned_x = cos_y * x - sin_y * depth
-  turned_z = sin_y * x + cos_y * depth
-  # The axis of the camera meets the sensor where it does without a tilt.
-  axis_x, axis_y, axis_z = -sin_y * cos_x, sin_x, cos_y * cos_x
-  defined = jnp.abs(turned_z) > 0
-  scale = jnp.where(defined, axis_z, jnp.nan) / jnp.where(defined, turned_z, 1)
-  return turned_x * scale - axis_x, down * scale - axis_y
+def _checked(points: ArrayLike) -> jax.Array:
+  points = checks.coordinates("points", points, 2)
+  if points.ndim < 2:
+    raise ValueError(f"points must be [..., K, 2], got shape {points.shape}")
+  return points
 
 
-def _fisheye(
-  x: jax.Array, y: jax.Array, coefficients: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Distorts places of the plane at distance 1 from the camera."""
-  k1, k2, k3, k4 = jnp.moveaxis(coefficients, -1, 0)
-  square = x * x + y * y
-  # On the axis the radius has no derivative, but angle over radius has one.
-  near = square < _SMALL
-  radius = jnp.sqrt(jnp.where(near, 1, square))
-  series = jnp.zeros_like(square)
-  for power in reversed(range(9)):
-    series = 1 / (2 * power + 1) - jnp.where(near, square, 0) * series
-  ratio = jnp.where(near, series, jnp.arctan(radius) / radius)
-  angle = square * ratio * ratio
-  scale = 1 + angle * (k1 + angle * (k2 + angle * (k3 + angle * k4)))
-  return x * ratio * scale, y * ratio * scale
-
-
-class _Model(NamedTuple):
-  """Distortion of a lens, and accepted numbers of coefficients."""
-
-  distort: Callable[
-    [jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
-  ]
-  counts: tuple[int, ...]
-
-
-_MODELS = {
-  "brown_conrady": _Model(_brown_conrady, (4, 5, 8, 12, 14)),
-  "fisheye": _Model(_fisheye, (4,)),
-}
-
-
-def _inverse(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The inverse of `[..., 3, 3]`, and where there is one."""
-  rows = matrix[..., 0, :], matrix[..., 1, :], matrix[..., 2, :]
-  columns = [
-    jnp.cross(rows[i - 2], rows[i - 1]) for i in range(3)
-  ]  # of the inverse, times the determinant
-  determinant = (rows[0] * columns[0]).sum(-1)
-  regular = jnp.isfinite(determinant) & (determinant != 0)
-  safe = jnp.where(regular, determinant, 1)
-  return jnp.stack(columns, -1) / safe[..., None, None], regular
-
-
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-  return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+def _coordinates(
+  points: jax.Array, lens: lens_models.Lens
+) -> tuple[jax.Array, ...]:
+  """Whether points are finite, and their x and y, 0 where they are not."""
+  points = points.astype(lens.camera.dtype)
+  finite = jnp.isfinite(points).all(axis=-1)
+  return finite, *jnp.unstack(jnp.where(finite[..., None], points, 0), axis=-1)

@@ -95,10 +95,12 @@ def bound(position: jax.Array, size: int, padding: Padding) -> jax.Array:
   """
   if padding.repeats:
     limit = float(jnp.finfo(position.dtype).max) / 8
-  else:
+  elif checks.is_static(size):
     # Beyond 1 / eps floats are whole numbers: nothing is blended there.
     limit = max(1 / float(jnp.finfo(position.dtype).eps), size + 8)
     limit = min(limit, checks.MAX_SIZE)
+  else:
+    limit = checks.MAX_SIZE
   limit = position.dtype.type(limit)
   return lax.clamp(-limit, position, limit)
 
@@ -125,29 +127,26 @@ def near(
     `[...]` coordinates that read the same: less than a period from 0 where the
     image repeats, else at most `support` pixels outside.
   """
-  dtype = position.dtype.type
   if padding.period is None:
-    return lax.clamp(dtype(-support), position, dtype(size - 1 + support))
+    first, last = -support, size - 1 + support
+    return lax.clamp(_like(position, first), position, _like(position, last))
   period = padding.period(size, align_corners)
   return _remainder(bound(position, size, padding), period)
 
 
 def _clamp(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
   del align_corners
-  dtype = position.dtype.type  # `lax.clamp` does not promote
-  return lax.clamp(dtype(0), position, dtype(size - 1))
+  # `lax.clamp` does not promote.
+  return lax.clamp(_like(position, 0), position, _like(position, size - 1))
 
 
 def _reflect(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
-  dtype = position.dtype.type
   low, high = (0, size - 1) if align_corners else (-0.5, size - 0.5)
-  if low == high:
-    return jnp.where(jnp.isnan(position), position, 0)
-  rest = _remainder(position, 2 * (high - low))
+  rest = _remainder(position, _reflected_period(size, align_corners))
   # Mirrored by the sign of the position, as in torch, whose gradient at the
   # mirrors this gives.
-  rest = jnp.where(position < low, dtype(2 * low) - rest, rest)
-  position = jnp.where(rest < high, rest, dtype(2 * high) - rest)
+  rest = jnp.where(position < low, _like(position, 2 * low) - rest, rest)
+  position = jnp.where(rest < high, rest, _like(position, 2 * high) - rest)
   return _clamp(position, size, align_corners)
 
 
@@ -156,25 +155,36 @@ def _pixel_after_reflected(size: int, align_corners: bool) -> int:
 
 
 def _reflected_period(size: int, align_corners: bool) -> int:
-  return max(2 * size - 2, 1) if align_corners else 2 * size
+  if not align_corners:
+    return 2 * size
+  largest: Any = max if checks.is_static(size) else jnp.maximum
+  period: int = largest(2 * size - 2, 1)
+  return period
 
 
 def _wrap(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
   del align_corners
-  dtype = position.dtype.type
+  period = _like(position, size)
   rest = _remainder(position, size)
-  rest = jnp.where(rest < 0, rest + dtype(size), rest)
+  rest = jnp.where(rest < 0, rest + period, rest)
   # The sum rounds up to a whole period just below 0.
-  return jnp.where(rest < size, rest, rest - dtype(size))
+  return jnp.where(rest < period, rest, rest - period)
 
 
-def _remainder(position: jax.Array, period: float) -> jax.Array:
+def _like(position: jax.Array, value: Any) -> Any:
+  """A number in the dtype of positions; those of symbolic sizes are arrays."""
+  if isinstance(value, int | float):
+    return position.dtype.type(value)
+  return jnp.asarray(value).astype(position.dtype)
+
+
+def _remainder(position: jax.Array, period: Any) -> jax.Array:
   """The exact remainder of a division, with the sign of the position.
 
   Not by the floor of a quotient: XLA multiplies by the rounded reciprocal of a
   constant, so that whole multiples of some periods come out one period off.
   """
-  return lax.rem(position, lax.full_like(position, period))
+  return lax.rem(position, lax.full_like(position, _like(position, period)))
 
 
 ZEROS = Padding(

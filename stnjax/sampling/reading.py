@@ -171,7 +171,7 @@ def _in_bounds_weight(
     ones, place = jnp.ones((size, 1), points.dtype), position[..., None]
     if method.prepare is not None:
       ones, place = method.prepare(ones, place, ZEROS, False, True)
-    supported = [k for k in kernels if k.supports(ones, place, method)]
+    supported = [k for k in kernels if k.accepts(ones, place, method)]
     weight = kernels_by_name.sample(
       ones,
       place,

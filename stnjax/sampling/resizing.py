@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
-from stnjax.sampling import complex_images, methods, reading
+from stnjax.sampling import complex_images, methods, reading, warping
 
 
 @promotion.usual
@@ -67,8 +67,9 @@ def resize(
   Raises:
     ValueError: For an unknown method, a wrong shape, `antialias` with "nearest"
       or "area", and for "area" a growing axis or `align_corners`.
-    TypeError: For flags that are not True or False, sizes that
-      are not static, a boolean image with another method than "nearest".
+    TypeError: For flags that are not True or False, sizes that are not
+      integers, a boolean image with another method than "nearest", or symbolic
+      sizes of an exported program with `antialias`, "nearest" or "area".
 
   Gradient: exact; the result is linear in the image.
 
@@ -79,14 +80,30 @@ def resize(
   >>> resize(ramp, (1, 2)).ravel().tolist()
   [0.5, 2.5]
   """
-  output_shape = checks.spatial_shape("output_shape", output_shape)
+  output_shape = checks.spatial_shape(
+    "output_shape", output_shape, symbolic=True
+  )
   num_axes = len(output_shape)
-  image = checks.image("image", image, num_axes)
+  image = checks.image("image", image, num_axes, symbolic=True)
   checks.channels_last("image", image.shape, num_axes)
   checks.option("method", method, ("nearest", "area", *_KERNELS))
   checks.flag("antialias", antialias)
   checks.flag("align_corners", align_corners)
   shape = image.shape[-num_axes - 1 : -1]
+  if antialias or method in ("nearest", "area"):
+    purpose = " with antialias=True, method='nearest' or 'area'"
+    checks.static("image", shape, purpose)
+    checks.static("output_shape", output_shape, purpose)
+  elif not checks.is_static(*shape, *output_shape):
+    # Matrices of weights are constants of a program.
+    return warping.warp(
+      image,
+      jnp.eye(num_axes, num_axes + 1, dtype=float),
+      output_shape=output_shape,
+      method=method,
+      padding="border",
+      align_corners=align_corners,
+    )
   _check_options(shape, output_shape, method, antialias, align_corners)
   if method == "nearest":
     for axis, sizes in enumerate(zip(shape, output_shape, strict=True)):

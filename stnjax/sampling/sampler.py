@@ -126,7 +126,8 @@ def grid_sample(
       more than 2^30 pixels.
     TypeError: For a complex grid, flags that are not True or False, a boolean
       image with another method than "nearest" or "label", or a floating one
-      with "label".
+      with "label", and for symbolic image sizes of an exported program with a
+      spline or "linearised".
 
   Gradient: with respect to image, grid and fill, finite for finite pixels,
     whatever the grid and the fill. At a pixel centre the derivative of "linear"
@@ -147,8 +148,9 @@ def grid_sample(
   [[[1.5]]]
   """
   grid, num_axes = checked_grid(grid)
-  image = checks.image("image", image, num_axes)
+  image = checks.image("image", image, num_axes, symbolic=True)
   checks.channels_last("image", image.shape, num_axes)
+  _check_batch(image, "grid", grid)
   shape = image.shape[-num_axes - 1 : -1]
   checks.flag("align_corners", align_corners)
   points = coordinates.to_pixels(grid, shape, align_corners=align_corners)
@@ -261,22 +263,20 @@ def sample_pixels(
   checks.flag("align_corners", align_corners)
   checks.flag("return_mask", return_mask)
   checks.flag("prefilter", prefilter)
-  image = checks.image("image", image, num_axes)
+  image = checks.image("image", image, num_axes, symbolic=True)
   _check_dtype(image, method)
+  if method.prepare is not None or method.takes_key:
+    checks.static(
+      "image",
+      image.shape[-num_axes - 1 : -1],
+      f" with method={method.name!r}",
+    )
   if not prefilter and not method.takes_coefficients:
     raise ValueError(
       "prefilter=False needs method='spline', 'spline2', 'spline4' or"
       f" 'spline5', got {method.name!r}"
     )
-  batch, rest = image.shape[: -num_axes - 1], points.shape[: -num_axes - 1]
-  volumes = num_axes == 2 and len(batch) >= max(1, len(rest))
-  checks.batch(
-    "image",
-    batch,
-    "grid",
-    rest,
-    "; for volumes, grid must be [..., d, h, w, 3]" if volumes else "",
-  )
+  _check_batch(image, "points", points)
   result: jax.Array | tuple[jax.Array, jax.Array] = reading.sample(
     image,
     points,
@@ -307,6 +307,14 @@ def checked_grid(
   return grid, num_axes
 
 
+def _check_batch(image: jax.Array, name: str, grid: jax.Array) -> None:
+  num_axes = grid.shape[-1]
+  batch, rest = image.shape[: -num_axes - 1], grid.shape[: -num_axes - 1]
+  volumes = num_axes == 2 and len(batch) >= max(1, len(rest))
+  advice = f"; for volumes, {name} must be [..., d, h, w, 3]" if volumes else ""
+  checks.batch("image", batch, name, rest, advice)
+
+
 def _check_dtype(image: jax.Array, method: Method) -> None:
   if image.dtype == jnp.bool_ and not method.copies_pixels:
     raise TypeError(
@@ -324,10 +332,10 @@ def _checked_fill(
   fill_value: ArrayLike, padding: Padding | PaddingPerAxis, image: jax.Array
 ) -> jax.Array:
   channels = image.shape[-1]
-  if image.dtype == jnp.bool_ and isinstance(fill_value, bool):
-    fill_value = float(fill_value)
-  checks.floating("fill_value", fill_value)
   fill = checks.real("fill_value", fill_value)
+  if fill.dtype == image.dtype == jnp.bool_:
+    fill = fill.astype(jnp.float32)
+  checks.floating("fill_value", fill)
   if fill.shape not in ((), (channels,)):
     raise ValueError(
       f"fill_value must be a number or [{channels}], one per channel of the"

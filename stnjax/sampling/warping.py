@@ -121,7 +121,8 @@ def warp(
       broadcast, an option that the method or padding does not take.
     TypeError: For a complex transform, a boolean image with another method than
       "nearest" or "label", a floating one with "label", flags that are not True
-      or False, sizes that are not static.
+      or False, sizes that are not integers, symbolic sizes of an exported
+      program with `antialias`, a spline or "linearised".
 
   Gradient: with respect to image, transform and fill, as for `grid_sample`;
     nonzero at the identity. Pixels for which the denominator of a projective
@@ -138,7 +139,7 @@ def warp(
   """
   theta = checks.matrix("transform", transform)
   num_axes = theta.shape[-1] - 1
-  image = checks.image("image", image, num_axes)
+  image = checks.image("image", image, num_axes, symbolic=True)
   checks.channels_last("image", image.shape, num_axes)
   batch, shape = image.shape[: -num_axes - 1], image.shape[-num_axes - 1 : -1]
   if output_shape is None:
@@ -165,6 +166,9 @@ def warp(
       " pixels instead of coefficients,"
       f" got method={method.name!r}, prefilter={prefilter!r}"
     )
+  if antialias:
+    checks.static("image", shape, " with antialias=True")
+    checks.static("output_shape", output_shape, " with antialias=True")
   sample = functools.partial(
     sampler.sample_pixels,
     points=grids.affine_pixel_grid(
@@ -240,4 +244,5 @@ def _checked_shape(
     output_shape,
     num_axes,
     owner=f"transform of shape {theta.shape}",
+    symbolic=True,
   )

@@ -7,6 +7,7 @@ conversions here agree on which normalised number stands for them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,13 +47,16 @@ def centred(
     theta = homogeneous.rescaled(given)
     rounded = given[..., -1:, -1:] != theta[..., -1:, -1:]
   pixels: jax.Array = theta * ratio.astype(theta.dtype)
-  exact = np.frexp(ratio)[0] == 0.5  # products with powers of two
+  static = isinstance(ratio, np.ndarray)
+  xp: Any = np if static else jnp
+  exact = xp.frexp(ratio)[0] == 0.5  # products with powers of two
   exact |= ratio == 0
-  if exact.all() and given is theta:
+  if static and exact.all() and given is theta:
     return pixels
   halves, close = _halves(pixels)
-  inverse = 1 / np.where(ratio == 0, 1, ratio)
-  meant = (_product(halves, inverse) == theta) & ~exact
+  rows = into[: theta.shape[-2], None]
+  meant = _product(halves, out, xp.where(rows == 0, out, rows)) == theta
+  meant &= ~exact
   return _replace(pixels, halves, meant | rounded & close)
 
 
@@ -64,7 +68,7 @@ def normalised(
 ) -> jax.Array:
   """The inverse of `centred`, for input sizes that have extents."""
   into, out = _extents(pixels, input_shape, output_shape, align_corners)
-  return _product(pixels, (out / into[:, None])[: pixels.shape[-2]])
+  return _product(pixels, out, into[: pixels.shape[-2], None])
 
 
 def recentred(
@@ -119,32 +123,31 @@ def _extents(
   input_shape: Sequence[int],
   output_shape: Sequence[int],
   align_corners: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, Any]:
   """Pixels per normalised unit, along x, y(, z) and of the last coordinate."""
   num_axes = matrix.shape[-1] - 1
-  shapes = (("input_shape", input_shape), ("output_shape", output_shape))
-  into, out = (
-    np.array(
-      [
-        coordinates.half_extent(size, align_corners)
-        for size in checks.spatial_shape(name, shape, num_axes)[::-1]
-      ]
-      + [1.0]
+  input_shape, output_shape = (
+    checks.spatial_shape(name, shape, num_axes, symbolic=True)
+    for name, shape in (
+      ("input_shape", input_shape),
+      ("output_shape", output_shape),
     )
-    for name, shape in shapes
   )
-  # One pixel has no extent between corner centres: its coordinate is 0.
-  return into, np.where(out > 0, out, 1.0)
+  xp = coordinates.array_module(*input_shape, *output_shape)
+  into = coordinates.half_extents(input_shape, align_corners)
+  out = coordinates.nonzero_half_extents(output_shape, align_corners)
+  return xp.append(into, 1.0), xp.append(out, 1.0)
 
 
-def _product(matrix: jax.Array, ratio: np.ndarray) -> jax.Array:
+def _product(matrix: jax.Array, over: Any, under: Any) -> jax.Array:
   """A product with exact ratios, rounded correctly for whole numbers."""
   kind = matrix.dtype
   bits = (jnp.finfo(kind).nmant + 1) // 2
-  mantissa, exponent = np.frexp(ratio)
+  xp: Any = np if isinstance(over, np.ndarray) else jnp
+  mantissa, exponent = xp.frexp(over / under)
   # Few enough bits for an exact product with a multiple of half a pixel.
-  high = np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
-  low = ratio - high
+  high = xp.ldexp(xp.round(xp.ldexp(mantissa, bits)), exponent - bits)
+  low = (over - high * under) / under
   product: jax.Array = matrix * high.astype(kind) + matrix * low.astype(kind)
   return product
 

@@ -156,6 +156,11 @@ class ErrorsTest(parameterized.TestCase):
     with self.assertRaisesRegex(TypeError, message):
       stnjax.warp(jnp.ones((3, 4, 1)), jnp.eye(2, 3), method="label")
 
+  def test_an_implementation_that_reads_no_labels_is_named(self):
+    image = jnp.ones((3, 4, 1), jnp.int32)
+    with self.assertRaisesRegex(ValueError, "'matmul'.* and method='label'"):
+      stnjax.warp(image, jnp.eye(2, 3), method="label", implementation="matmul")
+
   def test_labels_cannot_be_blurred(self):
     image = jnp.ones((3, 4, 1), jnp.int32)
     with self.assertRaisesRegex(ValueError, "other than 'nearest' and 'label'"):

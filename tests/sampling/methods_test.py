@@ -85,6 +85,32 @@ class KernelTest(parameterized.TestCase):
 
   @pytest.mark.usefixtures("x64")
   @pytest.mark.slow
+  def test_volumes_by_many_taps(self):
+    rng = np.random.default_rng(0)
+    volume = rng.normal(size=(5, 6, 7, 2))
+    # Inside, on pixels, at the edge, outside.
+    points = np.array([[3.2, 2.7, 1.9], [2, 3, 4], [6.1, -0.3, 0], [9, 1, 1]])
+    taps = np.arange(-20, 30)
+    padded = np.pad(volume, [(20, 25), (20, 24), (20, 23), (0, 0)], "edge")
+    weights = KERNELS_BY_METHOD["lanczos3"](points[..., None] - taps)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    x, y, z = np.moveaxis(weights, 1, 0)
+    expected = np.einsum("zyxc,px,py,pz->pc", padded, x, y, z, optimize=True)
+
+    def sample(volume, points):
+      return sampling.sample_pixels(
+        volume,
+        points[:, None, None],
+        method="lanczos3",
+        padding="border",
+        implementation="gather",
+      )[:, 0, 0]
+
+    np.testing.assert_allclose(sample(volume, points), expected, atol=1e-7)
+    check_gradients(sample, volume, points, modes=("rev",))
+
+  @pytest.mark.usefixtures("x64")
+  @pytest.mark.slow
   def test_gradients_also_at_pixels(self):
     self.check_gradients_of("catmull_rom")
 

@@ -238,6 +238,13 @@ class FillTest(parameterized.TestCase):
       jnp.zeros((2, 2, 1), bool), outside, fill_value=True, **call
     )
     self.assertTrue(bool(mask[0, 0, 0]))
+    masks = stnjax.grid_sample(
+      jnp.zeros((2, 2, 2), bool),
+      outside,
+      fill_value=np.array([True, False]),
+      **call,
+    )
+    np.testing.assert_array_equal(masks, [[[True, False]]])
     for dtype, fill, expected in (
       ("int32", 2**24 + 1, 2**24 + 1),
       ("uint8", 300, 255),
@@ -351,6 +358,12 @@ class ErrorTest(parameterized.TestCase):
     call = dict(image=jnp.zeros((3, 3, 1)), grid=jnp.zeros((2, 2, 2)))
     with self.assertRaisesRegex(error, message):
       stnjax.grid_sample(**{**call, **arguments})
+
+  def test_points_in_pixels_are_named(self):
+    points = jnp.zeros((3, 2, 2, 2))
+    message = "image and points .* for volumes, points must be"
+    with self.assertRaisesRegex(ValueError, message):
+      sampling.sample_pixels(jnp.zeros((2, 4, 4, 1)), points)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class Kernel:
       x. Batches are made by `vmap`; `batch` is how many images are read at
       once.
     reads: Inputs that are supported, for errors.
+    takes_symbolic_sizes: Whether sizes of images and of points may be symbolic
+      dimensions, in exported programs.
     platforms: Platforms on which "auto" prefers the kernel, of "cpu", "cuda",
       "rocm", "tpu"; None for all. A kernel for the platform precedes one for
       all, and a later registered one an earlier one.
@@ -44,6 +46,16 @@ class Kernel:
   sample: Callable[..., jax.Array]
   reads: str
   platforms: tuple[str, ...] | None = None
+  takes_symbolic_sizes: bool = False
+
+  def accepts(
+    self, image: jax.Array, points: jax.Array, method: Method
+  ) -> bool:
+    """Whether `sample` reads such an image, of static or symbolic sizes."""
+    known = checks.is_static(*image.shape, *points.shape)
+    return (known or self.takes_symbolic_sizes) and self.supports(
+      image, points, method
+    )
 
 
 KERNELS: Registry[Kernel] = Registry("implementation")
@@ -55,6 +67,7 @@ for _kernel in (
     supports=lambda image, points, method: True,
     sample=gather.sample,
     reads="all images",
+    takes_symbolic_sizes=True,
   ),
   Kernel(
     name="compiled",
@@ -118,7 +131,7 @@ def sample(
   Raises:
     ValueError: Where no kernel supports the image.
   """
-  supported = [k for k in kernels if k.supports(image, points, method)]
+  supported = [k for k in kernels if k.accepts(image, points, method)]
   by_platform, fallback = {}, None
   for kernel in supported:
     read = functools.partial(
@@ -144,10 +157,12 @@ def _unsupported(
 ) -> ValueError:
   accepted = ["auto"]
   accepted += [
-    k.name for k in KERNELS.values() if k.supports(image, points, method)
+    k.name for k in KERNELS.values() if k.accepts(image, points, method)
   ]
+  static = checks.is_static(*image.shape, *points.shape)
+  sizes = "" if static else " of symbolic sizes"
   return ValueError(
     f"implementation={kernel.name!r} reads {kernel.reads}; got {image.dtype}"
-    f" with {points.shape[-1]} spatial axes and method={method.name!r};"
+    f" with {points.shape[-1]} spatial axes{sizes} and method={method.name!r};"
     f" accepted: {', '.join(map(repr, accepted))}"
   )

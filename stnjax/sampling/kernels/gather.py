@@ -8,10 +8,13 @@ import math
 import jax
 import jax.numpy as jnp
 
+from stnjax import checks
 from stnjax.sampling.kernels import taps
 from stnjax.sampling.kernels.taps import Tap
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
+
+_UNROLLED = 64  # combinations of taps, each a gather of a program
 
 
 def sample(
@@ -67,6 +70,13 @@ def blend(image: jax.Array, by_axis: Sequence[Sequence[Tap]]) -> jax.Array:
   Returns:
     `[..., C]`.
   """
+  *others, along = by_axis
+  if math.prod(map(len, by_axis)) > _UNROLLED:
+    # One turn of a loop per tap along the last axis: XLA compiles hundreds of
+    # gathers for minutes.
+    stacked = Tap(*(jnp.stack(jnp.broadcast_arrays(*f)) for f in zip(*along)))
+    read = jax.checkpoint(lambda tap: blend(image, [*others, [tap]]))
+    return jax.lax.map(read, stacked).sum(axis=0)
   terms = []
   for index, present, weight in corners(by_axis):
     value = _pixels(image, index)
@@ -107,7 +117,8 @@ def flat_index(index: Sequence[jax.Array], shape: Sequence[int]) -> jax.Array:
 def _pixels(image: jax.Array, index: Sequence[jax.Array]) -> jax.Array:
   """The pixels `[..., C]` at an index per axis, each within the image."""
   shape = image.shape[:-1]
-  if math.prod(shape) < 2**31:  # else the index exceeds 32 bits
+  # Else the index exceeds 32 bits, or may do so.
+  if checks.is_static(*shape) and math.prod(shape) < 2**31:
     image = image.reshape(math.prod(shape), image.shape[-1])
     index = (flat_index(index, shape),)
   return image.at[tuple(index)].get(

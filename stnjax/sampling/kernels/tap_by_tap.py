@@ -133,16 +133,14 @@ def _axes(
 
   def along(axis: int, size: int, point: jax.Array) -> _Axis:
     options = size, method, padding.along(axis), align_corners
-
-    def weights(point: jax.Array) -> tuple[jax.Array, list[taps.Tap]]:
-      found = taps.around(point, *options)
-      return jnp.stack([tap.weight for tap in found]), found
-
-    change = jnp.ones_like(point)
-    weight, slope, found = jax.jvp(weights, (point,), (change,), has_aux=True)
-    index = jnp.stack([tap.index for tap in found])
+    found = taps.around(point, *options)
     inside = [jnp.broadcast_to(tap.inside, point.shape) for tap in found]
-    return _Axis(index, jnp.stack(inside), weight, slope)
+    return _Axis(
+      jnp.stack([tap.index for tap in found]),
+      jnp.stack(inside),
+      jnp.stack([tap.weight for tap in found]),
+      jnp.stack(taps.slopes(point, *options)),
+    )
 
   return [
     along(axis, size, point)

@@ -93,6 +93,22 @@ def around(
   ]
 
 
+def slopes(
+  position: jax.Array,
+  size: int,
+  method: Method,
+  padding: Padding,
+  align_corners: bool,
+) -> list[jax.Array]:
+  """The derivatives `[...]` of the weights of `around`, along the axis."""
+
+  def weights(position: jax.Array) -> list[jax.Array | None]:
+    taps = around(position, size, method, padding, align_corners)
+    return [tap.weight for tap in taps]
+
+  return jax.jvp(weights, (position,), (jnp.ones_like(position),))[1]
+
+
 def _rounded(position: jax.Array) -> jax.Array:
   """`jnp.round`, halves to even, by operations that Triton has."""
   floor = jnp.floor(position)

@@ -221,12 +221,7 @@ class _Block:
 
   def slopes(self, place: _Place, axis: int) -> list[Tap]:
     """The taps along an axis, with the derivatives of their weights."""
-
-    def weights(position):
-      return [tap.weight for tap in taps.around(position, *self._axes[axis])]
-
-    position = place.positions[axis]
-    _, slopes = jax.jvp(weights, (position,), (jnp.ones_like(position),))
+    slopes = taps.slopes(place.positions[axis], *self._axes[axis])
     return [
       tap._replace(weight=slope)
       for tap, slope in zip(place.by_axis[axis], slopes, strict=True)
