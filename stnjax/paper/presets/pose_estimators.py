@@ -33,7 +33,7 @@ _ROTATION = {"perturbation": "rotation", "family": "rotation"}
 _SCALE = {"perturbation": "scale", "family": "scale"}
 _SIMILARITY = {"perturbation": "similarity", "family": "similarity"}
 # In clutter, on images of half the size.
-_CLUTTERED = {**QUICK, "downsample": 2, "learning_rate": 0.003, **_QUICK}
+_CLUTTERED = {**QUICK, "downsample": 2, **_QUICK}
 
 register(
   Preset(
@@ -71,7 +71,12 @@ register(
     title="MNIST scaled by 1/2 to 4 in a cluttered image.",
     purpose="Compares pose estimators for scalings.",
     networks=_NETWORKS,
-    quick={**_CLUTTERED, **_SCALE, "eval_passes": 5},
+    quick={
+      **_CLUTTERED,
+      **_SCALE,
+      "learning_rate": 0.003,
+      "eval_passes": 5,
+    },
     full={**_FULL, **_SCALE},
     stand_in=_DIGITS,
   ),
