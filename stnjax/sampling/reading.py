@@ -8,10 +8,10 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
 from stnjax.sampling import kernels as kernels_by_name
 from stnjax.sampling import padding as paddings
+from stnjax.sampling import rounding
 from stnjax.sampling.kernels import Kernel
 from stnjax.sampling.methods import LINEAR, Method
 from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
@@ -82,7 +82,9 @@ def sample(
   elif method.read is not None:
     result = method.read(image, points, key, read)
   else:
-    result = read(image, points, method=method)
+    # Else what is added to the result is rounded with it.
+    rounds = edge == "hard" or not padding.takes_fill_value
+    result = read(image, points, method=method, rounds=rounds)
   if edge == "hard":
     weight = functools.partial(_inside, points, image.shape)
     result = _placed(result, weight(filled_axes), fill, image.dtype)
@@ -96,7 +98,7 @@ def sample(
         # Coefficients of the fill reach far inside.
         reach = weight(filled_axes, method=LINEAR)
       result = result + _filled(mask, fill, reach)
-  result = cast(result, image.dtype)
+  result = rounding.cast(result, image.dtype)
   return (result, weight(axes)) if return_mask else result
 
 
@@ -128,6 +130,7 @@ def read_batch(
   padding: Padding | PaddingPerAxis,
   align_corners: bool,
   kernels: tuple[Kernel, ...],
+  rounds: bool = False,
 ) -> jax.Array:
   """Reads images `[..., *shape, C]` by a kernel; batch axes broadcast."""
   num_axes = points.shape[-1]
@@ -142,6 +145,7 @@ def read_batch(
     method=method,
     padding=padding,
     align_corners=align_corners,
+    rounds=rounds,
   )
   inside = ",".join("dhw"[-num_axes:])
   outside = ",".join("xyz"[:num_axes])
@@ -208,7 +212,11 @@ def _placed(
   dtype: jax.typing.DTypeLike,
 ) -> jax.Array:
   """The fill where the mask is 0; integers may be what floats cannot hold."""
-  return jnp.where(mask[..., None] > 0, cast(result, dtype), cast(fill, dtype))
+  return jnp.where(
+    mask[..., None] > 0,
+    rounding.cast(result, dtype),
+    rounding.cast(fill, dtype),
+  )
 
 
 def _filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
@@ -228,17 +236,3 @@ def _filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
   bad = jnp.sign(lax.stop_gradient(share)) * lax.stop_gradient(fill)
   bad = jnp.where(reach[..., None] == 1, 0, bad)
   return jnp.where(finite, share * jnp.where(finite, fill, 0), bad)
-
-
-def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-  """Turns sampled values into `dtype`: integers round and saturate."""
-  if jnp.issubdtype(dtype, jnp.integer) and result.dtype != dtype:
-    info, kind = jnp.iinfo(dtype), result.dtype.type
-    low, high = info.min, info.max
-    if jnp.issubdtype(result.dtype, jnp.integer):
-      given = jnp.iinfo(result.dtype)
-      low, high = max(low, given.min), min(high, given.max)
-    elif int(kind(high)) > high:  # rounded up, beyond the range of the cast
-      high = np.nextafter(kind(high), kind(0))
-    result = jnp.clip(jnp.round(result), kind(low), kind(high))
-  return result.astype(dtype)

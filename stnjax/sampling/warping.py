@@ -15,7 +15,7 @@ from stnjax.sampling import (
   complex_images,
   grids,
   methods,
-  reading,
+  rounding,
   sampler,
 )
 from stnjax.sampling import padding as paddings
@@ -217,7 +217,7 @@ def _antialiased(
   )
   if found.takes_fill_value:
     result = result + sample(jnp.zeros_like(pixels), **fill)
-  return reading.cast(result, image.dtype)
+  return rounding.cast(result, image.dtype)
 
 
 def _checked_shape(

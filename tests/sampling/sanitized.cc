@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "sampler.h"
@@ -77,15 +78,12 @@ void run(int axes) {
     gradients.along[a] = slopes[a].data();
   }
   Pool pool;
-  stnjax::read_all<T>(pool, s, image.data(), points, values.data());
+  stnjax::read_all(pool, s, image.data(), points, values.data());
   const std::vector<uint8_t> bytes(pixels, 1);
-  stnjax::over_bytes<T>(
-      pool, s, bytes.data(),
-      [&](const stnjax::Sizes& part, const T* numbers, int64_t first) {
-        const int64_t start = first * s.points;
-        stnjax::read_all<T>(pool, part, numbers, points.from(start),
-                            values.data() + start * s.channels);
-      });
+  std::vector<uint8_t> byte_values(count * s.channels);
+  if constexpr (std::is_same_v<T, float>) {
+    stnjax::read_all(pool, s, bytes.data(), points, byte_values.data());
+  }
   stnjax::grad_coords_all<T>(pool, s, image.data(), points, cotangent.data(),
                              gradients);
   stnjax::grad_image_all<T>(pool, s, cotangent.data(), points,

@@ -11,9 +11,11 @@ import functools
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 
 from stnjax import checks
 from stnjax.registry import Registry
+from stnjax.sampling import rounding
 from stnjax.sampling.kernels import compiled, gather, matmul
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
@@ -34,6 +36,8 @@ class Kernel:
       x. Batches are made by `vmap`; `batch` is how many images are read at
       once.
     reads: Inputs that are supported, for errors.
+    rounds: Whether `sample` takes `rounds=True`, for values in the dtype of an
+      image of integers, rounded as by `rounding.cast`.
     platforms: Platforms on which "auto" prefers the kernel, of "cpu", "cuda",
       "rocm", "tpu"; None for all. A kernel for the platform precedes one for
       all, and a later registered one an earlier one.
@@ -43,6 +47,7 @@ class Kernel:
   supports: Callable[[jax.Array, jax.Array, Method], bool]
   sample: Callable[..., jax.Array]
   reads: str
+  rounds: bool = False
   platforms: tuple[str, ...] | None = None
 
 
@@ -62,6 +67,7 @@ for _kernel in (
     sample=compiled.sample,
     reads="floating or uint8 images and volumes, with method='nearest',"
     " 'linear', 'cubic' or 'spline'",
+    rounds=True,
   ),
   Kernel(
     name="matmul",
@@ -98,6 +104,7 @@ def sample(
   padding: Padding | PaddingPerAxis,
   align_corners: bool,
   batch: int = 1,
+  rounds: bool = False,
 ) -> jax.Array:
   """Samples by the kernel that suits the platform.
 
@@ -110,10 +117,11 @@ def sample(
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
     batch: How many images are read at once, under `vmap`.
+    rounds: Whether values of an image of integers are of its dtype, rounded.
 
   Returns:
     `[..., C]`, 0 where a coordinate is NaN; float32 or wider, integers stay
-    what they are with "nearest".
+    what they are with "nearest" and `rounds`.
 
   Raises:
     ValueError: Where no kernel supports the image.
@@ -128,6 +136,8 @@ def sample(
       align_corners=align_corners,
       batch=batch,
     )
+    if rounds and jnp.issubdtype(image.dtype, jnp.integer):
+      read = _rounded(kernel, read)
     if kernel.platforms is None or len(kernels) == 1:
       fallback = read
     else:
@@ -137,6 +147,15 @@ def sample(
   if not by_platform:
     return fallback(image, points)
   return lax.platform_dependent(image, points, **by_platform, default=fallback)
+
+
+def _rounded(
+  kernel: Kernel, read: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+  """Reads integers by a kernel, as what rounds to integers."""
+  if kernel.rounds:
+    return functools.partial(read, rounds=True)
+  return lambda image, points: rounding.cast(read(image, points), image.dtype)
 
 
 def _unsupported(

@@ -1,10 +1,11 @@
 """Sampling and its derivatives as operations of JAX.
 
-`read`, the values; `slope`, their change as the points move; `grad_coords`,
-their gradient with respect to the points; `grad_image`, with respect to the
-image. On CPU all but `slope` are functions of sampler.cc, where setup.py could
-compile it, on NVIDIA GPUs `read` and `grad_coords` of linear images are Triton
-kernels; elsewhere and for further derivatives they are those of `plain`.
+`read`, the values, which are bytes if pixels are; `slope`, their change as the
+points move; `grad_coords`, their gradient with respect to the points;
+`grad_image`, with respect to the image. On CPU all but `slope` are functions of
+sampler.cc, where setup.py could compile it, on NVIDIA GPUs `read` and
+`grad_coords` of linear images are Triton kernels; elsewhere and for further
+derivatives they are those of `plain`.
 """
 
 from collections.abc import Callable
@@ -57,6 +58,7 @@ def _operation(
     outputs = [  # over the axes of a mesh they vary as the operands do
       points.update(
         shape=shape,
+        dtype=operands[0].dtype,
         sharding=jax.NamedSharding(
           points.sharding.mesh, jax.P(*[None] * len(shape))
         ),
@@ -225,7 +227,8 @@ def _linear_change(primitive, rest):
     if type(first) is not ad.Zero:
       parts.append(primitive.bind(first, *operands[1:], **options))
     still = all(type(point) is ad.Zero for point in points)
-    if not still and not method.copies_pixels:
+    still |= method.copies_pixels or value.dtype == jnp.uint8
+    if not still:
       moves = tuple(map(ad.instantiate_zeros, points))
       parts.append(rest(operands, moves, **options))
     if not parts:

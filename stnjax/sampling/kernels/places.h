@@ -103,6 +103,7 @@ struct Places {
   int32_t at[kAxes][kBlock];  // the first tap along each axis
   int32_t first[kBlock];      // that tap, counted along rows; 0 if not inside
   int32_t state[kBlock];
+  bool inside;  // whether all points are
   T part[kAxes][kBlock];  // from the pixel at or before the place
   T weight[kAxes][kTaps][kBlock];
   T slope[kAxes][kTaps][kBlock];  // of the weight; if it was asked for
@@ -135,9 +136,12 @@ INLINE void locate(const Sizes& s, const Points<T>& points, int64_t count,
   constexpr int32_t before = kTaps / 2 - (kTaps > 1 ? 1 : 0);
   Range<T> range[kAxes];
   int32_t sizes[kAxes];
-  for (int a = 0; a < kAxes; ++a) {
+  uint32_t last = 0;
+  for (int a = kAxes - 1; a >= 0; --a) {
     range[a] = range_of<T, kTaps>(s.axes[a]);
     sizes[a] = static_cast<int32_t>(s.axes[a].size);
+    last = last * static_cast<uint32_t>(sizes[a]) +
+           static_cast<uint32_t>(sizes[a] - kTaps);
   }
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
@@ -158,9 +162,14 @@ INLINE void locate(const Sizes& s, const Points<T>& points, int64_t count,
       first = first * static_cast<uint32_t>(sizes[a]) +
               static_cast<uint32_t>(at[a]);
     }
+    // Behind the last pixel there are none to read along with it.
+    cut |= static_cast<int32_t>(last - first - 1);
     p.first[i] = cut >= 0 ? static_cast<int32_t>(first) : 0;
     p.state[i] = some + (cut >= 0 ? 1 : 0);
   }
+  int32_t least = kInside;
+  for (int64_t i = 0; i < count; ++i) least &= p.state[i];
+  p.inside = least == kInside;
 }
 
 template <typename T>

@@ -11,6 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from stnjax import promotion
+from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, tap_by_tap, taps
 
 
@@ -38,12 +39,12 @@ def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
 
 @promotion.usual
 def read(image, *points, method, padding, align_corners):
-  """`[..., P, C]`: the images at the points."""
+  """`[..., P, C]`: the images at the points, in their dtype."""
 
   def of_image(image, *points):
     shape = image.shape[:-1]
     by_axis, defined = _taps(points, shape, method, padding, align_corners)
-    values = gather.blend(image, by_axis).astype(points[0].dtype)
+    values = rounding.cast(gather.blend(image, by_axis), image.dtype)
     return jnp.where(defined[:, None], values, 0)
 
   for _ in points[0].shape[:-1]:

@@ -1,11 +1,12 @@
 // The compiled sampler, for XLA's foreign function interface: see operations.py.
 //
 // Shapes: image [..., (D,) H, W, C]; x, y(, z) [..., P]; values [..., P, C];
-// row-major. Images to read may be of bytes. Coordinates are in pixels; see
-// positions in compiled.py for what was done to them. Attributes: `weighting`,
-// see places.h; `beyond`, `period`: those of an axis, for x, y(, z).
+// row-major. Coordinates are in pixels; see positions in compiled.py for what
+// was done to them. Attributes: `weighting`, see places.h; `beyond`, `period`:
+// those of an axis, for x, y(, z).
 
 #include <cstdint>
+#include <type_traits>
 
 #include "sampler.h"
 #include "xla/ffi/api/ffi.h"
@@ -54,18 +55,6 @@ Points<T> points_of(const Operands& operands, size_t first, const Sizes& s) {
   return points;
 }
 
-// Calls `visit(part, pixels, first)` for parts of a batch from image `first`
-// on, with pixels of type T.
-template <typename T, typename F>
-void over_parts(ffi::ThreadPool& pool, const Sizes& s,
-                const ffi::AnyBuffer& image, const F& visit) {
-  if (image.element_type() == ffi::DataType::U8) {
-    stnjax::over_bytes<T>(pool, s, image.typed_data<uint8_t>(), visit);
-  } else {
-    visit(s, image.typed_data<T>(), 0);
-  }
-}
-
 // Calls `visit` with a zero of the type of the coordinates.
 template <typename F>
 ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
@@ -84,21 +73,23 @@ ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
   return ffi::Error::Success();
 }
 
-// image, coordinates -> values
+// image, coordinates -> values, which are bytes if pixels are
 ffi::Error read_call(ffi::ThreadPool pool, Operands operands, Results results,
                      int64_t weighting, Numbers beyond, Numbers period) {
   return by_type(operands, beyond, [&](auto zero) {
     using T = decltype(zero);
-    const auto image = operand(operands, 0);
-    const auto values = result(results, 0);
+    const auto image = operand(operands, 0), values = result(results, 0);
     const Sizes s = sizes_of(image, values, weighting, beyond, period);
     const Points<T> points = points_of<T>(operands, 1, s);
-    over_parts<T>(pool, s, image, [&](const Sizes& part, const T* pixels,
-                                      int64_t first) {
-      stnjax::read_all<T>(
-          pool, part, pixels, points.from(first * s.points),
-          values.typed_data<T>() + first * s.points * s.channels);
-    });
+    if constexpr (std::is_same_v<T, float>) {
+      if (image.element_type() == ffi::DataType::U8) {
+        stnjax::read_all(pool, s, image.typed_data<uint8_t>(), points,
+                         values.typed_data<uint8_t>());
+        return;
+      }
+    }
+    stnjax::read_all(pool, s, image.typed_data<T>(), points,
+                     values.typed_data<T>());
   });
 }
 
@@ -114,15 +105,9 @@ ffi::Error grad_coords_call(ffi::ThreadPool pool, Operands operands,
     for (int a = 0; a < s.num_axes; ++a) {
       gradients.along[a] = result(results, a).typed_data<T>();
     }
-    const Points<T> points = points_of<T>(operands, 2, s);
-    over_parts<T>(pool, s, image, [&](const Sizes& part, const T* pixels,
-                                      int64_t first) {
-      const int64_t start = first * s.points;
-      stnjax::grad_coords_all<T>(
-          pool, part, pixels, points.from(start),
-          cotangent.typed_data<T>() + start * s.channels,
-          gradients.from(start));
-    });
+    stnjax::grad_coords_all(pool, s, image.typed_data<T>(),
+                            points_of<T>(operands, 2, s),
+                            cotangent.typed_data<T>(), gradients);
   });
 }
 
@@ -134,9 +119,9 @@ ffi::Error grad_image_call(ffi::ThreadPool pool, Operands operands,
     using T = decltype(zero);
     const auto values = operand(operands, 0), image = result(results, 0);
     const Sizes s = sizes_of(image, values, weighting, beyond, period);
-    stnjax::grad_image_all<T>(pool, s, values.typed_data<T>(),
-                              points_of<T>(operands, 1, s),
-                              image.typed_data<T>());
+    stnjax::grad_image_all(pool, s, values.typed_data<T>(),
+                           points_of<T>(operands, 1, s),
+                           image.typed_data<T>());
   });
 }
 
