@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import thinplate
+from stnjax.sampling import affine_maps, thinplate
 from stnjax.transforms import frames, homogeneous
 
 
@@ -96,9 +96,16 @@ def affine_pixel_grid(
   centred = frames.centred(
     theta, input_shape, output_shape, align_corners, rescale=True
   )
+  return centred_grid(centred, input_shape, output_shape)
+
+
+def centred_grid(
+  matrix: jax.Array, input_shape: Sequence[int], output_shape: Sequence[int]
+) -> jax.Array:
+  """`affine_pixel_grid` of a matrix of `frames.centred`."""
   axes = [np.arange(s) - (s - 1) / 2 for s in output_shape[::-1]]
   middle = [(s - 1) / 2 for s in input_shape[::-1]]
-  return _map_axes(centred, axes, middle)
+  return _map_axes(matrix, axes, middle)
 
 
 @promotion.usual
@@ -204,7 +211,9 @@ def _map_axes(
 ) -> jax.Array:
   """Applies a matrix to the lattice with the given values along x, y(, z)."""
   num_axes = len(axes)
-  mapped = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
+  mapped = [
+    affine_maps.row(matrix[..., row, :], axes) for row in range(num_axes)
+  ]
   if matrix.shape[-2] > num_axes:
     stacked = _divide(jnp.stack(mapped, axis=-1), matrix[..., -1, :], axes)
     mapped = jnp.unstack(stacked, axis=-1)
@@ -214,23 +223,14 @@ def _map_axes(
   return jnp.stack(mapped, axis=-1)
 
 
-def _row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
-  """One row of a matrix, applied to the lattice."""
-  # Broadcast products instead of a matmul: exact on hardware whose matrix
-  # units round their operands, and nothing to store for the lattice.
-  per_pixel = (..., *[None] * len(axes))
-  result = row[..., -1][per_pixel]
-  for place, axis in reversed(list(enumerate(axes))):
-    points = axis.astype(row.dtype).reshape(-1, *[1] * place)
-    result = row[..., place][per_pixel] * points + result
-  return result
-
-
 def _divide(
   numerator: jax.Array, row: jax.Array, axes: Sequence[np.ndarray]
 ) -> jax.Array:
   """The quotient by a row on the lattice; NaN, without gradient, if none."""
-  weight, size = _row(row, axes), _row(jnp.abs(row), [abs(a) for a in axes])
+  weight, size = (
+    affine_maps.row(row, axes),
+    affine_maps.row(jnp.abs(row), [abs(a) for a in axes]),
+  )
   # Below, the weight is the rounding of terms that cancel.
   least = 4 * jnp.finfo(weight.dtype).eps * size
   further = (..., *[None] * (numerator.ndim - weight.ndim))

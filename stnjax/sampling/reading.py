@@ -35,6 +35,7 @@ def sample(
   points: jax.Array,
   fill: jax.Array,
   key: jax.Array | None,
+  matrix: jax.Array | None = None,
   *,
   method: Method,
   padding: Padding | PaddingPerAxis,
@@ -51,6 +52,7 @@ def sample(
     points: `[..., *output_shape, N]` pixel coordinates.
     fill: `[]` or `[C]`; used where the padding takes a fill value.
     key: Random key for methods that take one, else None.
+    matrix: `[..., N, N + 1]`, if the points are its `affine_maps.places`.
     method: The method.
     padding: How the image continues outside.
     edge: "blend", or "hard" where the padding fills.
@@ -84,7 +86,7 @@ def sample(
   else:
     # Else what is added to the result is rounded with it.
     rounds = edge == "hard" or not padding.takes_fill_value
-    result = read(image, points, method=method, rounds=rounds)
+    result = read(image, points, matrix, method=method, rounds=rounds)
   if edge == "hard":
     weight = functools.partial(_inside, points, image.shape)
     result = _placed(result, weight(filled_axes), fill, image.dtype)
@@ -105,6 +107,7 @@ def sample(
 def _read(
   image: jax.Array,
   points: jax.Array,
+  matrix: jax.Array | None = None,
   *,
   fill: jax.Array,
   method: Method,
@@ -112,7 +115,9 @@ def _read(
   **options: Any,
 ) -> jax.Array:
   """Reads images; where pixels are copied, the fill is in its place."""
-  result = read_batch(image, points, method=method, padding=padding, **options)
+  result = read_batch(
+    image, points, matrix, method=method, padding=padding, **options
+  )
   if not padding.takes_fill_value or not method.copies_pixels:
     return result
   axes = [a for a in range(points.shape[-1]) if padding.along(a).fills]
@@ -125,6 +130,7 @@ def _read(
 def read_batch(
   image: jax.Array,
   points: jax.Array,
+  matrix: jax.Array | None = None,
   *,
   method: Method,
   padding: Padding | PaddingPerAxis,
@@ -149,9 +155,11 @@ def read_batch(
   )
   inside = ",".join("dhw"[-num_axes:])
   outside = ",".join("xyz"[:num_axes])
-  signature = f"({inside},c),({outside},n)->({outside},c)"
-  sample_all = jnp.vectorize(sample_one, signature=signature)
-  result: jax.Array = sample_all(image, points)
+  operands, given = [image, points], f"({inside},c),({outside},n)"
+  if matrix is not None:
+    operands, given = [*operands, matrix], f"{given},(n,m)"
+  sample_all = jnp.vectorize(sample_one, signature=f"{given}->({outside},c)")
+  result: jax.Array = sample_all(*operands)
   return result
 
 

@@ -226,7 +226,13 @@ for method in ("nearest", "linear", "cubic"):
         lambda i, g: stnjax.grid_sample(i, g, method=method), image, grid
       )
       return values, *vjp(values)
-    for array in jax.jit(run)(image, grid):
+    theta = np.eye(axes, axes + 1) + rng.normal(size=(len(image), axes, 1)) / 9
+    warp = jax.jit(lambda i, t: stnjax.warp(i, t, method=method))
+    warped = [
+      warp(i, theta.astype(np.float32))
+      for i in (image, (99 * image).astype(np.uint8))
+    ]
+    for array in (*jax.jit(run)(image, grid), *warped):
       digest.update(np.asarray(array).tobytes())
 print(digest.hexdigest())
 """

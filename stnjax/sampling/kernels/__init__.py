@@ -8,6 +8,7 @@ supports.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -36,8 +37,10 @@ class Kernel:
       x. Batches are made by `vmap`; `batch` is how many images are read at
       once.
     reads: Inputs that are supported, for errors.
-    rounds: Whether `sample` takes `rounds=True`, for values in the dtype of an
-      image of integers, rounded as by `rounding.cast`.
+    takes: Further arguments of `sample`: "rounds", whether values of an image
+      of integers are to be in its dtype, rounded as by `rounding.cast`;
+      "matrix", `[N, N + 1]`, of which the points are `affine_maps.places`, or
+      None.
     platforms: Platforms on which "auto" prefers the kernel, of "cpu", "cuda",
       "rocm", "tpu"; None for all. A kernel for the platform precedes one for
       all, and a later registered one an earlier one.
@@ -47,7 +50,7 @@ class Kernel:
   supports: Callable[[jax.Array, jax.Array, Method], bool]
   sample: Callable[..., jax.Array]
   reads: str
-  rounds: bool = False
+  takes: tuple[str, ...] = ()
   platforms: tuple[str, ...] | None = None
 
 
@@ -67,7 +70,7 @@ for _kernel in (
     sample=compiled.sample,
     reads="floating or uint8 images and volumes, with method='nearest',"
     " 'linear', 'cubic' or 'spline'",
-    rounds=True,
+    takes=("rounds", "matrix"),
   ),
   Kernel(
     name="matmul",
@@ -98,6 +101,7 @@ def candidates(implementation: str) -> tuple[Kernel, ...]:
 def sample(
   image: jax.Array,
   points: jax.Array,
+  matrix: jax.Array | None = None,
   *,
   kernels: tuple[Kernel, ...],
   method: Method,
@@ -111,6 +115,7 @@ def sample(
   Args:
     image: `[*shape, C]` with N spatial axes.
     points: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
+    matrix: `[N, N + 1]`, if the points are its `affine_maps.places`.
     kernels: Kernels to choose from, preferred ones last.
     method: The method.
     padding: How the image continues outside.
@@ -128,16 +133,17 @@ def sample(
   """
   supported = [k for k in kernels if k.supports(image, points, method)]
   by_platform, fallback = {}, None
+  rounds &= jnp.issubdtype(image.dtype, jnp.integer)
   for kernel in supported:
     read = functools.partial(
-      kernel.sample,
+      _sample,
+      kernel,
+      rounds=rounds,
       method=method,
       padding=padding,
       align_corners=align_corners,
       batch=batch,
     )
-    if rounds and jnp.issubdtype(image.dtype, jnp.integer):
-      read = _rounded(kernel, read)
     if kernel.platforms is None or len(kernels) == 1:
       fallback = read
     else:
@@ -145,17 +151,26 @@ def sample(
   if fallback is None:
     raise _unsupported(kernels[-1], image, points, method)
   if not by_platform:
-    return fallback(image, points)
-  return lax.platform_dependent(image, points, **by_platform, default=fallback)
+    return fallback(image, points, matrix)
+  return lax.platform_dependent(
+    image, points, matrix, **by_platform, default=fallback
+  )
 
 
-def _rounded(
-  kernel: Kernel, read: Callable[..., jax.Array]
-) -> Callable[..., jax.Array]:
-  """Reads integers by a kernel, as what rounds to integers."""
-  if kernel.rounds:
-    return functools.partial(read, rounds=True)
-  return lambda image, points: rounding.cast(read(image, points), image.dtype)
+def _sample(
+  kernel: Kernel,
+  image: jax.Array,
+  points: jax.Array,
+  matrix: jax.Array | None,
+  *,
+  rounds: bool,
+  **options: Any,
+) -> jax.Array:
+  """Samples by one kernel, with those further arguments that it takes."""
+  further = {"rounds": rounds, "matrix": matrix}
+  options |= {name: further[name] for name in kernel.takes}
+  values = kernel.sample(image, points, **options)
+  return rounding.cast(values, image.dtype) if rounds else values
 
 
 def _unsupported(

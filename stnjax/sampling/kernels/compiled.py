@@ -7,11 +7,11 @@ keep nothing but the image and the points for the backward pass. See
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from stnjax.sampling import padding as paddings
 from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, operations, plain
 from stnjax.sampling.methods import Method
@@ -47,6 +47,7 @@ def sample(
   align_corners: bool,
   batch: int = 1,
   rounds: bool = False,
+  matrix: jax.Array | None = None,
 ) -> jax.Array:
   """Samples one image as `gather.sample` does.
 
@@ -61,6 +62,8 @@ def sample(
       pixels instead of their outer edges.
     batch: How many images are read at once, under `vmap`; not used.
     rounds: Whether values of a uint8 image are uint8.
+    matrix: `[N, N + 1]`, of which the points are `affine_maps.places`, if they
+      are: then the compiled code works them out.
 
   Returns:
     `[..., C]`, 0 where a coordinate is NaN; float32 or wider, uint8 stays uint8
@@ -91,24 +94,39 @@ def sample(
       )
       return rounding.cast(values, kept)
     pixels = image.astype(dtype)
-  if method.pads_position:
-    pad = paddings.apply_padding
-  else:
-    pad = functools.partial(paddings.near, support=method.support)
-  positions = (
-    pad(position, size, padding.along(axis), align_corners)
-    for axis, (position, size) in enumerate(
-      zip(jnp.unstack(points, axis=-1), image.shape[-2::-1], strict=True)
+  options: dict[str, Any] = {
+    "method": method,
+    "padding": padding,
+    "align_corners": align_corners,
+  }
+  shape = points.shape[:-1]
+  if matrix is not None and _maps(matrix, dtype, shape, padding):
+    operands = plain.match_varying_axes(pixels, matrix)
+    values = operations.READ_AFFINE.bind(
+      *operands, output_shape=shape, **options
     )
+  else:
+    places = jnp.unstack(points, axis=-1)
+    positions = plain.padded(places, image.shape[:-1], **options)
+    operands = plain.match_varying_axes(
+      pixels, *(position.astype(dtype).ravel() for position in positions)
+    )
+    values = operations.READ.bind(*operands, **options)
+  return rounding.cast(values, kept).reshape(*shape, image.shape[-1])
+
+
+def _maps(
+  matrix: jax.Array,
+  dtype: jax.typing.DTypeLike,
+  output_shape: tuple[int, ...],
+  padding: Padding | PaddingPerAxis,
+) -> bool:
+  """Whether the compiled code can map pixels by a matrix, and pad points."""
+  repeats = [padding.along(axis).repeats for axis in range(len(output_shape))]
+  # Floats must hold halves of pixels.
+  return (
+    matrix.dtype == dtype and not any(repeats) and max(output_shape) < 2**22
   )
-  operands = plain.match_varying_axes(
-    pixels, *(position.astype(dtype).ravel() for position in positions)
-  )
-  values = operations.READ.bind(
-    *operands, method=method, padding=padding, align_corners=align_corners
-  )
-  values = rounding.cast(values, kept)
-  return values.reshape(*points.shape[:-1], image.shape[-1])
 
 
 def _few(image: jax.Array, points: jax.Array, method: Method) -> bool:

@@ -128,7 +128,7 @@ INLINE void grad_coords(Case<T, kAxes, kTaps> which, const Sizes& s,
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place<true>(s, points.from(start), size, p);
+    place_on(which, s, points.from(start), size, true, p);
     prefetch(p, size, s.channels, rows, image);
     const T* block = cotangent + start * s.channels;
     const Points<T, T> to = gradients.from(start);
@@ -231,7 +231,7 @@ INLINE void grad_image(Case<T, kAxes, kTaps> which, const Sizes& s,
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place<false>(s, points.from(start), size, p);
+    place_on(which, s, points.from(start), size, false, p);
     prefetch(p, size, s.channels, rows, image);
     const T* block = values + start * s.channels;
     by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {

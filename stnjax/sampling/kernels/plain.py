@@ -11,6 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from stnjax import promotion
+from stnjax.sampling import padding as paddings
 from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, tap_by_tap, taps
 
@@ -31,10 +32,21 @@ def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
   ]
 
 
+def padded(points, shape, *, method, padding, align_corners):
+  """Coordinates along x, y(, z) as operations take them."""
+  if method.pads_position:
+    pad = paddings.apply_padding
+  else:
+    pad = functools.partial(paddings.near, support=method.support)
+  return [
+    pad(place, size, padding.along(axis), align_corners)
+    for axis, (place, size) in enumerate(zip(points, shape[::-1], strict=True))
+  ]
+
+
 # The operations. Each takes images [..., (D,) H, W, C] and as many sets of
-# points x, y(, z) [..., P], which are padded as `compiled.sample` does it, NaN
-# for a point that reads nothing. They are also traced while a program is
-# lowered.
+# points x, y(, z) [..., P], which are `padded`, NaN for a point that reads
+# nothing. They are also traced while a program is lowered.
 
 
 @promotion.usual

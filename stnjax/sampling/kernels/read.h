@@ -29,27 +29,15 @@ INLINE void copy(Channels<kChannels> channels, const Pixel* pixel,
   });
 }
 
-// The weights of the taps of a block, of two along each axis.
-template <int kAxes, typename T>
-INLINE void weigh_corners(const Places<T, kAxes, 2>& p, int64_t count,
-                          T (*weights)[kBlock]) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) {
-    const Stencil<T, kAxes, 2> w = stencil(p, i);
-    for (int tap = 0; tap < w.kRows * 2; ++tap) {
-      weights[tap][i] = w.row[tap / 2] * w.x[tap % 2];
-    }
-  }
-}
-
 // The weighted sum of the taps of one point, of two along each axis; `more` as
 // for `copy`.
-template <int kTotal, int kChannels, typename T, typename Taps>
+template <int kChannels, typename T, int kAxes, typename Taps>
 INLINE void blend_corners(Channels<kChannels> channels,
-                          const T (*weights)[kBlock], int64_t i,
+                          const Places<T, kAxes, 2>& p, int64_t i,
                           const Taps& taps, T* __restrict value, bool more) {
+  constexpr int kTotal = 2 * rows_of(kAxes, 2);
   T weight[kTotal];
-  for (int j = 0; j < kTotal; ++j) weight[j] = weights[j][i];
+  for (int j = 0; j < kTotal; ++j) weight[j] = p.corner[j][i];
   if constexpr (kChannels == 3 && Taps::kSideBySide) {
     Lanes<T, 4> total, pixel;
     pixel.load(taps(0, 0));
@@ -142,28 +130,33 @@ INLINE void round_off(const T* numbers, int64_t count,
 template <bool kFew, typename Pixel, typename T, int kAxes, int kTaps>
 INLINE void read(Case<T, kAxes, kTaps> which, const Sizes& s,
                  const Pixel* image, const Pixel* nothing,
-                 const Points<T>& points, int64_t count,
+                 const Source<T>& source, int64_t count,
                  Pixel* __restrict values) {
   // What is worked out in numbers, and the pixels are not.
   constexpr bool kRounds = kTaps > 1 && !std::is_same_v<Pixel, T>;
+  constexpr bool kKnown = kFew && (kAxes == 2 || !kRounds);
   using Value = std::conditional_t<kRounds, T, Pixel>;
   std::unique_ptr<Value[]> numbers;
   if (kRounds) numbers.reset(new Value[kBlock * s.channels + 1]);
   const Rows<kAxes, kTaps> rows(s, s.channels);
   Places<T, kAxes, kTaps> p;
-  T weights[kTaps == 2 ? rows.kRows * 2 : 1][kBlock];
+  T places[kAxes][kBlock];
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place<false>(s, points.from(start), size, p);
+    Points<T> points = source.points.from(start);
+    if (source.matrix) {
+      map_on(Case<T, kAxes, 0>{}, s, source, start, size, places);
+      for (int a = 0; a < kAxes; ++a) points.along[a] = places[a];
+    }
+    place_on(which, s, points, size, false, p);
     prefetch(p, size, s.channels, rows, image);
-    if constexpr (kTaps == 2) weigh_corners(p, size, weights);
     Value* block;
     if constexpr (kRounds) {
       block = numbers.get();
     } else {
       block = values + start * s.channels;
     }
-    by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
+    by_channels<kKnown>(which, s.channels, [&](auto channels) INLINED {
       visit_points(
           channels, s, p, size, rows, image, nothing,
           [&](int64_t i, const auto& taps) INLINED {
@@ -172,8 +165,7 @@ INLINE void read(Case<T, kAxes, kTaps> which, const Sizes& s,
             if constexpr (kTaps == 1) {
               copy(channels, taps(0, 0), value, more);
             } else if constexpr (kTaps == 2) {
-              blend_corners<rows.kRows * 2>(channels, weights, i, taps, value,
-                                            more);
+              blend_corners(channels, p, i, taps, value, more);
             } else {
               blend(channels, stencil(p, i), taps, value);
             }

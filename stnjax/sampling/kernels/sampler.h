@@ -17,8 +17,8 @@
 // AVX2 there is code for more numbers of channels.
 #if defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && \
     __GNUC__ >= 12 && !defined(STNJAX_ONE_PROCESSOR)
-#define PER_PROCESSOR(define, Pixel)                                  \
-  define(__attribute__((target("default"))), false, Pixel)            \
+#define PER_PROCESSOR(define, Pixel)                       \
+  define(__attribute__((target("default"))), false, Pixel) \
   define(__attribute__((target("arch=x86-64-v3"))), true, Pixel)
 #else
 #define PER_PROCESSOR(define, Pixel) define(, true, Pixel)
@@ -28,12 +28,12 @@ namespace stnjax {
 
 // What runs on a processor's own instructions, so no template: functions per
 // case. `few`: whether they have code for more numbers of channels.
-#define READ(target, few, Pixel, Type, axes, taps)                            \
+#define READ_KERNEL(target, few, Pixel, Type, axes, taps)                     \
   target inline void read_on(Case<Type, axes, taps> which, const Sizes& s,    \
                              const Pixel* image, const Pixel* nothing,        \
-                             const Points<Type>& points, int64_t count,       \
+                             const Source<Type>& source, int64_t count,       \
                              Pixel* values) {                                 \
-    read<few>(which, s, image, nothing, points, count, values);               \
+    read<few>(which, s, image, nothing, source, count, values);               \
   }
 
 #define KERNELS(target, few, Type, axes, taps)                                \
@@ -43,7 +43,7 @@ namespace stnjax {
     locate(s, points, count, places);                                         \
     weigh(s, count, with_slopes, places);                                     \
   }                                                                           \
-  READ(target, few, Type, Type, axes, taps)                                   \
+  READ_KERNEL(target, few, Type, Type, axes, taps)                            \
   target inline void grad_image_on(                                           \
       Case<Type, axes, taps> which, const Sizes& s, const Type* values,       \
       const Points<Type>& points, int64_t count, Type* image) {               \
@@ -61,25 +61,35 @@ namespace stnjax {
                      gradients);                                              \
   }
 
-#define READ_BYTES(target, few, Pixel)      \
-  READ(target, few, Pixel, float, 2, 1)     \
-  READ(target, few, Pixel, float, 3, 1)     \
-  READ(target, few, Pixel, float, 2, 2)     \
-  READ(target, few, Pixel, float, 3, 2)     \
-  READ(target, few, Pixel, float, 2, 4)     \
-  READ(target, few, Pixel, float, 3, 4)
+#define BYTES_KERNELS(target, few, Pixel)      \
+  READ_KERNEL(target, few, Pixel, float, 2, 1) \
+  READ_KERNEL(target, few, Pixel, float, 3, 1) \
+  READ_KERNEL(target, few, Pixel, float, 2, 2) \
+  READ_KERNEL(target, few, Pixel, float, 3, 2) \
+  READ_KERNEL(target, few, Pixel, float, 2, 4) \
+  READ_KERNEL(target, few, Pixel, float, 3, 4)
 
-#define ALL_KERNELS(target, few, Type)           \
-  KERNELS(target, few, Type, 2, 1)               \
-  KERNELS(target, few, Type, 3, 1)               \
-  KERNELS_WITH_SLOPES(target, few, Type, 2, 2)   \
-  KERNELS_WITH_SLOPES(target, few, Type, 3, 2)   \
-  KERNELS_WITH_SLOPES(target, few, Type, 2, 4)   \
+// For any number of taps.
+#define MAP_KERNEL(target, Type, axes)                                 \
+  target inline void map_on(Case<Type, axes, 0>, const Sizes& s,       \
+                            const Source<Type>& source, int64_t start, \
+                            int64_t count, Type (*places)[kBlock]) {   \
+    map_pixels<axes>(s, source, start, count, places);                 \
+  }
+
+#define ALL_KERNELS(target, few, Type)         \
+  MAP_KERNEL(target, Type, 2)                  \
+  MAP_KERNEL(target, Type, 3)                  \
+  KERNELS(target, few, Type, 2, 1)             \
+  KERNELS(target, few, Type, 3, 1)             \
+  KERNELS_WITH_SLOPES(target, few, Type, 2, 2) \
+  KERNELS_WITH_SLOPES(target, few, Type, 3, 2) \
+  KERNELS_WITH_SLOPES(target, few, Type, 2, 4) \
   KERNELS_WITH_SLOPES(target, few, Type, 3, 4)
 
 PER_PROCESSOR(ALL_KERNELS, float)
 PER_PROCESSOR(ALL_KERNELS, double)
-PER_PROCESSOR(READ_BYTES, uint8_t)
+PER_PROCESSOR(BYTES_KERNELS, uint8_t)
 
 // Calls `visit` with the case of the numbers of axes and taps.
 template <typename T, typename F>
@@ -98,12 +108,13 @@ void by_case(const Sizes& s, const F& visit) {
 // Pixels are numbers or bytes.
 template <typename Pixel, typename T, typename Pool>
 void read_all(Pool& pool, const Sizes& s, const Pixel* image,
-              const Points<T>& points, Pixel* values) {
+              const Source<T>& source, Pixel* values) {
   const std::vector<Pixel> nothing(s.channels);
   over_points(pool, s, [&](int64_t i, int64_t first, int64_t last) {
     by_case<T>(s, [&](auto which) {
       read_on(which, s, image + i * s.numbers(), nothing.data(),
-              points.from(first), last - first, values + first * s.channels);
+              source.of(s, i, first), last - first,
+              values + first * s.channels);
     });
   });
 }

@@ -92,7 +92,8 @@ struct Patches {
   static constexpr int kTotal = rows_of(kAxes, kTaps) * kTaps;
 
   const Rows<kAxes, kTaps> rows{kChannels};
-  Pixel pixels[kPatches][kTotal / kTaps][kTaps][kChannels];
+  // The last is never filled, but may be read along with another.
+  Pixel pixels[kPatches + 1][kTotal / kTaps][kTaps][kChannels];
 
   // Copies the taps of points, whose first tap then is that of their copies.
   template <typename T>
@@ -131,8 +132,8 @@ INLINE void visit_points(Channels<kChannels> channels, const Sizes& s,
     while (end < count && p.state[end] == state) ++end;
     if (state == kNowhere) {
       for (; i < end; ++i) nowhere(i);
-    } else if constexpr (kTaps == 4 && kChannels > 0 &&
-                         std::is_const_v<Pixel>) {
+    } else if constexpr (kChannels > 0 && std::is_const_v<Pixel> &&
+                         (kTaps == 4 || (kTaps == 2 && sizeof(Pixel) == 1))) {
       Patches<std::remove_const_t<Pixel>, kChannels, kAxes, kTaps> patches;
       const bool cut = state == kOnEdge;
       if (cut) {
@@ -153,16 +154,6 @@ INLINE void visit_points(Channels<kChannels> channels, const Sizes& s,
         visit(i, Anywhere(s, p, i, channels, image, nothing));
       }
     }
-  }
-}
-
-template <bool kWithSlopes, typename T, int kAxes, int kTaps>
-INLINE void place(const Sizes& s, const Points<T>& points, int64_t count,
-                  Places<T, kAxes, kTaps>& p) {
-  if constexpr (kTaps == 4) {
-    place_on(Case<T, kAxes, kTaps>{}, s, points, count, kWithSlopes, p);
-  } else {
-    locate(s, points, count, p);
   }
 }
 

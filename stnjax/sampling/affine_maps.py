@@ -1,0 +1,38 @@
+"""Where affine maps take the pixels of a result."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+
+def places(
+  matrix: jax.Array, input_shape: Sequence[int], output_shape: Sequence[int]
+) -> list[jax.Array]:
+  """Maps the pixels of a result to those of the input.
+
+  Args:
+    matrix: `[..., N, N + 1]` between pixel coordinates from the middles.
+    input_shape: Spatial shape of the input.
+    output_shape: Spatial shape of the result.
+
+  Returns:
+    For x, y(, z) the pixel coordinates `[..., *output_shape]`.
+  """
+  axes = [np.arange(size) - (size - 1) / 2 for size in output_shape[::-1]]
+  return [
+    row(matrix[..., axis, :], axes) + matrix.dtype.type((size - 1) / 2)
+    for axis, size in enumerate(input_shape[::-1])
+  ]
+
+
+def row(row: jax.Array, axes: Sequence[np.ndarray]) -> jax.Array:
+  """One row of a matrix, applied to the lattice of values along x, y(, z)."""
+  # Broadcast products instead of a matmul: exact on hardware whose matrix
+  # units round their operands, and nothing to store for the lattice.
+  per_pixel = (..., *[None] * len(axes))
+  result = row[..., -1][per_pixel]
+  for place, axis in reversed(list(enumerate(axes))):
+    points = axis.astype(row.dtype).reshape(-1, *[1] * place)
+    result = row[..., place][per_pixel] * points + result
+  return result
