@@ -56,10 +56,11 @@ def libraries() -> list[Extension]:
       depends=[
         f"stnjax/sampling/kernels/{name}.h"
         for name in (
-          "kernels",
+          "gradients",
           "lanes",
           "parallel",
           "places",
+          "read",
           "sampler",
           "taps",
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import thinplate
+from stnjax.sampling import affine_maps, thinplate
 from stnjax.transforms import frames, homogeneous
 
 
@@ -54,7 +54,7 @@ def affine_grid(
   if theta.shape[-2] == theta.shape[-1]:
     theta = homogeneous.rescaled(theta)
   extents = coordinates.nonzero_half_extents(output_shape, align_corners)
-  axes = _axes(output_shape)
+  axes = affine_maps.axes(output_shape)
   return _map_axes(theta, [axis / extents[i] for i, axis in enumerate(axes)])
 
 
@@ -91,8 +91,15 @@ def affine_pixel_grid(
   centred = frames.centred(
     theta, input_shape, output_shape, align_corners, rescale=True
   )
-  middle = coordinates.middle(input_shape)
-  return _map_axes(centred, _axes(output_shape), middle)
+  return centred_grid(centred, input_shape, output_shape)
+
+
+def centred_grid(
+  matrix: jax.Array, input_shape: Sequence[int], output_shape: Sequence[int]
+) -> jax.Array:
+  """`affine_pixel_grid` of a matrix of `frames.centred`."""
+  axes = affine_maps.axes(output_shape)
+  return _map_axes(matrix, axes, coordinates.middle(input_shape))
 
 
 @promotion.usual
@@ -129,7 +136,7 @@ def jacobian(
   linear = centred[..., :num_axes, :num_axes]
   if centred.shape[-2] == num_axes:
     return linear
-  axes = _axes(output_shape)
+  axes = affine_maps.axes(output_shape)
   points = jnp.nan_to_num(_map_axes(centred, axes))
   per_pixel = (..., *[None] * num_axes, slice(None), slice(None))
   last = centred[..., -1:, :num_axes][per_pixel]
@@ -191,14 +198,6 @@ def tps_grid(
   )
 
 
-def _axes(shape: Sequence[int]) -> list[Any]:
-  """Pixel coordinates along x, y(, z), of which 0 is the middle."""
-  return [
-    coordinates.array_module(size).arange(size) - (size - 1) / 2
-    for size in shape[::-1]
-  ]
-
-
 def _map_axes(
   matrix: jax.Array,
   axes: Sequence[Any],
@@ -206,7 +205,9 @@ def _map_axes(
 ) -> jax.Array:
   """Applies a matrix to the lattice with the given values along x, y(, z)."""
   num_axes = len(axes)
-  mapped = [_row(matrix[..., row, :], axes) for row in range(num_axes)]
+  mapped = [
+    affine_maps.row(matrix[..., row, :], axes) for row in range(num_axes)
+  ]
   if matrix.shape[-2] > num_axes:
     stacked = _divide(jnp.stack(mapped, axis=-1), matrix[..., -1, :], axes)
     mapped = jnp.unstack(stacked, axis=-1)
@@ -217,23 +218,14 @@ def _map_axes(
   return jnp.stack(mapped, axis=-1)
 
 
-def _row(row: jax.Array, axes: Sequence[Any]) -> jax.Array:
-  """One row of a matrix, applied to the lattice."""
-  # Broadcast products instead of a matmul: exact on hardware whose matrix
-  # units round their operands, and nothing to store for the lattice.
-  per_pixel = (..., *[None] * len(axes))
-  result = row[..., -1][per_pixel]
-  for place, axis in reversed(list(enumerate(axes))):
-    points = axis.astype(row.dtype).reshape(-1, *[1] * place)
-    result = row[..., place][per_pixel] * points + result
-  return result
-
-
 def _divide(
   numerator: jax.Array, row: jax.Array, axes: Sequence[Any]
 ) -> jax.Array:
   """The quotient by a row on the lattice; NaN, without gradient, if none."""
-  weight, size = _row(row, axes), _row(jnp.abs(row), [abs(a) for a in axes])
+  weight, size = (
+    affine_maps.row(row, axes),
+    affine_maps.row(jnp.abs(row), [abs(a) for a in axes]),
+  )
   # Below, the weight is the rounding of terms that cancel.
   least = 4 * jnp.finfo(weight.dtype).eps * size
   further = (..., *[None] * (numerator.ndim - weight.ndim))

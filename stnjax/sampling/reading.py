@@ -8,10 +8,10 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
 from stnjax.sampling import kernels as kernels_by_name
 from stnjax.sampling import padding as paddings
+from stnjax.sampling import rounding
 from stnjax.sampling.kernels import Kernel
 from stnjax.sampling.methods import LINEAR, Method
 from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
@@ -35,6 +35,7 @@ def sample(
   points: jax.Array,
   fill: jax.Array,
   key: jax.Array | None,
+  matrix: jax.Array | None = None,
   *,
   method: Method,
   padding: Padding | PaddingPerAxis,
@@ -51,6 +52,7 @@ def sample(
     points: `[..., *output_shape, N]` pixel coordinates.
     fill: `[]` or `[C]`; used where the padding takes a fill value.
     key: Random key for methods that take one, else None.
+    matrix: `[..., N, N + 1]`, if the points are its `affine_maps.places`.
     method: The method.
     padding: How the image continues outside.
     edge: "blend", or "hard" where the padding fills.
@@ -82,7 +84,9 @@ def sample(
   elif method.read is not None:
     result = method.read(image, points, key, read)
   else:
-    result = read(image, points, method=method)
+    # Else what is added to the result is rounded with it.
+    rounds = edge == "hard" or not padding.takes_fill_value
+    result = read(image, points, matrix, method=method, rounds=rounds)
   if edge == "hard":
     weight = functools.partial(_inside, points, image.shape)
     result = _placed(result, weight(filled_axes), fill, image.dtype)
@@ -96,13 +100,14 @@ def sample(
         # Coefficients of the fill reach far inside.
         reach = weight(filled_axes, method=LINEAR)
       result = result + _filled(mask, fill, reach)
-  result = cast(result, image.dtype)
+  result = rounding.cast(result, image.dtype)
   return (result, weight(axes)) if return_mask else result
 
 
 def _read(
   image: jax.Array,
   points: jax.Array,
+  matrix: jax.Array | None = None,
   *,
   fill: jax.Array,
   method: Method,
@@ -110,7 +115,9 @@ def _read(
   **options: Any,
 ) -> jax.Array:
   """Reads images; where pixels are copied, the fill is in its place."""
-  result = read_batch(image, points, method=method, padding=padding, **options)
+  result = read_batch(
+    image, points, matrix, method=method, padding=padding, **options
+  )
   if not padding.takes_fill_value or not method.copies_pixels:
     return result
   axes = [a for a in range(points.shape[-1]) if padding.along(a).fills]
@@ -123,11 +130,13 @@ def _read(
 def read_batch(
   image: jax.Array,
   points: jax.Array,
+  matrix: jax.Array | None = None,
   *,
   method: Method,
   padding: Padding | PaddingPerAxis,
   align_corners: bool,
   kernels: tuple[Kernel, ...],
+  rounds: bool = False,
 ) -> jax.Array:
   """Reads images `[..., *shape, C]` by a kernel; batch axes broadcast."""
   num_axes = points.shape[-1]
@@ -142,12 +151,15 @@ def read_batch(
     method=method,
     padding=padding,
     align_corners=align_corners,
+    rounds=rounds,
   )
   inside = ",".join("dhw"[-num_axes:])
   outside = ",".join("xyz"[:num_axes])
-  signature = f"({inside},c),({outside},n)->({outside},c)"
-  sample_all = jnp.vectorize(sample_one, signature=signature)
-  result: jax.Array = sample_all(image, points)
+  operands, given = [image, points], f"({inside},c),({outside},n)"
+  if matrix is not None:
+    operands, given = [*operands, matrix], f"{given},(n,m)"
+  sample_all = jnp.vectorize(sample_one, signature=f"{given}->({outside},c)")
+  result: jax.Array = sample_all(*operands)
   return result
 
 
@@ -208,7 +220,11 @@ def _placed(
   dtype: jax.typing.DTypeLike,
 ) -> jax.Array:
   """The fill where the mask is 0; integers may be what floats cannot hold."""
-  return jnp.where(mask[..., None] > 0, cast(result, dtype), cast(fill, dtype))
+  return jnp.where(
+    mask[..., None] > 0,
+    rounding.cast(result, dtype),
+    rounding.cast(fill, dtype),
+  )
 
 
 def _filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
@@ -228,17 +244,3 @@ def _filled(mask: jax.Array, fill: jax.Array, reach: jax.Array) -> jax.Array:
   bad = jnp.sign(lax.stop_gradient(share)) * lax.stop_gradient(fill)
   bad = jnp.where(reach[..., None] == 1, 0, bad)
   return jnp.where(finite, share * jnp.where(finite, fill, 0), bad)
-
-
-def cast(result: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-  """Turns sampled values into `dtype`: integers round and saturate."""
-  if jnp.issubdtype(dtype, jnp.integer) and result.dtype != dtype:
-    info, kind = jnp.iinfo(dtype), result.dtype.type
-    low, high = info.min, info.max
-    if jnp.issubdtype(result.dtype, jnp.integer):
-      given = jnp.iinfo(result.dtype)
-      low, high = max(low, given.min), min(high, given.max)
-    elif int(kind(high)) > high:  # rounded up, beyond the range of the cast
-      high = np.nextafter(kind(high), kind(0))
-    result = jnp.clip(jnp.round(result), kind(low), kind(high))
-  return result.astype(dtype)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, promotion
-from stnjax.sampling import complex_images, methods, reading, warping
+from stnjax.sampling import complex_images, methods, rounding, warping
 
 
 @promotion.usual
@@ -130,7 +130,7 @@ def resize(
       result,
       precision=jax.lax.Precision.HIGHEST,
     )
-  return reading.cast(result, image.dtype)
+  return rounding.cast(result, image.dtype)
 
 
 def _check_options(

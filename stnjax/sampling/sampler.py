@@ -250,6 +250,37 @@ def sample_pixels(
 
   Gradient: as of `grid_sample`, with respect to the points in pixels.
   """
+  return sample_at(
+    image,
+    points,
+    method=method,
+    padding=padding,
+    fill_value=fill_value,
+    edge=edge,
+    align_corners=align_corners,
+    return_mask=return_mask,
+    prefilter=prefilter,
+    key=key,
+    implementation=implementation,
+  )
+
+
+def sample_at(
+  image: ArrayLike,
+  points: ArrayLike,
+  matrix: jax.Array | None = None,
+  *,
+  method: str | Method,
+  padding: str | Sequence[str],
+  edge: str,
+  align_corners: bool,
+  prefilter: bool,
+  key: jax.Array | None,
+  implementation: str,
+  fill_value: ArrayLike = 0.0,
+  return_mask: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+  """`sample_pixels`; `matrix` is one whose `affine_maps.places` are points."""
   points, num_axes = checked_grid(points, name="points")
   method = methods.find(method)
   found = paddings.find(padding, num_axes)
@@ -282,6 +313,7 @@ def sample_pixels(
     points,
     _checked_fill(fill_value, found, image),
     _checked_key(key, method),
+    matrix,
     method=method,
     padding=found,
     edge=edge,

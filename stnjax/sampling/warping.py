@@ -15,13 +15,14 @@ from stnjax.sampling import (
   complex_images,
   grids,
   methods,
-  reading,
+  rounding,
   sampler,
 )
 from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
 from stnjax.sampling.options import WarpOptions
 from stnjax.sampling.padding import WRAP, ZEROS
+from stnjax.transforms import frames
 
 
 @overload
@@ -169,11 +170,14 @@ def warp(
   if antialias:
     checks.static("image", shape, " with antialias=True")
     checks.static("output_shape", output_shape, " with antialias=True")
-  sample = functools.partial(
-    sampler.sample_pixels,
-    points=grids.affine_pixel_grid(
-      theta, shape, output_shape, align_corners=align_corners
-    ),
+  centred = frames.centred(
+    theta, shape, output_shape, align_corners, rescale=True
+  )
+  affine = theta.shape[-2] == num_axes
+  sample: Callable[..., Any] = functools.partial(
+    sampler.sample_at,
+    points=grids.centred_grid(centred, shape, output_shape),
+    matrix=centred if affine else None,
     method=method,
     edge=edge,
     align_corners=align_corners,
@@ -183,7 +187,9 @@ def warp(
   )
   fill: dict[str, Any] = {"padding": padding, "fill_value": fill_value}
   if not antialias:
-    return sample(image, return_mask=return_mask, **fill)
+    warped: jax.Array | tuple[jax.Array, jax.Array]
+    warped = sample(image, return_mask=return_mask, **fill)
+    return warped
   blurred_sample = functools.partial(
     antialiasing.filtered_sample,
     theta=theta,
@@ -221,7 +227,7 @@ def _antialiased(
   )
   if found.takes_fill_value:
     result = result + sample(jnp.zeros_like(pixels), **fill)
-  return reading.cast(result, image.dtype)
+  return rounding.cast(result, image.dtype)
 
 
 def _checked_shape(

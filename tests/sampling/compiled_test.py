@@ -153,6 +153,37 @@ class AgainstNumPyTest(parameterized.TestCase):
       np.testing.assert_allclose(value, wanted, atol=1e-3)
       np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-2)
 
+  @parameterized.product(
+    method=("nearest", "linear", "cubic"),
+    channels=(1, 3, 4, 9),
+    num_axes=(2, 3),
+  )
+  def test_rounded_bytes(self, method, channels, num_axes):
+    rng = np.random.default_rng(0)
+    shape = SHAPES[num_axes][0]
+    image = rng.integers(0, 256, (*shape, channels)).astype(np.uint8)
+    points = rng.uniform(-2, 8, (300, num_axes)).astype(np.float32)
+    points[:20] = np.array(shape[::-1]) - 1  # where no pixel follows
+    values = jax.jit(
+      functools.partial(
+        compiled.sample,
+        method=METHODS[method],
+        padding=PADDINGS["zeros"],
+        align_corners=False,
+        rounds=True,
+      )
+    )(image, points)
+    wanted, *_ = expected(
+      image.astype(np.float64),
+      points.astype(np.float64),
+      np.zeros((300, channels)),
+      method,
+      "zeros",
+      False,
+    )
+    self.assertEqual(values.dtype, np.uint8)
+    np.testing.assert_allclose(values, np.clip(wanted, 0, 255), atol=0.501)
+
   def test_bytes_without_channels(self):
     image, points = jnp.zeros((4, 5, 0), jnp.uint8), jnp.ones((3, 2))
     for method in ("nearest", "linear"):
@@ -195,7 +226,13 @@ for method in ("nearest", "linear", "cubic"):
         lambda i, g: stnjax.grid_sample(i, g, method=method), image, grid
       )
       return values, *vjp(values)
-    for array in jax.jit(run)(image, grid):
+    theta = np.eye(axes, axes + 1) + rng.normal(size=(len(image), axes, 1)) / 9
+    warp = jax.jit(lambda i, t: stnjax.warp(i, t, method=method))
+    warped = [
+      warp(i, theta.astype(np.float32))
+      for i in (image, (99 * image).astype(np.uint8))
+    ]
+    for array in (*jax.jit(run)(image, grid), *warped):
       digest.update(np.asarray(array).tobytes())
 print(digest.hexdigest())
 """

@@ -1,11 +1,13 @@
 // Runs the compiled sampler over random shapes, methods and coordinates, for
 // the sanitizers of a compiler; prints how many cases ran.
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <limits>
 #include <random>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "sampler.h"
@@ -53,6 +55,17 @@ T draw_place(int64_t size) {
                                            3 * size + 5)(random_bits);
 }
 
+// For each image a matrix of places, odd ones among them.
+template <typename T>
+std::vector<T> draw_matrices(const stnjax::Sizes& s) {
+  std::vector<T> matrices;
+  for (int64_t i = 0; i < s.batch * s.num_axes * (s.num_axes + 1); ++i) {
+    const bool odd = draw(0, 19) == 0;
+    matrices.push_back(odd ? draw_place<T>(9) : T(draw(-9, 9)) / 4);
+  }
+  return matrices;
+}
+
 template <typename T>
 void run(int axes) {
   stnjax::Sizes s = {draw(0, 3), draw(0, 1) ? draw(0, 9) : draw(1, 4),
@@ -77,15 +90,23 @@ void run(int axes) {
     gradients.along[a] = slopes[a].data();
   }
   Pool pool;
-  stnjax::read_all<T>(pool, s, image.data(), points, values.data());
   const std::vector<uint8_t> bytes(pixels, 1);
-  stnjax::over_bytes<T>(
-      pool, s, bytes.data(),
-      [&](const stnjax::Sizes& part, const T* numbers, int64_t first) {
-        const int64_t start = first * s.points;
-        stnjax::read_all<T>(pool, part, numbers, points.from(start),
-                            values.data() + start * s.channels);
-      });
+  std::vector<uint8_t> byte_values(values.size());
+  const auto read = [&](const stnjax::Source<T>& source) {
+    stnjax::read_all(pool, s, image.data(), source, values.data());
+    if constexpr (std::is_same_v<T, float>) {
+      stnjax::read_all(pool, s, bytes.data(), source, byte_values.data());
+    }
+  };
+  read({points});
+  // Of as many pixels, in one row or column, where none repeats.
+  const std::vector<T> matrix = draw_matrices<T>(s);
+  const bool column = draw(0, 1);
+  const auto repeats = [](const stnjax::Axis& axis) { return axis.period; };
+  if (s.points > 0 && std::none_of(s.axes, s.axes + axes, repeats)) {
+    const int64_t width = column ? 1 : s.points;
+    read({{}, matrix.data(), {width, s.points / width, 1}});
+  }
   stnjax::grad_coords_all<T>(pool, s, image.data(), points, cotangent.data(),
                              gradients);
   stnjax::grad_image_all<T>(pool, s, cotangent.data(), points,

@@ -8,12 +8,15 @@ supports.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 
 from stnjax import checks
 from stnjax.registry import Registry
+from stnjax.sampling import rounding
 from stnjax.sampling.kernels import compiled, gather, matmul
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
@@ -34,6 +37,10 @@ class Kernel:
       x. Batches are made by `vmap`; `batch` is how many images are read at
       once.
     reads: Inputs that are supported, for errors.
+    takes: Further arguments of `sample`: "rounds", whether values of an image
+      of integers are to be in its dtype, rounded as by `rounding.cast`;
+      "matrix", `[N, N + 1]`, of which the points are `affine_maps.places`, or
+      None.
     takes_symbolic_sizes: Whether sizes of images and of points may be symbolic
       dimensions, in exported programs.
     platforms: Platforms on which "auto" prefers the kernel, of "cpu", "cuda",
@@ -45,6 +52,7 @@ class Kernel:
   supports: Callable[[jax.Array, jax.Array, Method], bool]
   sample: Callable[..., jax.Array]
   reads: str
+  takes: tuple[str, ...] = ()
   platforms: tuple[str, ...] | None = None
   takes_symbolic_sizes: bool = False
 
@@ -75,6 +83,7 @@ for _kernel in (
     sample=compiled.sample,
     reads="floating or uint8 images and volumes, with method='nearest',"
     " 'linear', 'cubic' or 'spline'",
+    takes=("rounds", "matrix"),
   ),
   Kernel(
     name="matmul",
@@ -105,37 +114,44 @@ def candidates(implementation: str) -> tuple[Kernel, ...]:
 def sample(
   image: jax.Array,
   points: jax.Array,
+  matrix: jax.Array | None = None,
   *,
   kernels: tuple[Kernel, ...],
   method: Method,
   padding: Padding | PaddingPerAxis,
   align_corners: bool,
   batch: int = 1,
+  rounds: bool = False,
 ) -> jax.Array:
   """Samples by the kernel that suits the platform.
 
   Args:
     image: `[*shape, C]` with N spatial axes.
     points: `[..., N]` pixel coordinates, last axis (x, y) or (x, y, z).
+    matrix: `[N, N + 1]`, if the points are its `affine_maps.places`.
     kernels: Kernels to choose from, preferred ones last.
     method: The method.
     padding: How the image continues outside.
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
     batch: How many images are read at once, under `vmap`.
+    rounds: Whether values of an image of integers are of its dtype, rounded.
 
   Returns:
     `[..., C]`, 0 where a coordinate is NaN; float32 or wider, integers stay
-    what they are with "nearest".
+    what they are with "nearest" and `rounds`.
 
   Raises:
     ValueError: Where no kernel supports the image.
   """
   supported = [k for k in kernels if k.accepts(image, points, method)]
   by_platform, fallback = {}, None
+  rounds &= jnp.issubdtype(image.dtype, jnp.integer)
   for kernel in supported:
     read = functools.partial(
-      kernel.sample,
+      _sample,
+      kernel,
+      rounds=rounds,
       method=method,
       padding=padding,
       align_corners=align_corners,
@@ -148,8 +164,26 @@ def sample(
   if fallback is None:
     raise _unsupported(kernels[-1], image, points, method)
   if not by_platform:
-    return fallback(image, points)
-  return lax.platform_dependent(image, points, **by_platform, default=fallback)
+    return fallback(image, points, matrix)
+  return lax.platform_dependent(
+    image, points, matrix, **by_platform, default=fallback
+  )
+
+
+def _sample(
+  kernel: Kernel,
+  image: jax.Array,
+  points: jax.Array,
+  matrix: jax.Array | None,
+  *,
+  rounds: bool,
+  **options: Any,
+) -> jax.Array:
+  """Samples by one kernel, with those further arguments that it takes."""
+  further = {"rounds": rounds, "matrix": matrix}
+  options |= {name: further[name] for name in kernel.takes}
+  values = kernel.sample(image, points, **options)
+  return rounding.cast(values, image.dtype) if rounds else values
 
 
 def _unsupported(

@@ -7,11 +7,12 @@ keep nothing but the image and the points for the backward pass. See
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from stnjax.sampling import padding as paddings
+from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, operations, plain
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
@@ -45,6 +46,8 @@ def sample(
   padding: Padding | PaddingPerAxis,
   align_corners: bool,
   batch: int = 1,
+  rounds: bool = False,
+  matrix: jax.Array | None = None,
 ) -> jax.Array:
   """Samples one image as `gather.sample` does.
 
@@ -58,48 +61,77 @@ def sample(
     align_corners: Whether "reflection" mirrors at the centres of the outermost
       pixels instead of their outer edges.
     batch: How many images are read at once, under `vmap`; not used.
+    rounds: Whether values of a uint8 image are uint8.
+    matrix: `[N, N + 1]`, of which the points are `affine_maps.places`, if they
+      are: then the compiled code works them out.
 
   Returns:
     `[..., C]`, 0 where a coordinate is NaN; float32 or wider, uint8 stays uint8
-    with "nearest".
+    with "nearest" and `rounds`.
 
   Gradient: that of `gather.sample`. On CPU in the same order each time,
     whatever the number of threads.
   """
-  integer = image.dtype == jnp.uint8
-  num_axes = points.shape[-1]
-  taps = points.size // num_axes * method.support**num_axes
-  if integer and taps < math.prod(image.shape[:-1]):
-    # The compiled code turns all pixels into floats, for a few taps in vain.
-    return gather.sample(
-      image,
-      points,
-      method=method,
-      padding=padding,
-      align_corners=align_corners,
-      batch=batch,
-    )
   dtype = functools.reduce(
     jnp.promote_types, (image.dtype, points.dtype), jnp.float32
   )
-  if method.pads_position:
-    pad = paddings.apply_padding
-  else:
-    pad = functools.partial(paddings.near, support=method.support)
-  positions = (
-    pad(position, size, padding.along(axis), align_corners)
-    for axis, (position, size) in enumerate(
-      zip(jnp.unstack(points, axis=-1), image.shape[-2::-1], strict=True)
-    )
-  )
-  operands = plain.match_varying_axes(
-    image if integer else image.astype(dtype),
-    *(position.astype(dtype).ravel() for position in positions),
-  )
-  values = operations.READ.bind(
-    *operands, method=method, padding=padding, align_corners=align_corners
-  )
+  kept = dtype
   if method.copies_pixels:  # whatever the coordinates' dtype
-    kept = image.dtype if integer else jnp.promote_types(image.dtype, "float32")
-    values = values.astype(kept)
-  return values.reshape(*points.shape[:-1], image.shape[-1])
+    kept = jnp.promote_types(image.dtype, jnp.float32)
+  if image.dtype == jnp.uint8 and (rounds or method.copies_pixels):
+    kept = image.dtype
+  pixels = image
+  if kept != jnp.uint8 or dtype != jnp.float32:
+    if image.dtype == jnp.uint8 and _few(image, points, method):
+      # All pixels would become floats, for a few taps in vain.
+      values = gather.sample(
+        image,
+        points,
+        method=method,
+        padding=padding,
+        align_corners=align_corners,
+        batch=batch,
+      )
+      return rounding.cast(values, kept)
+    pixels = image.astype(dtype)
+  options: dict[str, Any] = {
+    "method": method,
+    "padding": padding,
+    "align_corners": align_corners,
+  }
+  shape = points.shape[:-1]
+  if matrix is not None and _maps(matrix, dtype, shape, padding):
+    operands = plain.match_varying_axes(pixels, matrix)
+    values = operations.READ_AFFINE.bind(
+      *operands, output_shape=shape, **options
+    )
+  else:
+    places = jnp.unstack(points, axis=-1)
+    positions = plain.padded(places, image.shape[:-1], **options)
+    operands = plain.match_varying_axes(
+      pixels, *(position.astype(dtype).ravel() for position in positions)
+    )
+    values = operations.READ.bind(*operands, **options)
+  return rounding.cast(values, kept).reshape(*shape, image.shape[-1])
+
+
+def _maps(
+  matrix: jax.Array,
+  dtype: jax.typing.DTypeLike,
+  output_shape: tuple[int, ...],
+  padding: Padding | PaddingPerAxis,
+) -> bool:
+  """Whether the compiled code can map pixels by a matrix, and pad points."""
+  repeats = [padding.along(axis).repeats for axis in range(len(output_shape))]
+  # Floats must hold halves of pixels.
+  return (
+    matrix.dtype == dtype and not any(repeats) and max(output_shape) < 2**22
+  )
+
+
+def _few(image: jax.Array, points: jax.Array, method: Method) -> bool:
+  """Whether points read fewer pixels than an image has."""
+  *shape, num_axes = points.shape
+  return math.prod(shape) * method.support**num_axes < math.prod(
+    image.shape[:-1]
+  )

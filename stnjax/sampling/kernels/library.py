@@ -9,6 +9,7 @@ import jax
 
 FUNCTIONS = (
   "stnjax_sampler_read",
+  "stnjax_sampler_read_affine",
   "stnjax_sampler_grad_coords",
   "stnjax_sampler_grad_image",
 )

@@ -1,14 +1,17 @@
 """Sampling and its derivatives as operations of JAX.
 
-`read`, the values; `slope`, their change as the points move; `grad_coords`,
-their gradient with respect to the points; `grad_image`, with respect to the
-image. On CPU all but `slope` are functions of sampler.cc, where setup.py could
-compile it, on NVIDIA GPUs `read` and `grad_coords` of linear images are Triton
-kernels; elsewhere and for further derivatives they are those of `plain`.
+`read`, the values, which are bytes if pixels are; `slope`, their change as the
+points move; `grad_coords`, their gradient with respect to the points;
+`grad_image`, with respect to the image. On CPU all but `slope` are functions of
+sampler.cc, where setup.py could compile it, on NVIDIA GPUs `read` and
+`grad_coords` of linear images are Triton kernels; elsewhere and for further
+derivatives they are those of `plain`. `read_affine`, the values at points that
+a matrix maps pixels to, is such a function, too, and else `read`.
 """
 
 from collections.abc import Callable
 import functools
+import math
 
 import jax
 from jax import lax
@@ -17,6 +20,8 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 import numpy as np
 
+from stnjax import promotion
+from stnjax.sampling import affine_maps
 from stnjax.sampling.kernels import library, plain
 from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
 from stnjax.sampling.splines import SPLINE
@@ -57,6 +62,7 @@ def _operation(
     outputs = [  # over the axes of a mesh they vary as the operands do
       points.update(
         shape=shape,
+        dtype=operands[0].dtype,
         sharding=jax.NamedSharding(
           points.sharding.mesh, jax.P(*[None] * len(shape))
         ),
@@ -98,8 +104,18 @@ def _may_call(context: mlir.LoweringRuleContext) -> bool:
 
 
 def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
-  def lower(context, *operands, method, padding, align_corners, shape=None):
+  def lower(
+    context,
+    *operands,
+    method,
+    padding,
+    align_corners,
+    shape=None,
+    output_shape=None,
+  ):
     num_axes = len(operands) - (2 if primitive is _GRAD_COORDS else 1)
+    if output_shape is not None:
+      num_axes = len(output_shape)
     sizes = shape or context.avals_in[0].shape[-num_axes - 1 : -1]
     beyond, period = [], []
     for axis, size in enumerate(sizes[::-1]):
@@ -177,6 +193,56 @@ _GRAD_IMAGE = _operation(
   plain.grad_image_on_cpu,
 )
 
+
+@promotion.usual
+def _read_affine(image, matrix, *, output_shape, **options):
+  """`[..., *output_shape, C]`: images at the points of an affine map."""
+  num_axes = len(output_shape)
+  shape = image.shape[-num_axes - 1 : -1]
+  points = affine_maps.places(matrix, shape, output_shape)
+  points = plain.padded(points, shape, **options)
+  batch = matrix.shape[:-2]
+  flat = [place.reshape(*batch, math.prod(output_shape)) for place in points]
+  values = READ.bind(image, *flat, **options)
+  return values.reshape(*batch, *output_shape, image.shape[-1])
+
+
+READ_AFFINE = _operation(
+  "read_affine",
+  _read_affine,
+  lambda image, matrix, output_shape: [
+    (*matrix[:-2], *output_shape, image[-1])
+  ],
+)
+
+
+def _batch_affine(operands, dims, **options):
+  if dims[0] is not None:
+    return _batch(READ_AFFINE, operands, dims, **options)
+  read = functools.partial(_read_affine, **options)  # does not copy the image
+  return jax.vmap(read, dims)(*operands), 0
+
+
+def _affine_change(operands, changes, **options):
+  """As of the operations that it is made of, for operands that change."""
+  moving = [
+    i for i, change in enumerate(changes) if type(change) is not ad.Zero
+  ]
+
+  def read(*some):
+    every = list(operands)
+    for i, operand in zip(moving, some, strict=True):
+      every[i] = operand
+    return _read_affine(*every, **options)
+
+  return jax.jvp(
+    read, [operands[i] for i in moving], [changes[i] for i in moving]
+  )
+
+
+batching.primitive_batchers[READ_AFFINE] = _batch_affine
+ad.primitive_jvps[READ_AFFINE] = _affine_change
+
 for _platform in ("cuda", "rocm"):
   mlir.register_lowering(
     _GRAD_IMAGE,
@@ -225,7 +291,8 @@ def _linear_change(primitive, rest):
     if type(first) is not ad.Zero:
       parts.append(primitive.bind(first, *operands[1:], **options))
     still = all(type(point) is ad.Zero for point in points)
-    if not still and not method.copies_pixels:
+    still |= method.copies_pixels or value.dtype == jnp.uint8
+    if not still:
       moves = tuple(map(ad.instantiate_zeros, points))
       parts.append(rest(operands, moves, **options))
     if not parts:

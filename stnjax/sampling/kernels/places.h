@@ -91,6 +91,25 @@ struct Points {
   }
 };
 
+// The points of a result, which are given, or those that a matrix takes its
+// pixels to, counted from the middles.
+template <typename T>
+struct Source {
+  Points<T> points;
+  const T* matrix;  // [batch, axes, axes + 1], or null
+  int64_t shape[kMaxAxes];  // of the result: along x, y(, z)
+  int64_t first;  // pixel of a result
+
+  // From a point of an image on.
+  Source of(const Sizes& s, int64_t image, int64_t point) const {
+    Source moved = *this;
+    moved.points = points.from(point);
+    moved.first = point - image * s.points;
+    if (matrix) moved.matrix += image * s.num_axes * (s.num_axes + 1);
+    return moved;
+  }
+};
+
 // Numbers of type T, axes, and taps along each.
 template <typename T, int kAxes, int kTaps>
 struct Case {};
@@ -103,9 +122,12 @@ struct Places {
   int32_t at[kAxes][kBlock];  // the first tap along each axis
   int32_t first[kBlock];      // that tap, counted along rows; 0 if not inside
   int32_t state[kBlock];
+  bool inside;  // whether all points are
   T part[kAxes][kBlock];  // from the pixel at or before the place
   T weight[kAxes][kTaps][kBlock];
   T slope[kAxes][kTaps][kBlock];  // of the weight; if it was asked for
+  // Weights of all taps, of two along each axis; if slopes were not asked for.
+  T corner[2 * rows_of(kAxes, 2)][kBlock];
 };
 
 // Positions along an axis with which a point reads anything, and one before.
@@ -129,15 +151,63 @@ INLINE Range<T> range_of(const Axis& axis) {
   return {T(low + before) - 1, least, T(high + before) + 1};
 }
 
+// Where a matrix takes some pixels of a result, padded.
+template <int kAxes, typename T>
+INLINE void map_pixels(const Sizes& s, const Source<T>& source, int64_t start,
+                       int64_t count, T (*places)[kBlock]) {
+  const int64_t width = source.shape[0];
+  int64_t row = (source.first + start) / width;
+  int32_t column = static_cast<int32_t>((source.first + start) % width);
+  const auto middle = [](int64_t size) { return T(size - 1) / 2; };
+  for (int64_t from = 0; from < count;) {
+    const int64_t until = std::min(count, from + width - column);
+    int64_t other = row;  // along the axes beside x
+    T at[kAxes];
+    for (int a = 1; a < kAxes; ++a) {
+      at[a] = T(other % source.shape[a]) - middle(source.shape[a]);
+      other /= source.shape[a];
+    }
+    const T left = T(column) - middle(width);
+    for (int a = 0; a < kAxes; ++a) {
+      const T* weights = source.matrix + a * (kAxes + 1);
+      T shift = weights[kAxes];
+      for (int b = kAxes - 1; b > 0; --b) shift = weights[b] * at[b] + shift;
+      const T scale = weights[0], centre = middle(s.axes[a].size);
+      T* __restrict along = places[a] + from;
+#pragma omp simd
+      for (int32_t i = 0; i < static_cast<int32_t>(until - from); ++i) {
+        along[i] = (scale * (left + T(i)) + shift) + centre;
+      }
+    }
+    from = until;
+    column = 0;
+    ++row;
+  }
+  for (int a = 0; a < kAxes; ++a) {
+    if (s.axes[a].fills()) continue;
+    // As `near` in padding.py.
+    const T beyond = taps_of(s.weighting) == 4 ? 4 : 0;
+    const T low = -beyond, high = T(s.axes[a].size - 1) + beyond;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const T place = places[a][i];
+      places[a][i] = place < low ? low : place > high ? high : place;
+    }
+  }
+}
+
 template <typename T, int kAxes, int kTaps>
 INLINE void locate(const Sizes& s, const Points<T>& points, int64_t count,
                    Places<T, kAxes, kTaps>& p) {
   constexpr int32_t before = kTaps / 2 - (kTaps > 1 ? 1 : 0);
   Range<T> range[kAxes];
   int32_t sizes[kAxes];
-  for (int a = 0; a < kAxes; ++a) {
+  uint32_t last = 0;
+  for (int a = kAxes - 1; a >= 0; --a) {
     range[a] = range_of<T, kTaps>(s.axes[a]);
     sizes[a] = static_cast<int32_t>(s.axes[a].size);
+    last = last * static_cast<uint32_t>(sizes[a]) +
+           static_cast<uint32_t>(sizes[a] - kTaps);
   }
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
@@ -158,9 +228,14 @@ INLINE void locate(const Sizes& s, const Points<T>& points, int64_t count,
       first = first * static_cast<uint32_t>(sizes[a]) +
               static_cast<uint32_t>(at[a]);
     }
+    // Behind the last pixel there are none to read along with it.
+    cut |= static_cast<int32_t>(last - first - 1);
     p.first[i] = cut >= 0 ? static_cast<int32_t>(first) : 0;
     p.state[i] = some + (cut >= 0 ? 1 : 0);
   }
+  int32_t least = kInside;
+  for (int64_t i = 0; i < count; ++i) least &= p.state[i];
+  p.inside = least == kInside;
 }
 
 template <typename T>
@@ -231,25 +306,6 @@ INLINE void weigh_b_spline(const T* part, int64_t count, bool with_slopes,
   }
 }
 
-// The weights of a block along all axes, and their derivatives.
-template <typename T, int kAxes, int kTaps>
-INLINE void weigh(const Sizes& s, int64_t count, bool with_slopes,
-                  Places<T, kAxes, kTaps>& p) {
-#pragma GCC unroll 1
-  for (int a = 0; a < kAxes; ++a) {
-    const T* part = p.part[a];
-    auto& w = p.weight[a];
-    auto& d = p.slope[a];
-    if constexpr (kTaps == 4) {
-      if (s.weighting == kKeys) {
-        weigh_keys(part, count, with_slopes, w, d);
-      } else {
-        weigh_b_spline(part, count, with_slopes, w, d);
-      }
-    }
-  }
-}
-
 // The taps of one point: weights along x, and those of the rows, which are the
 // combinations of taps along the other axes.
 template <typename T, int kAxes, int kTaps>
@@ -275,6 +331,35 @@ INLINE Stencil<T, kAxes, kTaps> stencil(const Places<T, kAxes, kTaps>& p,
     if constexpr (kAxes == 3) w.row[r] *= weight_of(p, 2, r / kTaps, i);
   }
   return w;
+}
+
+// The weights of a block, and their derivatives.
+template <typename T, int kAxes, int kTaps>
+INLINE void weigh(const Sizes& s, int64_t count, bool with_slopes,
+                  Places<T, kAxes, kTaps>& p) {
+  if constexpr (kTaps == 2) {
+    if (with_slopes) return;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const Stencil<T, kAxes, 2> w = stencil(p, i);
+      for (int tap = 0; tap < w.kRows * 2; ++tap) {
+        p.corner[tap][i] = w.row[tap / 2] * w.x[tap % 2];
+      }
+    }
+  }
+#pragma GCC unroll 1
+  for (int a = 0; a < kAxes; ++a) {
+    const T* part = p.part[a];
+    auto& w = p.weight[a];
+    auto& d = p.slope[a];
+    if constexpr (kTaps == 4) {
+      if (s.weighting == kKeys) {
+        weigh_keys(part, count, with_slopes, w, d);
+      } else {
+        weigh_b_spline(part, count, with_slopes, w, d);
+      }
+    }
+  }
 }
 
 template <int kTaps, typename T, int kAxes>

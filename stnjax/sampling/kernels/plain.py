@@ -11,6 +11,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from stnjax import promotion
+from stnjax.sampling import padding as paddings
+from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, tap_by_tap, taps
 
 
@@ -30,20 +32,31 @@ def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
   ]
 
 
+def padded(points, shape, *, method, padding, align_corners):
+  """Coordinates along x, y(, z) as operations take them."""
+  if method.pads_position:
+    pad = paddings.apply_padding
+  else:
+    pad = functools.partial(paddings.near, support=method.support)
+  return [
+    pad(place, size, padding.along(axis), align_corners)
+    for axis, (place, size) in enumerate(zip(points, shape[::-1], strict=True))
+  ]
+
+
 # The operations. Each takes images [..., (D,) H, W, C] and as many sets of
-# points x, y(, z) [..., P], which are padded as `compiled.sample` does it, NaN
-# for a point that reads nothing. They are also traced while a program is
-# lowered.
+# points x, y(, z) [..., P], which are `padded`, NaN for a point that reads
+# nothing. They are also traced while a program is lowered.
 
 
 @promotion.usual
 def read(image, *points, method, padding, align_corners):
-  """`[..., P, C]`: the images at the points."""
+  """`[..., P, C]`: the images at the points, in their dtype."""
 
   def of_image(image, *points):
     shape = image.shape[:-1]
     by_axis, defined = _taps(points, shape, method, padding, align_corners)
-    values = gather.blend(image, by_axis).astype(points[0].dtype)
+    values = rounding.cast(gather.blend(image, by_axis), image.dtype)
     return jnp.where(defined[:, None], values, 0)
 
   for _ in points[0].shape[:-1]:

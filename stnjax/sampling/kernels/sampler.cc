@@ -1,11 +1,13 @@
 // The compiled sampler, for XLA's foreign function interface: see operations.py.
 //
 // Shapes: image [..., (D,) H, W, C]; x, y(, z) [..., P]; values [..., P, C];
-// row-major. Images to read may be of bytes. Coordinates are in pixels; see
-// positions in compiled.py for what was done to them. Attributes: `weighting`,
-// see places.h; `beyond`, `period`: those of an axis, for x, y(, z).
+// row-major. Coordinates are in pixels, `padded` in plain.py. Instead of them
+// a matrix [..., N, N + 1], of which they are `places` in affine_maps.py; then
+// values are [..., (D,) H, W, C]. Attributes: `weighting`, see places.h;
+// `beyond`, `period`: those of an axis, for x, y(, z).
 
 #include <cstdint>
+#include <type_traits>
 
 #include "sampler.h"
 #include "xla/ffi/api/ffi.h"
@@ -16,6 +18,7 @@ namespace ffi = xla::ffi;
 
 using stnjax::Points;
 using stnjax::Sizes;
+using stnjax::Source;
 using Numbers = ffi::Span<const int64_t>;
 // All operations have one signature, so that it is compiled once.
 using Operands = ffi::RemainingArgs;
@@ -32,12 +35,12 @@ ffi::AnyBuffer result(const Results& results, size_t index) {
 // `values`, or their cotangent, are those of the sampled points.
 Sizes sizes_of(const ffi::AnyBuffer& image, const ffi::AnyBuffer& values,
                int64_t weighting, Numbers beyond, Numbers period) {
-  const auto shape = image.dimensions();
+  const auto shape = image.dimensions(), result = values.dimensions();
   const int axes = static_cast<int>(beyond.size());
   const int64_t batch_axes = static_cast<int64_t>(shape.size()) - axes - 1;
-  const int64_t points = values.dimensions()[batch_axes];
-  Sizes s = {1, shape.back(), points, weighting, axes, {}};
+  Sizes s = {1, shape.back(), 1, weighting, axes, {}};
   for (int64_t i = 0; i < batch_axes; ++i) s.batch *= shape[i];
+  for (size_t i = batch_axes; i + 1 < result.size(); ++i) s.points *= result[i];
   for (int64_t a = 0; a < axes; ++a) {
     s.axes[a] = {shape[batch_axes + axes - 1 - a], beyond[a], period[a]};
   }
@@ -54,16 +57,17 @@ Points<T> points_of(const Operands& operands, size_t first, const Sizes& s) {
   return points;
 }
 
-// Calls `visit(part, pixels, first)` for parts of a batch from image `first`
-// on, with pixels of type T.
-template <typename T, typename F>
-void over_parts(ffi::ThreadPool& pool, const Sizes& s,
-                const ffi::AnyBuffer& image, const F& visit) {
-  if (image.element_type() == ffi::DataType::U8) {
-    stnjax::over_bytes<T>(pool, s, image.typed_data<uint8_t>(), visit);
-  } else {
-    visit(s, image.typed_data<T>(), 0);
+// The points to read: of all pixels of `values`, if the operand is a matrix.
+template <typename T>
+Source<T> source_of(const Operands& operands, const ffi::AnyBuffer& values,
+                    const Sizes& s) {
+  if (operands.size() > 2) return {points_of<T>(operands, 1, s)};
+  Source<T> source = {{}, operand(operands, 1).typed_data<T>()};
+  const auto shape = values.dimensions();
+  for (int a = 0; a < s.num_axes; ++a) {
+    source.shape[a] = shape[shape.size() - 2 - a];
   }
+  return source;
 }
 
 // Calls `visit` with a zero of the type of the coordinates.
@@ -84,21 +88,23 @@ ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
   return ffi::Error::Success();
 }
 
-// image, coordinates -> values
+// image, coordinates or a matrix -> values, which are bytes if pixels are
 ffi::Error read_call(ffi::ThreadPool pool, Operands operands, Results results,
                      int64_t weighting, Numbers beyond, Numbers period) {
   return by_type(operands, beyond, [&](auto zero) {
     using T = decltype(zero);
-    const auto image = operand(operands, 0);
-    const auto values = result(results, 0);
+    const auto image = operand(operands, 0), values = result(results, 0);
     const Sizes s = sizes_of(image, values, weighting, beyond, period);
-    const Points<T> points = points_of<T>(operands, 1, s);
-    over_parts<T>(pool, s, image, [&](const Sizes& part, const T* pixels,
-                                      int64_t first) {
-      stnjax::read_all<T>(
-          pool, part, pixels, points.from(first * s.points),
-          values.typed_data<T>() + first * s.points * s.channels);
-    });
+    const Source<T> source = source_of<T>(operands, values, s);
+    if constexpr (std::is_same_v<T, float>) {
+      if (image.element_type() == ffi::DataType::U8) {
+        stnjax::read_all(pool, s, image.typed_data<uint8_t>(), source,
+                         values.typed_data<uint8_t>());
+        return;
+      }
+    }
+    stnjax::read_all(pool, s, image.typed_data<T>(), source,
+                     values.typed_data<T>());
   });
 }
 
@@ -114,15 +120,9 @@ ffi::Error grad_coords_call(ffi::ThreadPool pool, Operands operands,
     for (int a = 0; a < s.num_axes; ++a) {
       gradients.along[a] = result(results, a).typed_data<T>();
     }
-    const Points<T> points = points_of<T>(operands, 2, s);
-    over_parts<T>(pool, s, image, [&](const Sizes& part, const T* pixels,
-                                      int64_t first) {
-      const int64_t start = first * s.points;
-      stnjax::grad_coords_all<T>(
-          pool, part, pixels, points.from(start),
-          cotangent.typed_data<T>() + start * s.channels,
-          gradients.from(start));
-    });
+    stnjax::grad_coords_all(pool, s, image.typed_data<T>(),
+                            points_of<T>(operands, 2, s),
+                            cotangent.typed_data<T>(), gradients);
   });
 }
 
@@ -134,9 +134,9 @@ ffi::Error grad_image_call(ffi::ThreadPool pool, Operands operands,
     using T = decltype(zero);
     const auto values = operand(operands, 0), image = result(results, 0);
     const Sizes s = sizes_of(image, values, weighting, beyond, period);
-    stnjax::grad_image_all<T>(pool, s, values.typed_data<T>(),
-                              points_of<T>(operands, 1, s),
-                              image.typed_data<T>());
+    stnjax::grad_image_all(pool, s, values.typed_data<T>(),
+                           points_of<T>(operands, 1, s),
+                           image.typed_data<T>());
   });
 }
 
@@ -162,5 +162,6 @@ extern const int32_t stnjax_sampler_api[2] = {XLA_FFI_API_MAJOR,
                                     .Attr<Numbers>("period"))
 
 DEFINE(stnjax_sampler_read, read_call);
+DEFINE(stnjax_sampler_read_affine, read_call);
 DEFINE(stnjax_sampler_grad_coords, grad_coords_call);
 DEFINE(stnjax_sampler_grad_image, grad_image_call);

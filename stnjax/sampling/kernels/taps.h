@@ -1,11 +1,10 @@
-// The pixels of a point's taps, and visits of the points of a block.
+// The pixels of the taps of a block of points, and visits of these.
 
 #ifndef STNJAX_SAMPLING_KERNELS_TAPS_H_
 #define STNJAX_SAMPLING_KERNELS_TAPS_H_
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "places.h"
@@ -87,26 +86,28 @@ struct TapsAnywhere {
 
 // Copies of the taps of a few points on the edge, so that these lie as those
 // of a point inside.
-template <typename T, int kChannels, int kAxes, int kTaps>
+template <typename Pixel, int kChannels, int kAxes, int kTaps>
 struct Patches {
   static constexpr int kPatches = 8;
   static constexpr int kTotal = rows_of(kAxes, kTaps) * kTaps;
 
   const Rows<kAxes, kTaps> rows{kChannels};
-  T pixels[kPatches][kTotal / kTaps][kTaps][kChannels];
+  // The last is never filled, but may be read along with another.
+  Pixel pixels[kPatches + 1][kTotal / kTaps][kTaps][kChannels];
 
   // Copies the taps of points, whose first tap then is that of their copies.
+  template <typename T>
   __attribute__((noinline)) void take(const Sizes& s, int64_t start,
-                                      int64_t end, const T* image,
-                                      const T* nothing,
+                                      int64_t end, const Pixel* image,
+                                      const Pixel* nothing,
                                       Places<T, kAxes, kTaps>& p) {
     for (int64_t i = start; i < end; ++i) {
       const int64_t patch = i - start;
-      const TapsAnywhere<const T, kAxes, kTaps> taps(s, p, i, kChannels, image,
-                                                     nothing);
+      const TapsAnywhere<const Pixel, kAxes, kTaps> taps(s, p, i, kChannels,
+                                                         image, nothing);
       for (int r = 0; r < kTotal / kTaps; ++r) {
         for (int k = 0; k < kTaps; ++k) {
-          std::memcpy(pixels[patch][r][k], taps(r, k), kChannels * sizeof(T));
+          std::copy_n(taps(r, k), kChannels, pixels[patch][r][k]);
         }
       }
       p.first[i] = static_cast<int32_t>(patch * kTotal);
@@ -127,13 +128,13 @@ INLINE void visit_points(Channels<kChannels> channels, const Sizes& s,
   using Anywhere = TapsAnywhere<Pixel, kAxes, kTaps>;
   for (int64_t i = 0; i < count;) {
     const int32_t state = p.state[i];
-    int64_t end = i + 1;
+    int64_t end = p.inside ? count : i + 1;
     while (end < count && p.state[end] == state) ++end;
     if (state == kNowhere) {
       for (; i < end; ++i) nowhere(i);
-    } else if constexpr (kTaps == 4 && kChannels > 0 &&
-                         std::is_const_v<Pixel>) {
-      Patches<T, kChannels, kAxes, kTaps> patches;
+    } else if constexpr (kChannels > 0 && std::is_const_v<Pixel> &&
+                         (kTaps == 4 || (kTaps == 2 && sizeof(Pixel) == 1))) {
+      Patches<std::remove_const_t<Pixel>, kChannels, kAxes, kTaps> patches;
       const bool cut = state == kOnEdge;
       if (cut) {
         end = std::min<int64_t>(end, i + patches.kPatches);
@@ -154,6 +155,42 @@ INLINE void visit_points(Channels<kChannels> channels, const Sizes& s,
       }
     }
   }
+}
+
+// Asks for the pixels of a block, which lie across the image, ahead of time.
+template <typename Pixel, typename T, int kAxes, int kTaps>
+INLINE void prefetch(const Places<T, kAxes, kTaps>& p, int64_t count,
+                     int64_t channels, const Rows<kAxes, kTaps>& rows,
+                     const Pixel* image) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < count; i += sizeof(Pixel) == 1 ? 8 : 4) {
+    const Pixel* pixel = image + p.first[i] * channels;
+    for (int64_t offset : rows.at) __builtin_prefetch(pixel + offset);
+  }
+#endif
+}
+
+// Calls `visit` with the number of channels: with kFew, and for 1 mostly, as one
+// that code is compiled for if it is small.
+template <bool kFew, typename T, int kAxes, int kTaps, typename F>
+INLINE void by_channels(Case<T, kAxes, kTaps>, int64_t channels,
+                        const F& visit) {
+  constexpr bool kImage = kAxes == 2 && kTaps == 2;
+  if constexpr (kFew || (sizeof(T) == 4 && kTaps < 4)) {
+    if (channels == 1) return visit(Channels<1>{});
+  }
+  if constexpr (kFew && (sizeof(T) == 4 || kImage)) {
+    if (channels == 3) return visit(Channels<3>{});
+  }
+  if constexpr (kFew && kTaps > 1 && sizeof(T) == 4) {
+    if constexpr (kImage) {
+      if (channels == 2) return visit(Channels<2>{});
+    }
+    if constexpr (kTaps == 4) {
+      if (channels == 4) return visit(Channels<4>{});
+    }
+  }
+  visit(Channels<0>{channels});
 }
 
 }  // namespace stnjax

@@ -1,7 +1,7 @@
-// Sampling at some points of one image, and both gradients: sums over taps.
+// Both gradients of sampling at some points of one image: sums over taps.
 
-#ifndef STNJAX_SAMPLING_KERNELS_KERNELS_H_
-#define STNJAX_SAMPLING_KERNELS_KERNELS_H_
+#ifndef STNJAX_SAMPLING_KERNELS_GRADIENTS_H_
+#define STNJAX_SAMPLING_KERNELS_GRADIENTS_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -11,153 +11,6 @@
 #include "taps.h"
 
 namespace stnjax {
-
-template <bool kWithSlopes, typename T, int kAxes, int kTaps>
-INLINE void place(const Sizes& s, const Points<T>& points, int64_t count,
-                  Places<T, kAxes, kTaps>& p) {
-  if constexpr (kTaps == 4) {
-    place_on(Case<T, kAxes, kTaps>{}, s, points, count, kWithSlopes, p);
-  } else {
-    locate(s, points, count, p);
-  }
-}
-
-// Asks for the pixels of a block, which lie across the image, ahead of time.
-template <typename T, int kAxes, int kTaps>
-INLINE void prefetch(const Places<T, kAxes, kTaps>& p, int64_t count,
-                     int64_t channels, const Rows<kAxes, kTaps>& rows,
-                     const T* image) {
-#if defined(__GNUC__)
-  for (int64_t i = 0; i < count; i += 4) {
-    const T* pixel = image + p.first[i] * channels;
-    for (int64_t offset : rows.at) __builtin_prefetch(pixel + offset);
-  }
-#endif
-}
-
-// Calls `visit` with the number of channels: with kFew, and for 1 mostly, as one
-// that code is compiled for if it is small.
-template <bool kFew, typename T, int kAxes, int kTaps, typename F>
-INLINE void by_channels(Case<T, kAxes, kTaps>, int64_t channels,
-                        const F& visit) {
-  constexpr bool kImage = kAxes == 2 && kTaps == 2;
-  if constexpr (kFew || (sizeof(T) == 4 && kTaps < 4)) {
-    if (channels == 1) return visit(Channels<1>{});
-  }
-  if constexpr (kFew && (sizeof(T) == 4 || kImage)) {
-    if (channels == 3) return visit(Channels<3>{});
-  }
-  if constexpr (kFew && kTaps > 1 && sizeof(T) == 4) {
-    if constexpr (kImage) {
-      if (channels == 2) return visit(Channels<2>{});
-    }
-    if constexpr (kTaps == 4) {
-      if (channels == 4) return visit(Channels<4>{});
-    }
-  }
-  visit(Channels<0>{channels});
-}
-
-// The weighted sum of the taps of one point.
-template <int kTaps, int kChannels, typename T, typename W, typename Taps>
-INLINE void blend(Channels<kChannels> channels, const W& w, const Taps& taps,
-                  T* __restrict value) {
-  if constexpr (kTaps == 1) {
-    const T* pixel = taps(0, 0);
-    over_channels<T>(channels, [&](int64_t c, auto lanes) INLINED {
-      lanes.load(pixel + c);
-      lanes.store(value + c);
-    });
-  } else if constexpr (kTaps == 4 && kChannels > 0) {
-    Lanes<T, 4 * kChannels> sum, row;
-    row.load(taps(0, 0));
-    sum.set(w.row[0], row);
-    for (int r = 1; r < W::kRows; ++r) {
-      row.load(taps(r, 0));
-      sum.add(w.row[r], row);
-    }
-    T sums[4 * kChannels];
-    sum.store(sums);
-    for (int c = 0; c < kChannels; ++c) {
-      value[c] = w.x[0] * sums[c];
-      for (int k = 1; k < 4; ++k) value[c] += w.x[k] * sums[k * kChannels + c];
-    }
-  } else if constexpr (kTaps == 2) {
-    constexpr int kTotal = W::kRows * 2;
-    const T* at[kTotal];
-    T weight[kTotal];
-    for (int tap = 0; tap < kTotal; ++tap) {
-      at[tap] = taps(tap / 2, tap % 2);
-      weight[tap] = w.row[tap / 2] * w.x[tap % 2];
-    }
-    if constexpr (kChannels > 0) {
-      for (int c = 0; c < kChannels; ++c) {
-        T total = weight[0] * at[0][c];
-        for (int j = 1; j < kTotal; ++j) total += weight[j] * at[j][c];
-        value[c] = total;
-      }
-    } else {
-      over_channels<T>(channels, [&](int64_t c, auto pixel) INLINED {
-        auto total = pixel;
-        pixel.load(at[0] + c);
-        total.set(weight[0], pixel);
-        for (int j = 1; j < kTotal; ++j) {
-          pixel.load(at[j] + c);
-          total.add(weight[j], pixel);
-        }
-        total.store(value + c);
-      });
-    }
-  } else {
-    // As many taps at once as there are registers for.
-    for (int first = 0; first < W::kRows; first += kTaps) {
-      const T* at[kTaps][kTaps];
-      T weight[kTaps];
-      for (int r = 0; r < kTaps; ++r) {
-        weight[r] = w.row[first + r];
-        for (int k = 0; k < kTaps; ++k) at[r][k] = taps(first + r, k);
-      }
-      over_channels<T>(channels, [&](int64_t c, auto pixel) INLINED {
-        auto total = pixel, row = pixel;
-        if (first) total.load(value + c);
-        for (int r = 0; r < kTaps; ++r) {
-          pixel.load(at[r][0] + c);
-          row.set(w.x[0], pixel);
-          for (int k = 1; k < kTaps; ++k) {
-            pixel.load(at[r][k] + c);
-            row.add(w.x[k], pixel);
-          }
-          total.add(weight[r], row);
-        }
-        total.store(value + c);
-      });
-    }
-  }
-}
-
-template <bool kFew, typename T, int kAxes, int kTaps>
-INLINE void read(Case<T, kAxes, kTaps> which, const Sizes& s, const T* image,
-                 const T* nothing, const Points<T>& points, int64_t count,
-                 T* __restrict values) {
-  const Rows<kAxes, kTaps> rows(s, s.channels);
-  Places<T, kAxes, kTaps> p;
-  for (int64_t start = 0; start < count; start += kBlock) {
-    const int64_t size = std::min(kBlock, count - start);
-    place<false>(s, points.from(start), size, p);
-    prefetch(p, size, s.channels, rows, image);
-    T* block = values + start * s.channels;
-    by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
-      visit_points(
-          channels, s, p, size, rows, image, nothing,
-          [&](int64_t i, const auto& taps) INLINED {
-            blend<kTaps>(channels, stencil(p, i), taps, block + i * channels);
-          },
-          [&](int64_t i) INLINED {
-            std::fill_n(block + i * channels, int64_t{channels}, T(0));
-          });
-    });
-  }
-}
 
 // The products of each tap with a cotangent, summed over channels.
 template <int kTotal, int kTaps, int kChannels, typename T, typename Taps>
@@ -275,7 +128,7 @@ INLINE void grad_coords(Case<T, kAxes, kTaps> which, const Sizes& s,
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place<true>(s, points.from(start), size, p);
+    place_on(which, s, points.from(start), size, true, p);
     prefetch(p, size, s.channels, rows, image);
     const T* block = cotangent + start * s.channels;
     const Points<T, T> to = gradients.from(start);
@@ -378,7 +231,7 @@ INLINE void grad_image(Case<T, kAxes, kTaps> which, const Sizes& s,
   Places<T, kAxes, kTaps> p;
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place<false>(s, points.from(start), size, p);
+    place_on(which, s, points.from(start), size, false, p);
     prefetch(p, size, s.channels, rows, image);
     const T* block = values + start * s.channels;
     by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
@@ -394,4 +247,4 @@ INLINE void grad_image(Case<T, kAxes, kTaps> which, const Sizes& s,
 
 }  // namespace stnjax
 
-#endif  // STNJAX_SAMPLING_KERNELS_KERNELS_H_
+#endif  // STNJAX_SAMPLING_KERNELS_GRADIENTS_H_

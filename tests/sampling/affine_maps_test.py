@@ -1,0 +1,157 @@
+"""Affine warps in compiled code, against samples at given points."""
+
+import functools
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import stnjax
+from stnjax import sampling
+from tests.sampling.kernels_test import compiled as needs_library
+
+SHAPES = {2: (7, 9), 3: (4, 5, 6)}
+
+
+def inputs(num_axes, dtype=np.float32, batch=(3,)):
+  rng = np.random.default_rng(0)
+  image = rng.uniform(0, 255, (*batch, *SHAPES[num_axes], 3)).astype(dtype)
+  theta = rng.normal(size=(3, num_axes, num_axes + 1)) / 2
+  theta += np.eye(num_axes, num_axes + 1)
+  return image, theta.astype(np.float32)
+
+
+def at_points(image, theta, **options):
+  """The warp, by points that are worked out before."""
+  shape = image.shape[-theta.shape[-1] : -1]
+  points = sampling.affine_pixel_grid(theta, shape, shape)
+  return sampling.sample_pixels(image, points, **options)
+
+
+def lowered(**options):
+  warp = functools.partial(stnjax.warp, **options)
+  return jax.jit(warp).lower(*inputs(2)).as_text()
+
+
+class ValuesTest(parameterized.TestCase):
+  @parameterized.product(
+    method=("nearest", "linear", "cubic"),
+    padding=("zeros", "border", "mixed"),
+    num_axes=(2, 3),
+    dtype=(np.float32, np.uint8),
+  )
+  def test_equal_those_at_points(self, method, padding, num_axes, dtype):
+    if padding == "mixed":
+      padding = ("border", "zeros", "border")[:num_axes]
+    operands = inputs(num_axes, dtype)
+    options = dict(method=method, padding=padding)
+    ours, theirs = (
+      jax.jit(functools.partial(f, **options))(*operands).astype(np.float32)
+      for f in (stnjax.warp, at_points)
+    )
+    # A sum that is half a byte may be rounded to either side.
+    error = 1 if dtype == np.uint8 else 1e-3
+    np.testing.assert_allclose(ours, theirs, atol=error)
+    self.assertLess(np.mean(ours != theirs), 0.01 if error == 1 else 1)
+
+  @parameterized.parameters(
+    ((), ()), ((), (3,)), ((1,), (3,)), ((3,), ()), ((2, 1), (3,))
+  )
+  def test_batches_broadcast(self, image_batch, theta_batch):
+    image, theta = inputs(2, batch=image_batch)
+    theta = theta if theta_batch else theta[0]
+    ours, theirs = (jax.jit(f)(image, theta) for f in (stnjax.warp, at_points))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+  @parameterized.parameters(((None, 0),), ((0, None),), ((0, 0),))
+  def test_vmap(self, axes):
+    operands = [
+      operand if axis == 0 else operand[0]
+      for operand, axis in zip(inputs(2), axes, strict=True)
+    ]
+    mapped = jax.jit(jax.vmap(stnjax.warp, axes))(*operands)
+    np.testing.assert_allclose(mapped, at_points(*operands), atol=1e-3)
+
+  @parameterized.parameters(np.nan, np.inf, -np.inf, 1e30)
+  def test_matrices_that_lead_nowhere(self, entry):
+    image, theta = inputs(2)
+    theta[:, 0, 2] = entry
+    np.testing.assert_array_equal(jax.jit(stnjax.warp)(image, theta), 0)
+
+
+class GradientsTest(parameterized.TestCase):
+  def test_equal_those_at_points(self):
+    operands = inputs(2)
+
+    def gradients(f):
+      def loss(image, theta):
+        return (f(image, theta) ** 2).mean()
+
+      return jax.grad(loss, (0, 1))(*operands), jax.jvp(
+        loss, operands, operands
+      )
+
+    self.compare(gradients)
+
+  @parameterized.parameters(0, 1)
+  def test_forward_along_one_operand(self, moving):
+    operands = inputs(2)
+
+    def change(f):
+      def of_one(operand):
+        return f(*operands[:moving], operand, *operands[moving + 1 :])
+
+      return jax.jvp(of_one, operands[moving:][:1], operands[moving:][:1])
+
+    self.compare(change)
+
+  @pytest.mark.slow
+  def test_second_derivatives(self):
+    image, theta = inputs(2)
+
+    def second(f):
+      def loss(theta):
+        return (f(image, theta, method="cubic") ** 2).mean()
+
+      return jax.jvp(jax.grad(loss), (theta,), (theta,))
+
+    self.compare(second)
+
+  def compare(self, of_warp):
+    found, wanted = (
+      jax.tree.leaves(jax.jit(of_warp, static_argnums=0)(f))
+      for f in (stnjax.warp, at_points)
+    )
+    for ours, theirs in zip(found, wanted, strict=True):
+      np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-2)
+
+  def test_bytes_have_none(self):
+    image, theta = inputs(2, np.uint8)
+
+    @jax.jit
+    @jax.grad
+    def gradient(theta):
+      return stnjax.warp(image, theta).astype(jnp.float32).sum()
+
+    np.testing.assert_array_equal(gradient(theta), 0)
+
+
+@needs_library
+class CallsTest(parameterized.TestCase):
+  @parameterized.parameters("zeros", "constant", "border")
+  def test_maps_pixels_itself(self, padding):
+    self.assertIn("sampler_read_affine", lowered(padding=padding))
+
+  @parameterized.parameters(
+    dict(padding="wrap"), dict(padding="reflection"), dict(method="spline")
+  )
+  def test_reads_at_points(self, **options):
+    text = lowered(**options)
+    self.assertIn("stnjax_sampler_read", text)
+    self.assertNotIn("sampler_read_affine", text)
+
+
+if __name__ == "__main__":
+  absltest.main()
