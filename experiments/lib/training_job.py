@@ -16,6 +16,7 @@ from stnjax.training import (
   building,
   checkpoints,
   config,
+  gallery,
   trainer,
   warm_start,
 )
@@ -268,7 +269,17 @@ class TrainingJob:
       }
       self._runs[i].append(line)
       lines.append(line)
+    if epoch in gallery.epochs_shown(self._settings.epochs):
+      self._keep_images(epoch)
     self._progress(self._seeds, lines)
+
+  def _keep_images(self, epoch: int) -> None:
+    """Adds images that the networks warp to the folders of the runs."""
+    if not self._transforms:
+      return
+    drawn = self._trainer.examples(self._states, self._examples[0], 0)
+    for run, (_, warped) in zip(self._runs, drawn, strict=True):
+      run.keep_images(epoch, measuring.to_uint8(warped))
 
   def _evaluate(self, index: int) -> list[Prediction]:
     return self._trainer.evaluate(self._states, self._eval_data, index)
@@ -277,11 +288,16 @@ class TrainingJob:
     self, passes: Sequence[Prediction]
   ) -> dict[str, measuring.Positions]:
     """Positions along each axis; none for a network without a transformer."""
-    if not placement.parse(self._settings.network).depths:
+    if not self._transforms:
       return {}
     return measuring.positions(
       self._setup.perturbation, passes, self._image_shape
     )
+
+  @property
+  def _transforms(self) -> bool:
+    """Whether the network has a transformer."""
+    return bool(placement.parse(self._settings.network).depths)
 
   @property
   def _image_shape(self) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from stnjax import alignability, files
 from stnjax.alignability import stored
-from stnjax.training import config, description, records, settings
+from stnjax.training import config, description, gallery, records, settings
 from stnjax.training.description import TaskDescription
 from stnjax.training.settings import Settings
 
@@ -58,6 +58,10 @@ class Finished(NamedTuple):
     """The arrays of its evaluation.npz, see `stnjax.training.run_folder`."""
     run = config.Config(self.settings, self.task)
     return records.read_evaluation(self.folder, run)
+
+  def gallery(self) -> Mapping[int, np.ndarray]:
+    """Images that it warped while it trained, by epoch; empty if not kept."""
+    return gallery.read(self.folder)
 
   def to_json(self) -> dict[str, Any]:
     """The entry of a report's results.json, which `read_results` reads."""

@@ -33,10 +33,13 @@ def section(group: Group, folder: epath.Path, number: int) -> Section:
     RunError: If a figure cannot be written.
   """
 
-  def written(name: str, caption: str, figure: Figure) -> Picture:
+  def written(
+    name: str, caption: str, figure: Figure, folded: str = ""
+  ) -> Picture | Folded:
     path = folder / f"{name}_{number}.png"
     files.write_whole(path, pages.png(figure))
-    return Picture(path, caption)
+    picture = Picture(path, caption)
+    return Folded(folded, picture) if folded else picture
 
   parts = [
     _settings(group),

@@ -46,8 +46,9 @@ def pose_density(
     drawing.require_alike("true_pose", true_pose, "labels", labels)
   columns = min(4, len(true_pose))
   rows = -(-len(true_pose) // columns)
-  height = rows * (drawing.WIDTH / columns + 0.3)
-  figure = Figure(figsize=(drawing.WIDTH, height), layout="constrained")
+  width = drawing.WIDTH * (columns + 1) / 5  # one panel alone is smaller
+  height = rows * (width / columns + 0.3)
+  figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.subplots(
     rows, columns, squeeze=False, sharex=True, sharey=True
   ).ravel()

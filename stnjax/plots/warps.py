@@ -1,6 +1,6 @@
 """Images and warps: originals, results, grids and displacements."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -132,12 +132,69 @@ def before_and_after(
         f"{name} must be [draws, classes, height, width, channels], at least"
         f" one of each, got shape {np.shape(images)}"
       )
-  panels = [("input", before), *after.items()]  # a network may be named so
+  # A list, as a network may be named "input".
+  figure, _ = _tiled([("input", before), *after.items()])
+  return figure
+
+
+def warps_by_epoch(
+  before: np.ndarray, after: Mapping[str, Mapping[int, np.ndarray]]
+) -> Figure:
+  """Images, and each network's warps of them while it trains.
+
+  Args:
+    before: Perturbed images, `[images, H, W, C]`, in [0, 1] or uint8.
+    after: Warped images `[images, H, W, C]` by network and epoch.
+
+  Returns:
+    The figure, a panel for each network: a column per image, the perturbed
+    images in the first row, and a row for each epoch.
+
+  Raises:
+    ValueError: If images have another shape, or there are none.
+  """
+  drawing.require("after", after)
+  if np.ndim(before) != 4 or not np.size(before):
+    raise ValueError(
+      "before must be [images, height, width, channels], at least one of each,"
+      f" got shape {np.shape(before)}"
+    )
+  for name, by_epoch in after.items():
+    drawing.require(f"after[{name!r}]", by_epoch)
+    for epoch, images in by_epoch.items():
+      if np.shape(images) != np.shape(before):
+        raise ValueError(
+          f"after[{name!r}][{epoch}] must have the shape of before,"
+          f" {np.shape(before)}, got {np.shape(images)}"
+        )
+  figure, axes = _tiled(
+    [
+      (name, np.stack([before, *by_epoch.values()]))
+      for name, by_epoch in after.items()
+    ]
+  )
+  height = before.shape[1] + 1  # of a row, with its margin
+  for axis, by_epoch in zip(axes, after.values(), strict=True):
+    rows = ["input", *(f"epoch {epoch}" for epoch in by_epoch)]
+    middles = height * np.arange(len(rows)) + (height - 2) / 2
+    axis.set_axis_on()
+    axis.set_yticks(middles, rows, fontsize=8)
+    axis.tick_params(length=0)
+    axis.set_xticks([])
+    axis.set_frame_on(False)
+  return figure
+
+
+def _tiled(
+  panels: Sequence[tuple[str, np.ndarray]],
+) -> tuple[Figure, list[Axes]]:
+  """Images `[rows, columns, H, W, C]` as tiles, a panel for each name."""
   columns = min(2, len(panels))
   rows = -(-len(panels) // columns)
-  draws, classes = before.shape[:2]
-  height = rows * (drawing.WIDTH / columns * draws / classes + 0.3)
-  figure = Figure(figsize=(drawing.WIDTH, height), layout="constrained")
+  width = drawing.WIDTH * (columns + 1) / 3  # one panel alone is smaller
+  shape = np.shape(drawing.mosaic(panels[0][1]))
+  height = rows * (width / columns * shape[0] / shape[1] + 0.3)
+  figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
   for axis, (name, images) in zip(axes, panels, strict=False):
     axis.imshow(
@@ -146,4 +203,4 @@ def before_and_after(
     axis.set_title(drawing.text(name), fontsize=10)
   for axis in axes:
     axis.set_axis_off()
-  return figure
+  return figure, list(axes[: len(panels)])

@@ -6,7 +6,6 @@ empty one; of their files, only the form is checked.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-import io
 import math
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from stnjax import evaluation, files
 from stnjax.files import Damaged
-from stnjax.training import config
+from stnjax.training import config, gallery
 from stnjax.training.config import Config
 
 METRICS, EVALUATION, RESULTS = (
@@ -24,7 +23,7 @@ METRICS, EVALUATION, RESULTS = (
   "results.json",
 )
 _SUMMED = (config.NAME, METRICS, EVALUATION, RESULTS)
-TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
+TRACES = ("DONE", "FAILED", METRICS, EVALUATION, gallery.NAME, "checkpoints")
 """Files that only a run writes: a folder with one should have config.json."""
 
 _NUMBERS = ("error", "seconds", "seconds_per_epoch", "peak_memory_mb")
@@ -61,11 +60,9 @@ def finish(
   Raises:
     RunError: If a file cannot be written.
   """
-  packed = io.BytesIO()
-  np.savez_compressed(packed, **evaluation)
-  files.write_whole(folder / EVALUATION, packed.getvalue())
+  files.write_arrays(folder / EVALUATION, evaluation)
   files.write_whole(folder / RESULTS, files.to_json(results, indent=2) + "\n")
-  names = [name for name in _SUMMED if (folder / name).exists()]
+  names = [name for name in _summed(folder) if (folder / name).exists()]
   files.write_whole(folder / "DONE", files.checksums(folder, names))
 
 
@@ -86,13 +83,18 @@ def read(folder: epath.Path) -> Record:
     f" delete {folder} to train the run again"
   ):
     if files.read(done):
-      files.compare_checksums(done, _SUMMED)
+      files.compare_checksums(done, _summed(folder))
     metrics = read_metrics(folder)
     check_epochs(folder, metrics, run.settings.epochs, run.axes)
     evaluation = read_evaluation(folder, run)
     results = check_results(path, files.read_json(path), run.axes)
     _compare(path, results, evaluation)
   return Record(run, results, metrics, evaluation)
+
+
+def _summed(folder: epath.Path) -> tuple[str, ...]:
+  """Files of a finished run that have checksums; not every run has images."""
+  return _SUMMED + (gallery.NAME,) * (folder / gallery.NAME).exists()
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
@@ -152,12 +154,7 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
     Damaged: If one is missing, or they fit neither each other nor the run.
   """
   path = folder / EVALUATION
-  content = io.BytesIO(files.read(path))
-  try:
-    with np.load(content, allow_pickle=False) as kept:
-      arrays = {name: kept[name] for name in kept.files}
-  except Exception as error:  # zipfile and NumPy raise many kinds
-    raise Damaged(f"{path} is damaged: {error}") from error
+  arrays = files.read_arrays(path)
 
   def require(
     name: str, kinds: str, *shapes: tuple, finite: bool = True
