@@ -23,6 +23,7 @@ from stnjax.training import (
 from stnjax.training.run_folder import Run
 from stnjax.training.steps import Prediction, TrainState
 
+_FEW = 300  # steps, after which a network has learned little
 _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
 
 Progress = Callable[[Sequence[int], Sequence[dict[str, Any]]], None]
@@ -135,10 +136,12 @@ class TrainingJob:
     if not self._runs:
       return {}
     resumed = f"; resumed after step {self._step}" if self._step else ""
+    steps = self._per_epoch * self._settings.epochs
+    few = " (few: raise --epochs or lower --batch_size)" if steps < _FEW else ""
     print(
       f"{self._name}: {self._counts['total']:,} parameters,"
       f" {self._counts['localisation']:,} of them localisation,"
-      f" {self._trainer.layout}{resumed}",
+      f" {steps:,} steps{few} {self._trainer.layout}{resumed}",
       flush=True,
     )
     self._fit(signals)

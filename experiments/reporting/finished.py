@@ -261,7 +261,12 @@ def announce(left_out: Sequence[LeftOut]) -> None:
 def none_in(root: epath.Path, left_out: Sequence[LeftOut]) -> files.RunError:
   """The error of a workdir without finished runs."""
   damaged = [str(item) for item in left_out if item.damage]
-  reason = f"; damaged: {'; '.join(damaged)}" if damaged else ""
+  if damaged:
+    reason = f"; damaged: {'; '.join(damaged)}"
+  elif root.exists():
+    reason = ""
+  else:
+    reason = ": there is no such folder"
   return files.RunError(f"{root} holds no finished run{reason}")
 
 

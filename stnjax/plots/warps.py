@@ -9,6 +9,8 @@ import numpy as np
 from stnjax import checks, coordinates
 from stnjax.plots import drawing
 
+_LARGEST_TILE = 0.8  # inches
+
 
 def images(panels: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure:
   """Images side by side, each under its name, on one scale of grey.
@@ -133,7 +135,7 @@ def before_and_after(
         f" one of each, got shape {np.shape(images)}"
       )
   # A list, as a network may be named "input".
-  figure, _ = _tiled([("input", before), *after.items()])
+  figure, _ = _tiled([("input", before), *after.items()], labels=0)
   return figure
 
 
@@ -171,7 +173,8 @@ def warps_by_epoch(
     [
       (name, np.stack([before, *by_epoch.values()]))
       for name, by_epoch in after.items()
-    ]
+    ],
+    labels=0.6,
   )
   height = before.shape[1] + 1  # of a row, with its margin
   for axis, by_epoch in zip(axes, after.values(), strict=True):
@@ -186,15 +189,24 @@ def warps_by_epoch(
 
 
 def _tiled(
-  panels: Sequence[tuple[str, np.ndarray]],
+  panels: Sequence[tuple[str, np.ndarray]], labels: float
 ) -> tuple[Figure, list[Axes]]:
-  """Images `[rows, columns, H, W, C]` as tiles, a panel for each name."""
-  columns = min(2, len(panels))
+  """Tiles images `[rows, columns, H, W, C]`, a panel for each name.
+
+  Args:
+    panels: Names and images.
+    labels: Width of the labels of rows, in inches.
+
+  Returns:
+    The figure, and the panels.
+  """
+  width = min(drawing.WIDTH / 2, labels + _LARGEST_TILE * len(panels[0][1][0]))
+  columns = min(len(panels), int(drawing.WIDTH / width))
   rows = -(-len(panels) // columns)
-  width = drawing.WIDTH * (columns + 1) / 3  # one panel alone is smaller
-  shape = np.shape(drawing.mosaic(panels[0][1]))
-  height = rows * (width / columns * shape[0] / shape[1] + 0.3)
-  figure = Figure(figsize=(width, height), layout="constrained")
+  shapes = [np.shape(drawing.mosaic(images)) for _, images in panels]
+  ratio = max(shape[0] / shape[1] for shape in shapes)
+  height = rows * ((width - labels) * ratio + 0.3)
+  figure = Figure(figsize=(columns * width, height), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
   for axis, (name, images) in zip(axes, panels, strict=False):
     axis.imshow(
