@@ -76,8 +76,8 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   middle, half = (low + high) / 2, (high - low) / 2 or 0.5
   # Whole pixels get a bin each.
   bins = min(60, max(1, len(np.unique(values))))
-  x = np.linspace(*np.array([middle - half, middle + half]), bins + 1)
-  y = np.linspace(*(1.5 * np.array([-half, half]) - middle), 91)
+  x = np.linspace(middle - half, middle + half, bins + 1)
+  y = np.linspace(-1.5 * half - middle, 1.5 * half - middle, 91)
   return x, y
 
 

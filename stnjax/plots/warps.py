@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
@@ -79,7 +80,7 @@ def warp(
     np.asarray(
       coordinates.to_pixels(g, (height, width), align_corners=align_corners)
     )
-    for g in (grid, identity)
+    for g in (jnp.asarray(grid), identity)
   )
   figure = Figure(
     figsize=(drawing.WIDTH, drawing.WIDTH / 3 * height / width + 0.4),
