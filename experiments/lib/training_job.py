@@ -17,6 +17,7 @@ from stnjax.training import (
   checkpoints,
   config,
   gallery,
+  loops,
   trainer,
   warm_start,
 )
@@ -61,7 +62,7 @@ class TrainingJob:
     ]
     self._labels = eval_data.labels
     self._images = train_data.images
-    self._per_epoch = trainer.steps_per_epoch(
+    self._per_epoch = loops.steps_per_epoch(
       len(self._images), self._settings.batch_size
     )
     self._trainer, fresh = self._build()

@@ -94,8 +94,9 @@ def from_json(values: Mapping[str, Any]) -> TaskDescription:
       str(name): AxisDescription(str(name), str(axis["unit"]), axis["period"])
       for name, axis in values["axes"].items()
     }
+    height, width, channels = map(int, values["image_shape"])
     description = TaskDescription(
-      tuple(map(int, values["image_shape"])),
+      (height, width, channels),
       int(values["num_classes"]),
       int(values["heads"]),
       tuple(map(str, values["class_names"])),

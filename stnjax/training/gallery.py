@@ -44,9 +44,9 @@ def read(folder: epath.Path) -> dict[int, np.ndarray]:
   if not path.exists():
     return {}
   arrays = files.read_arrays(path)
-  epochs, images = arrays.get("epoch"), arrays.get("images")
-  fine = epochs is not None and images is not None
-  fine = fine and epochs.dtype.kind == "i" and epochs.shape == images.shape[:1]
+  none = np.zeros(0)
+  epochs, images = arrays.get("epoch", none), arrays.get("images", none)
+  fine = epochs.dtype.kind == "i" and epochs.shape == images.shape[:1]
   fine = fine and images.dtype == np.uint8 and images.ndim == 5
   if not fine or (np.diff(epochs, prepend=0) < 1).any():
     raise Damaged(f"{path} is damaged: it holds no images by epoch")

@@ -94,7 +94,8 @@ def read(folder: epath.Path) -> Record:
 
 def _summed(folder: epath.Path) -> tuple[str, ...]:
   """Files of a finished run that have checksums; not every run has images."""
-  return _SUMMED + (gallery.NAME,) * (folder / gallery.NAME).exists()
+  shown = bool((folder / gallery.NAME).exists())
+  return _SUMMED + (gallery.NAME,) * shown
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
@@ -157,13 +158,14 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
   arrays = files.read_arrays(path)
 
   def require(
-    name: str, kinds: str, *shapes: tuple, finite: bool = True
+    name: str, kinds: str, *shapes: tuple[int, ...], finite: bool = True
   ) -> np.ndarray:
-    array = arrays.get(name)
-    _require(path, array is not None, f"it has no {name}")
+    _require(path, name in arrays, f"it has no {name}")
+    array = arrays[name]
     fits = array.dtype.kind in kinds and array.shape in shapes
     _require(path, fits, f"{name} is {array.dtype} {array.shape}")
-    fine = array.dtype.kind in "iu" or not finite or np.isfinite(array).all()
+    known = array.dtype.kind in "iu" or not finite
+    fine = known or bool(np.isfinite(array).all())
     _require(path, fine, f"{name} is not finite")
     return array
 
@@ -183,10 +185,11 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
     require(f"predicted_{axis}", "f", passes, finite=False)
   rows, columns, _ = run.task.image_shape
   most = (_MOST_SHOWN, _MOST_SHOWN, rows, columns, 3)
-  shown = [np.shape(arrays.get(name)) for name in ("before", "after")]
+  none = np.zeros(0)
+  shown = [arrays.get(name, none).shape for name in ("before", "after")]
   for name, shape in zip(("before", "after"), shown):
     fits = len(shape) == 5 and all(shape) and shape[:2] == shown[0][:2]
-    fits = fits and np.all(np.array(shape) <= most) and shape[-1] in (1, 3)
+    fits = fits and all(np.array(shape) <= most) and shape[-1] in (1, 3)
     _require(path, fits, f"{name} has shape {shape}")
     require(name, "u", shape)
   return arrays
@@ -194,7 +197,7 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
 
 def check_results(
   path: epath.Path, values: Any, axes: Collection[str] | None = None
-) -> dict:
+) -> dict[str, Any]:
   """Checks the form of a run's results.
 
   Args:
@@ -233,9 +236,11 @@ def check_results(
     )
     classes = measured.get("by_class") if fits else None
     fits = isinstance(classes, list) and all(map(_is_number, classes))
-    _require(path, fits and classes, f"alignment of {axis} is {measured!r}")
+    _require(
+      path, fits and bool(classes), f"alignment of {axis} is {measured!r}"
+    )
   _check_newer(path, values)
-  return values
+  return dict(values)
 
 
 def _check_newer(path: epath.Path, values: Mapping[str, Any]) -> None:

@@ -91,7 +91,7 @@ class Run:
   @property
   def done(self) -> bool:
     """Whether the run is finished."""
-    return (self.path / "DONE").exists()
+    return bool((self.path / "DONE").exists())
 
   @property
   def failed(self) -> str:
@@ -268,7 +268,9 @@ class Run:
     leaves = checkpoints.named_arrays(fresh)
     found, self.seconds = self._checkpoints.restore(step, leaves)
     values = [found[name] for name in leaves]
-    return jax.tree.unflatten(jax.tree.structure(fresh), values)
+    structure = jax.tree.structure(fresh)
+    state: steps.TrainState = jax.tree.unflatten(structure, values)
+    return state
 
   def finish(
     self, evaluation: dict[str, np.ndarray], results: dict[str, Any]
