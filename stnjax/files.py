@@ -120,7 +120,7 @@ def parse_json(path: epath.Path, text: bytes) -> Any:
   """Parses JSON from a file.
 
   Raises:
-    Damaged: If it is none.
+    Damaged: If it is not JSON.
   """
   try:
     return json.loads(text)
@@ -226,7 +226,7 @@ def compare_checksums(
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-  """JSON with null for numbers that are not finite, which JSON has not."""
+  """JSON with null for numbers that are not finite, which JSON lacks."""
   return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

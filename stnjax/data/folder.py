@@ -233,7 +233,7 @@ def _class_names(
   unknown = sorted(of_split.get("test", set()) - of_split["train"])
   if unknown:
     raise ValueError(
-      f"{root / 'test'} has classes that train/ has not: {listed(unknown)}"
+      f"{root / 'test'} has classes that train/ lacks: {listed(unknown)}"
     )
   if len(of_split["train"]) < 2:
     raise ValueError(

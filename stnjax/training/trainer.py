@@ -255,7 +255,7 @@ class Trainer:
     )
 
   def _spread_seeds(self, seeds: Callable[..., _Result]) -> _Loop[_Result]:
-    """Devices take whole seeds, and tell each other nothing."""
+    """Devices take whole seeds, and do not communicate."""
     count = len(self._devices)
     spread = jax.pmap(
       functools.partial(seeds, 0, None),
