@@ -63,12 +63,19 @@ class TrainingTest(parameterized.TestCase):
     rows = [len(axis.get_yticks()) for axis in figure.axes]
     self.assertEqual(rows, [2, 3])
 
+  def test_smaller_images_are_enlarged(self):
+    halved = self.before[:, ::2, ::2]
+    figure = plots.warps_by_epoch(self.before, {"a": {1: halved}})
+    shown = figure.axes[0].images[0].get_array()
+    expected = halved.repeat(2, axis=1).repeat(2, axis=2)[2, ..., 0]
+    np.testing.assert_array_equal(shown[5:9, 10:14], expected)
+
   def test_images_of_another_shape_are_named(self):
     with self.assertRaisesRegex(ValueError, "after must not be empty"):
       plots.warps_by_epoch(self.before, {})
     with self.assertRaisesRegex(ValueError, "before must be .*at least one"):
       plots.warps_by_epoch(self.before[0], {"a": {1: self.before}})
-    with self.assertRaisesRegex(ValueError, r"after\['a'\]\[2\] must have"):
+    with self.assertRaisesRegex(ValueError, r"after\['a'\]\[2\] must be"):
       plots.warps_by_epoch(self.before, {"a": {2: self.before[1:]}})
 
 

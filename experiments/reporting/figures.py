@@ -110,9 +110,10 @@ def _while_training(
   yield Captioned(
     "while_training",
     "Warps while training: the first row of the figure above (input), and the"
-    " same images warped by each network's transform after some epochs, the"
-    " last of them trained. A network that learns to align moves each image"
-    f" from its pose in the input to that of its class. Seed {seed}.",
+    " same images warped by each network's transform after some epochs; the"
+    " last row is the trained network. A network that learns to align moves"
+    " each image from its pose in the input to that of its class. Seed"
+    f" {seed}.",
     plots.warps_by_epoch(before, kept),
     folded="Warps while training" if len(kept) > _MOST_SHOWN else "",
   )

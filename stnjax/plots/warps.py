@@ -147,7 +147,8 @@ def warps_by_epoch(
 
   Args:
     before: Perturbed images, `[images, H, W, C]`, in [0, 1] or uint8.
-    after: Warped images `[images, H, W, C]` by network and epoch.
+    after: Warped images `[images, h, w, C]` by network and epoch, h <= H and
+      w <= W. Smaller ones are enlarged by repeating pixels.
 
   Returns:
     The figure, a panel for each network: a column per image, the perturbed
@@ -165,18 +166,20 @@ def warps_by_epoch(
   for name, by_epoch in after.items():
     drawing.require(f"after[{name!r}]", by_epoch)
     for epoch, images in by_epoch.items():
-      if np.shape(images) != np.shape(before):
+      shape, most = np.shape(images), np.shape(before)
+      fits = len(shape) == 4 and shape[::3] == most[::3]
+      if not fits or not 0 < shape[1] <= most[1] or not 0 < shape[2] <= most[2]:
         raise ValueError(
-          f"after[{name!r}][{epoch}] must have the shape of before,"
-          f" {np.shape(before)}, got {np.shape(images)}"
+          f"after[{name!r}][{epoch}] must be [images, h, w, channels], at most"
+          f" of the shape of before, {most}, got {shape}"
         )
-  figure, axes = _tiled(
-    [
-      (name, np.stack([before, *by_epoch.values()]))
-      for name, by_epoch in after.items()
-    ],
-    labels=0.6,
-  )
+  panels = {
+    name: np.stack(
+      [_enlarged(images, before) for images in (before, *by_epoch.values())]
+    )
+    for name, by_epoch in after.items()
+  }
+  figure, axes = _tiled([*panels.items()], labels=0.6)
   height = before.shape[1] + 1  # of a row, with its margin
   for axis, by_epoch in zip(axes, after.values(), strict=True):
     rows = ["input", *(f"epoch {epoch}" for epoch in by_epoch)]
@@ -187,6 +190,15 @@ def warps_by_epoch(
     axis.set_xticks([])
     axis.set_frame_on(False)
   return figure
+
+
+def _enlarged(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """Images `[N, h, w, C]` at the size of others, with repeated pixels."""
+  rows, columns = (
+    np.arange(size) * old // size
+    for size, old in zip(like.shape[1:3], images.shape[1:3], strict=True)
+  )
+  return np.asarray(images[:, rows[:, None], columns])
 
 
 def _tiled(
