@@ -25,6 +25,7 @@ extensions = [
 ]
 exclude_patterns = ["examples", "_build"]
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"stnjax {release}"
 html_theme_options = {"navigation_with_keys": True}
 nb_execution_mode = "off"  # notebooks are committed with their output

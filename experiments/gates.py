@@ -5,8 +5,8 @@
 
 trains the CNN on the task and on the task at its true pose, reads the pose from
 its layers, and trains pilots: does an ideal transformer gain anything, do
-features tell the pose better than pixels, does a transformer start to move, how
-many seeds does a sweep need. Writes gates.md and gates.json to the workdir,
+features predict the pose better than pixels, does a transformer start to move,
+how many seeds does a sweep need. Writes gates.md and gates.json to the workdir,
 which `experiments.claims` reads. Finished runs are not trained again. The
 perturbation must have a registered "..._undone", see `stnjax.data.undone`.
 """

@@ -6,14 +6,15 @@ The counterpart of `experiments.audit`: an audit shows which layers a warp can
 align, so where to warp; this shows where to look. Reads the true pose of
 perturbed test images from the features of every layer, trained and untrained,
 by cross-validation; see `stnjax.alignability.read_poses`. Writes
-localisability.json to each run's folder, and localisability.md with figures to
-the workdir. About a minute for a network of the digits on 2 CPU cores.
+localisability.json to each run's folder, localisability.md with figures to the
+workdir, and adds both to its report. About a minute for a network of the digits
+on 2 CPU cores.
 """
 
 from absl import flags
 
 from experiments.lib import cli, loading, running, selection
-from experiments.reporting import analysing, localising, page
+from experiments.reporting import analysing, localising, page, report
 from stnjax import alignability, files
 
 
@@ -27,20 +28,20 @@ def main() -> None:
   )
 
   def parts(group, number):
-    found = localising.of(analysed, group.runs)
+    readouts = {
+      network: localising.Readouts(analysed.of(runs))
+      for network, runs in group.members.items()
+    }
     content = [localising.EXPLANATION]
-    for axis in found.units:
-      for reader in found.readers:
-        file = f"{name}_{number}_{axis}_{reader}.png"
-        caption = localising.CAPTION.format(axis=axis, reader=reader)
-        picture = page.Picture(analysed.root / file, caption)
-        figure = localising.figure(analysed, group, axis, reader)
-        files.write_whole(picture.path, page.png(figure))
-        content.append(picture)
-    return [*content, localising.table(analysed, group)]
+    for drawn in localising.figures(readouts):
+      path = analysed.root / f"{drawn.name}_{number}.png"
+      files.write_whole(path, page.png(drawn.figure))
+      content.append(page.Picture(path, drawn.caption))
+    return [*content, localising.table(readouts)]
 
   path = analysing.write_page(analysed, name, localising.TITLE, parts)
   print(f"written: {path}")
+  print(f"report: {report.write(cli.WORKDIR.value)}")
   running.raise_if_any(analysed.errors)
 
 

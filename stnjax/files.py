@@ -4,19 +4,22 @@ from stnjax import extras
 
 extras.needs("etils", extra="experiments")
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import socket
 from typing import Any
+import zipfile
 
 from etils import epath
+import numpy as np
 
 UNREADABLE = (
   OSError,
@@ -117,12 +120,26 @@ def parse_json(path: epath.Path, text: bytes) -> Any:
   """Parses JSON from a file.
 
   Raises:
-    Damaged: If it is none.
+    Damaged: If it is not JSON.
   """
   try:
     return json.loads(text)
   except (ValueError, RecursionError) as error:
     raise Damaged(f"cannot read {path}: {error}") from error
+
+
+def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+  """Reads the arrays of an .npz file.
+
+  Raises:
+    Damaged: If it is missing or cannot be read.
+  """
+  content = io.BytesIO(read(path))
+  try:
+    with np.load(content, allow_pickle=False) as kept:
+      return {name: kept[name] for name in kept.files}
+  except Exception as error:  # zipfile and NumPy raise many kinds
+    raise Damaged(f"{path} is damaged: {error}") from error
 
 
 def write(path: epath.PathLike, content: str | bytes) -> None:
@@ -142,6 +159,20 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
   write(partial, content)
   with writing(path):
     partial.replace(path)
+
+
+def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes an .npz file, compressed, completely or not at all.
+
+  Raises:
+    RunError: If it cannot be written.
+  """
+  packed = io.BytesIO()
+  with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    for name, array in arrays.items():
+      with archive.open(f"{name}.npy", "w") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+  write_whole(path, packed.getvalue())
 
 
 @contextlib.contextmanager
@@ -195,7 +226,7 @@ def compare_checksums(
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-  """JSON with null for numbers that are not finite, which JSON has not."""
+  """JSON with null for numbers that are not finite, which JSON lacks."""
   return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

@@ -8,8 +8,7 @@ from matplotlib import colors
 import numpy as np
 import pytest
 
-import stnjax
-from stnjax import alignability, evaluation, plots, transforms
+from stnjax import alignability, evaluation, plots
 from tests.axes import ROTATION, SCALE_X
 
 
@@ -149,30 +148,6 @@ class AlignabilityTest(absltest.TestCase):
       self.assertLen(rows, -(-(count + 1) // 3))
       with self.assertRaisesRegex(ValueError, "kind='x' is unknown"):
         plots.alignability({"trained": audit}, kind="x")
-
-
-class PictureTest(parameterized.TestCase):
-  @parameterized.parameters((0, 3), (3, 0))
-  def test_no_images_are_refused(self, draws, classes):
-    none, some = np.zeros((draws, classes, 4, 4, 1)), np.zeros((1, 1, 4, 4, 1))
-    with self.assertRaisesRegex(ValueError, "before must be .*at least one"):
-      plots.before_and_after(none, {})
-    with self.assertRaisesRegex(ValueError, "STN-C0 must be .*at least one"):
-      plots.before_and_after(some, {"STN-C0": none})
-
-  def test_a_network_may_be_called_input(self):
-    before = np.zeros((1, 2, 4, 4, 1))
-    figure = plots.before_and_after(before, {"input": before + 1})
-    shown = [axis.images[0].get_array().max() for axis in figure.axes]
-    self.assertEqual(shown, [0, 1])
-
-  def test_a_panel_per_network_with_rows_of_draws_and_columns_of_classes(self):
-    before = np.random.default_rng(0).uniform(size=(2, 3, 4, 4, 1))
-    figure = plots.before_and_after(before, {"STN-C0": before + 1})
-    titles = [axis.get_title() for axis in figure.axes]
-    self.assertEqual(titles, ["input", "STN-C0"])
-    shown = figure.axes[1].images[0].get_array()
-    np.testing.assert_array_equal(shown[5:9, 10:14], before[1, 2, ..., 0] + 1)
 
 
 class DensityTest(parameterized.TestCase):
@@ -343,7 +318,7 @@ class ErrorLinesTest(absltest.TestCase):
     np.testing.assert_array_equal(axis.get_xticks(), [0, 3])
 
 
-class WarpTest(absltest.TestCase):
+class LayersTest(absltest.TestCase):
   def test_values_by_layer_are_means_at_their_layers(self):
     values = {"A": {"x": [1.0, 3.0], "z": [0.0]}, "B": {"y": [5.0]}}
     panels = {"first": values, "second": {"B": {"x": [4.0]}}}
@@ -361,51 +336,6 @@ class WarpTest(absltest.TestCase):
     np.testing.assert_array_equal(plain.axes[0].lines[0].get_ydata(), [2, 0])
     with self.assertRaisesRegex(ValueError, "panels must not be empty"):
       plots.values_by_layer("norm", {})
-
-  @pytest.mark.slow
-  def test_lines_and_arrows_are_where_the_grid_reads(self):
-    image = np.arange(20.0).reshape(4, 5, 1)
-    shift = transforms.translation(np.array([2 * 2 / 5, -1 * 2 / 4]))
-    grid = stnjax.affine_grid(shift, (4, 5))  # 2 pixels right, 1 up
-    figure = plots.warp(image, stnjax.warp(image, shift), grid)
-    on_image, result, arrows = figure.axes[:3]
-    lines = on_image.collections[0].get_segments()
-    self.assertLen(lines, 4 + 5)
-    np.testing.assert_allclose(
-      lines[1], [[x + 2, 0] for x in range(5)], atol=1e-6
-    )
-    # The view takes in what the grid reads outside.
-    self.assertGreaterEqual(on_image.get_xlim()[1], 6)
-    self.assertLessEqual(on_image.get_ylim()[1], -1)
-    quiver = arrows.collections[0]
-    np.testing.assert_allclose(quiver.U, 2, atol=1e-6)
-    np.testing.assert_allclose(quiver.V, -1, atol=1e-6)
-    # One scale of grey for both pictures.
-    self.assertEqual(on_image.images[0].get_clim(), result.images[0].get_clim())
-
-  def test_images_are_all_shown_under_their_names(self):
-    rng = np.random.default_rng(0)
-    panels = {
-      "grey": rng.normal(size=(4, 6)),
-      "channel": 3 * rng.normal(size=(4, 6, 1)),
-      "colour": rng.normal(size=(4, 6, 3)),
-      "bytes": rng.integers(0, 256, (4, 6, 3)).astype(np.uint8),
-      "small": rng.normal(size=(2, 3)),
-    }
-    figure = plots.images(panels)
-    self.assertLen(figure.axes, 8)
-    for axis, (name, image) in zip(figure.axes, panels.items(), strict=False):
-      self.assertEqual(axis.get_title(), name)
-      shown = axis.images[0].get_array()
-      expected = np.clip(image, 0, 1) if name == "colour" else image
-      np.testing.assert_array_equal(
-        shown, expected[..., 0] if name == "channel" else expected
-      )
-    figure.draw_without_rendering()
-
-  def test_a_grid_of_a_volume_is_refused(self):
-    with self.assertRaisesRegex(ValueError, r"grid must be \[h, w, 2\]"):
-      plots.warp(np.zeros((4, 4)), np.zeros((4, 4)), np.zeros((2, 2, 2, 3)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from stnjax.training import config, records
+from stnjax.training import config, gallery, records
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -48,7 +48,10 @@ def metrics(workdir, settings):
   for name in ("seconds_per_epoch", "peak_memory_mb", "seeds_together"):
     del results[name]
   arrays = np.load(folder / "evaluation.npz")
-  return lines, results, {name: arrays[name] for name in arrays}
+  warped = gallery.read(folder)  # of a network with a transformer
+  assert tuple(warped) in ((), gallery.epochs_shown(settings.epochs))
+  warped = {f"warped after epoch {k}": images for k, images in warped.items()}
+  return lines, results, {**arrays, **warped}
 
 
 class Script:

@@ -72,7 +72,7 @@ def runs(
 ) -> Part:
   """The networks of README at full width on all of MNIST.
 
-  Each trains in a process of its own: one compiles while others train.
+  Each trains in a separate process: one compiles while others train.
   """
   changes = dict(PRESETS["rotation"].quick, dataset="mnist", width=1.0)
   changes["epochs"] = epochs

@@ -14,7 +14,7 @@ import stnjax.data
 from stnjax.data import Examples
 from stnjax.paper import backbones
 from stnjax.paper.presets import PRESETS
-from stnjax.training import building, trainer
+from stnjax.training import building, loops
 from stnjax.training.settings import Settings
 
 _IN_TORCH = ("CNN", "STN-C", "STN-DL", "STN-SL")
@@ -194,7 +194,7 @@ class Training:
 
 def steps_per_epoch(settings: Settings, data: Examples) -> int:
   """Steps of an epoch."""
-  return trainer.steps_per_epoch(len(data.labels), settings.batch_size)
+  return loops.steps_per_epoch(len(data.labels), settings.batch_size)
 
 
 def lowered_step(

@@ -141,8 +141,8 @@ def record(
     "label": np.asarray(labels),
     "predicted": np.stack([p.label for p in passes]).astype(np.int16),
     "pose": np.stack([p.pose for p in passes]),
-    "before": _to_uint8(before),
-    "after": _to_uint8(after),
+    "before": to_uint8(before),
+    "after": to_uint8(after),
   }
   if passes[0].first_pose is not None:
     arrays["first_pose"] = np.stack([p.first_pose for p in passes])
@@ -164,8 +164,9 @@ def example_indices(labels: np.ndarray, row: int) -> np.ndarray:
   return np.array([members[row % len(members)] for members in classes])
 
 
-def _to_uint8(images: np.ndarray) -> np.ndarray:
-  return np.clip(np.round(images * 255), 0, 255).astype(np.uint8)
+def to_uint8(images: np.ndarray) -> np.ndarray:
+  """Images with values about [0, 1] as uint8; NaN becomes 0."""
+  return np.clip(np.nan_to_num(np.round(images * 255)), 0, 255).astype(np.uint8)
 
 
 def describe(

@@ -19,7 +19,7 @@ class Kind(NamedTuple):
   units_per_host: int
   """Units of the number in the type on one host of a slice."""
   most_units: int
-  """Largest number on a machine that is no slice."""
+  """Largest number on a machine that is not a slice."""
   least_units: int
   """Smallest number."""
 

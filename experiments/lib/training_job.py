@@ -16,12 +16,15 @@ from stnjax.training import (
   building,
   checkpoints,
   config,
+  gallery,
+  loops,
   trainer,
   warm_start,
 )
 from stnjax.training.run_folder import Run
 from stnjax.training.steps import Prediction, TrainState
 
+_FEW = 300  # steps, after which a network has learned little
 _SECONDS_PER_DISPATCH = 2.0  # how soon a signal is heard
 
 Progress = Callable[[Sequence[int], Sequence[dict[str, Any]]], None]
@@ -59,7 +62,7 @@ class TrainingJob:
     ]
     self._labels = eval_data.labels
     self._images = train_data.images
-    self._per_epoch = trainer.steps_per_epoch(
+    self._per_epoch = loops.steps_per_epoch(
       len(self._images), self._settings.batch_size
     )
     self._trainer, fresh = self._build()
@@ -134,10 +137,12 @@ class TrainingJob:
     if not self._runs:
       return {}
     resumed = f"; resumed after step {self._step}" if self._step else ""
+    steps = self._per_epoch * self._settings.epochs
+    few = " (few: raise --epochs or lower --batch_size)" if steps < _FEW else ""
     print(
       f"{self._name}: {self._counts['total']:,} parameters,"
       f" {self._counts['localisation']:,} of them localisation,"
-      f" {self._trainer.layout}{resumed}",
+      f" {steps:,} steps{few} {self._trainer.layout}{resumed}",
       flush=True,
     )
     self._fit(signals)
@@ -268,7 +273,17 @@ class TrainingJob:
       }
       self._runs[i].append(line)
       lines.append(line)
+    if epoch in gallery.epochs_shown(self._settings.epochs):
+      self._keep_images(epoch)
     self._progress(self._seeds, lines)
+
+  def _keep_images(self, epoch: int) -> None:
+    """Adds images that the networks warp to the folders of the runs."""
+    if not self._transforms:
+      return
+    drawn = self._trainer.examples(self._states, self._examples[0], 0)
+    for run, (_, warped) in zip(self._runs, drawn, strict=True):
+      run.keep_images(epoch, measuring.to_uint8(warped))
 
   def _evaluate(self, index: int) -> list[Prediction]:
     return self._trainer.evaluate(self._states, self._eval_data, index)
@@ -277,11 +292,16 @@ class TrainingJob:
     self, passes: Sequence[Prediction]
   ) -> dict[str, measuring.Positions]:
     """Positions along each axis; none for a network without a transformer."""
-    if not placement.parse(self._settings.network).depths:
+    if not self._transforms:
       return {}
     return measuring.positions(
       self._setup.perturbation, passes, self._image_shape
     )
+
+  @property
+  def _transforms(self) -> bool:
+    """Whether the network has a transformer."""
+    return bool(placement.parse(self._settings.network).depths)
 
   @property
   def _image_shape(self) -> tuple[int, int, int]:

@@ -159,7 +159,7 @@ def _mean(by_seed: Mapping[int, float]) -> float:
 def _by_layer(group: GroupResults, predictor: Predictor) -> np.ndarray:
   """Values by layer, mean over the seeds of the CNN; may be empty.
 
-  Of the perturbation's family, or of all families where it is none of them.
+  Of the perturbation's family, or of all families if it is not audited.
   """
   key = predictor.key
   profiles = [r[key] for r in group.results.get("CNN", {}).values() if key in r]

@@ -13,15 +13,24 @@ from stnjax import evaluation, placement, plots
 from stnjax.training.description import AxisDescription
 
 _ALIKE_IN_SIZE = 2.0  # classes whose sizes differ by no larger factor
+_MOST_SHOWN = 4  # networks whose warps while training fit on a screen
 _ALIKE_AT_DEPTH_0 = ("STN-C", "STN-DL", "STN-SL")
 
 
 class Captioned(NamedTuple):
-  """A figure, the stem of its file's name, and its caption."""
+  """A figure with a caption.
+
+  Attributes:
+    name: Stem of the name of its file.
+    caption: Its caption.
+    figure: The figure.
+    folded: Heading under which a page folds it away; empty to show it.
+  """
 
   name: str
   caption: str
   figure: Figure
+  folded: str = ""
 
 
 def figures(group: Group) -> Iterator[Captioned]:
@@ -31,9 +40,9 @@ def figures(group: Group) -> Iterator[Captioned]:
     group: Runs that differ in network and seed alone.
 
   Yields:
-    Images before and after the transformer, poses along each axis, errors
-    against depth and iterations, confusion matrices, accuracy against class
-    size, learning curves.
+    Images before and after the transformer, warps while training, poses along
+    each axis, errors against depth and iterations, confusion matrices, accuracy
+    against class size, learning curves.
   """
   transformers = {
     network: runs
@@ -48,6 +57,7 @@ def figures(group: Group) -> Iterator[Captioned]:
     }
     arrays = {network: run.evaluation() for network, run in runs.items()}
     yield _before_and_after(arrays, seed)
+    yield from _while_training(runs, arrays, seed)
     for axis in group.axes.values():
       along = {
         n: a for n, a in arrays.items() if axis.name in runs[n].alignment
@@ -83,6 +93,29 @@ def _before_and_after(
     " transform is applied to the input; for STN-UCN and DEF, the mean of the"
     f" transforms of all positions. Seed {seed}.",
     plots.before_and_after(before, after),
+  )
+
+
+def _while_training(
+  runs: Mapping[str, Finished],
+  arrays: Mapping[str, Mapping[str, np.ndarray]],
+  seed: int,
+) -> Iterator[Captioned]:
+  """Draws what networks make of images over the epochs, if they kept it."""
+  kept = {network: run.gallery() for network, run in runs.items()}
+  kept = {network: images for network, images in kept.items() if images}
+  if not kept:
+    return
+  before = arrays[next(iter(kept))]["before"][0]
+  yield Captioned(
+    "while_training",
+    "Warps while training: the first row of the figure above (input), and the"
+    " same images warped by each network's transform after some epochs; the"
+    " last row is the trained network. A network that learns to align moves"
+    " each image from its pose in the input to that of its class. Seed"
+    f" {seed}.",
+    plots.warps_by_epoch(before, kept),
+    folded="Warps while training" if len(kept) > _MOST_SHOWN else "",
   )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from stnjax import alignability, files
 from stnjax.alignability import stored
-from stnjax.training import config, description, records, settings
+from stnjax.training import config, description, gallery, records, settings
 from stnjax.training.description import TaskDescription
 from stnjax.training.settings import Settings
 
@@ -33,6 +33,7 @@ class Finished(NamedTuple):
     metrics: Lines of its metrics.jsonl.
     folder: Folder of the run.
     audits: Audits by state of the network.
+    readouts: Contents of its localisability.json; empty if it has none.
     classes: Classes of the test images, in the order of `by_class`.
   """
 
@@ -42,6 +43,7 @@ class Finished(NamedTuple):
   metrics: Sequence[dict[str, Any]] = ()
   folder: epath.Path | None = None
   audits: Mapping[str, alignability.Audit] = {}
+  readouts: Mapping[str, Any] = {}
   classes: Sequence[int] = ()
 
   @property
@@ -58,6 +60,10 @@ class Finished(NamedTuple):
     """The arrays of its evaluation.npz, see `stnjax.training.run_folder`."""
     run = config.Config(self.settings, self.task)
     return records.read_evaluation(self.folder, run)
+
+  def gallery(self) -> Mapping[int, np.ndarray]:
+    """Images that it warped while it trained, by epoch; empty if not kept."""
+    return gallery.read(self.folder)
 
   def to_json(self) -> dict[str, Any]:
     """The entry of a report's results.json, which `read_results` reads."""
@@ -123,18 +129,27 @@ def _read_run(folder: epath.Path) -> Finished:
       name: np.round(profile, 4).tolist()
       for name, profile in trained.profile().items()
     }
-  if read := _read_poses(folder):
-    results["read"] = read
+  readouts = read_readouts(folder)
+  if readouts:
+    results["read"] = _poses_read(readouts)
   classes = np.unique(arrays["label"]).tolist()
   return Finished(
-    run.settings, run.task, results, metrics, folder, audits, classes
+    run.settings,
+    run.task,
+    results,
+    metrics,
+    folder,
+    audits,
+    readouts,
+    classes,
   )
 
 
-def _read_poses(folder: epath.Path) -> dict[str, list[float]]:
-  """R² of the poses read from the layers of the trained network, by axis.
+def read_readouts(folder: epath.Path) -> dict[str, Any]:
+  """Reads how well poses are read from the layers of a run's network.
 
-  By the dense net where there is one; empty where nothing was read.
+  Returns:
+    See `localising.measure`; empty if nothing was read.
 
   Raises:
     Damaged: If the file cannot be read.
@@ -143,17 +158,33 @@ def _read_poses(folder: epath.Path) -> dict[str, list[float]]:
   if not path.exists():
     return {}
   try:
-    readers = files.read_json(path)["states"]["trained"]
-    by_axis = readers.get("dense") or next(iter(readers.values()))
-    return {
-      axis: [float(readout["r2"]) for readout in layers.values()]
-      for axis, layers in by_axis.items()
-    }
-  except (*files.UNREADABLE, AttributeError, StopIteration) as error:
+    found = files.read_json(path)
+    for state in ("trained", "untrained"):
+      for by_axis in found["states"][state].values():
+        for axis in found["units"]:
+          for readout in by_axis[axis].values():
+            float(readout["r2"]), float(readout["error"])
+    _poses_read(found)
+    return found
+  except (*files.UNREADABLE, StopIteration) as error:
     raise files.Damaged(
       f"cannot read {path}: {error!r}; delete it, or run"
       " experiments.localisability again"
     ) from error
+
+
+def _poses_read(readouts: Mapping[str, Any]) -> dict[str, list[float]]:
+  """R² of the layers of the trained network by axis; of the dense net if any.
+
+  Raises:
+    StopIteration: If there is no reader.
+  """
+  readers = readouts["states"]["trained"]
+  by_axis = readers.get("dense") or next(iter(readers.values()))
+  return {
+    axis: [float(readout["r2"]) for readout in layers.values()]
+    for axis, layers in by_axis.items()
+  }
 
 
 def read_results(folder: epath.Path) -> tuple[list[Finished], list[LeftOut]]:
@@ -257,7 +288,12 @@ def announce(left_out: Sequence[LeftOut]) -> None:
 def none_in(root: epath.Path, left_out: Sequence[LeftOut]) -> files.RunError:
   """The error of a workdir without finished runs."""
   damaged = [str(item) for item in left_out if item.damage]
-  reason = f"; damaged: {'; '.join(damaged)}" if damaged else ""
+  if damaged:
+    reason = f"; damaged: {'; '.join(damaged)}"
+  elif root.exists():
+    reason = ""
+  else:
+    reason = ": there is no such folder"
   return files.RunError(f"{root} holds no finished run{reason}")
 
 

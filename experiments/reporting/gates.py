@@ -93,7 +93,7 @@ def headroom(runs: Sequence[Finished], undone: Sequence[Finished]) -> Gate:
 
 
 def seen(run: Finished, load: loading.Load, count: int) -> Gate:
-  """Whether features tell the pose better than pixels.
+  """Whether features predict the pose better than pixels.
 
   Args:
     run: Finished run of the CNN on the task.
@@ -118,7 +118,7 @@ def seen(run: Finished, load: loading.Load, count: int) -> Gate:
     for layer, r2 in trained.items()
   )
   return Gate(
-    "Do features tell the pose better than pixels?",
+    "Do features predict the pose better than pixels?",
     "ridge regression reads the pose from pixels with R² below"
     f" {MOST_R2_OF_PIXELS:g}, and from a block of the trained CNN with more"
     f" than {LEAST_R2_OF_FEATURES:g}",

@@ -15,7 +15,14 @@ from experiments.reporting.analysing import Analysed, NotApplicable
 from experiments.reporting.finished import Finished
 from experiments.reporting.groups import Group
 from stnjax import data, placement, plots
-from stnjax.training import building, gradients, trained, trainer, warm_start
+from stnjax.training import (
+  building,
+  gradients,
+  loops,
+  trained,
+  trainer,
+  warm_start,
+)
 from stnjax.training.run_folder import Run
 
 NAME = "gradients"
@@ -88,9 +95,7 @@ def _networks(
     trainer.select_seed(fresh, 0), run.settings, setup
   ).state
   states = trainer.stacked(begun)
-  per_epoch = trainer.steps_per_epoch(
-    len(train.labels), run.settings.batch_size
-  )
+  per_epoch = loops.steps_per_epoch(len(train.labels), run.settings.batch_size)
   total = per_epoch * run.settings.epochs
   if max(steps, default=0) > total:
     raise NotApplicable(

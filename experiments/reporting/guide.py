@@ -1,17 +1,18 @@
 """Where to look, what to warp, and the residuals: one figure, one table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 
-from etils import epath
 from matplotlib.figure import Figure
 import numpy as np
 
 from experiments.lib.tables import Table
 from experiments.reporting import finished, localising, names
+from experiments.reporting.figures import Captioned
 from experiments.reporting.finished import Finished
 from experiments.reporting.groups import Group
 from experiments.reporting.metrics import spread
-from stnjax import alignability, files, plots
+from stnjax import alignability, plots
 from stnjax.files import RunError
 
 CAPTION = (
@@ -39,13 +40,12 @@ def figure(group: Group, axis: str) -> Figure:
   audited = [run for run in group.members.get("CNN", ()) if run.audits]
   if not audited:
     raise RunError("no CNN has an audit; run experiments.audit first")
-  known = [run for run in audited if _path(run).exists()]
+  known = [run for run in audited if run.readouts]
   if not known:
-    raise RunError(
-      f"{_path(audited[0])} is missing; run experiments.localisability first"
-    )
+    path = audited[0].folder / finished.LOCALISABILITY
+    raise RunError(f"{path} is missing; run experiments.localisability first")
   undone = [_undone(run.audits, axis) for run in known]
-  read = localising.Readouts([files.read_json(_path(r)) for r in known])
+  read = localising.Readouts([run.readouts for run in known])
   measured = {
     network: [run.alignment[axis] for run in runs]
     for network, runs in group.measured(axis).items()
@@ -73,6 +73,17 @@ def figure(group: Group, axis: str) -> Figure:
   )
 
 
+def figures(group: Group) -> Iterator[Captioned]:
+  """The figures of all axes for which a group has the measurements."""
+  for axis in group.axes:
+    with contextlib.suppress(RunError):
+      yield Captioned(
+        f"guide_{axis}",
+        CAPTION.format(axis=names.in_words(axis)),
+        figure(group, axis),
+      )
+
+
 def _undone(
   audits: Mapping[str, alignability.Audit], family: str
 ) -> np.ndarray:
@@ -80,10 +91,6 @@ def _undone(
   if family not in profile:
     raise RunError(f"the audit has no family {family!r}")
   return profile[family]
-
-
-def _path(run: Finished) -> epath.Path:
-  return run.folder / finished.LOCALISABILITY
 
 
 def table(group: Group, axis: str) -> Table:

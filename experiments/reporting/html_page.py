@@ -1,6 +1,6 @@
 """Sections as one HTML page without external resources, light or dark.
 
-Tables are sorted by a click on a heading; settings are folded away.
+Tables are sorted by a click on a heading; long parts are folded away.
 """
 
 import base64
@@ -109,10 +109,9 @@ def _elements(part: Part) -> Iterator[str]:
       f"<figcaption>{caption}</figcaption></figure>"
     )
   elif isinstance(part, Folded):
-    yield (
-      f"<details><summary>{html.escape(part.word)}</summary>"
-      f"<p>{html.escape(part.text)}</p></details>"
-    )
+    yield f"<details><summary>{html.escape(part.heading)}</summary>"
+    yield from _elements(part.content)
+    yield "</details>"
   else:
     yield f"<p>{html.escape(part)}</p>"
 

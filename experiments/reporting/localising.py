@@ -1,18 +1,17 @@
 """Accuracy of the pose read from each layer of finished networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 import jax
-from matplotlib.figure import Figure
 import numpy as np
 
 from experiments.lib import loading
 from experiments.lib.tables import Table
 from experiments.reporting import names
-from experiments.reporting.analysing import Analysed, NotApplicable
-from experiments.reporting.finished import Finished
+from experiments.reporting.analysing import NotApplicable
+from experiments.reporting.figures import Captioned
 from experiments.reporting.groups import Group
 from experiments.reporting.metrics import spread
 from stnjax import alignability, plots
@@ -29,7 +28,7 @@ EXPLANATION = (
   " 1 is perfect, 0 as good as the mean pose. In brackets the root mean square"
   " error. Means over the seeds."
 )
-CAPTION = (
+_CAPTION = (
   "R² of the {axis} read from each layer, {reader}. Lines are means over the"
   " seeds, bands their range. A transformer can only use a pose that its"
   " localisation net can read from the layer that it looks at."
@@ -90,10 +89,10 @@ def measure(
 
 @dataclasses.dataclass(frozen=True)
 class Readouts:
-  """Readouts of the runs of a group.
+  """Readouts of the runs of a network.
 
   Attributes:
-    values: What was measured of each run.
+    values: Measurements of each run, see `measure`.
   """
 
   values: Sequence[Mapping[str, Any]]
@@ -116,23 +115,25 @@ class Readouts:
     return {layer: [f[layer][field] for f in found] for layer in found[0]}
 
 
-def of(analysed: Analysed, runs: Sequence[Finished]) -> Readouts:
-  """The readouts of some runs."""
-  return Readouts(analysed.of(runs))
+def kept(group: Group) -> dict[str, Readouts]:
+  """Readouts of a group by network; of those networks that were analysed."""
+  found = {
+    network: Readouts([run.readouts for run in runs if run.readouts])
+    for network, runs in group.members.items()
+  }
+  return {network: read for network, read in found.items() if read.values}
 
 
-def table(analysed: Analysed, group: Group) -> Table:
+def table(readouts: Mapping[str, Readouts]) -> Table:
   """R² and error by network, state and layer.
 
   Args:
-    analysed: The analysed runs.
-    group: Runs that differ in network and seed alone.
+    readouts: Readouts by network.
   """
-  first = of(analysed, group.runs)
-  columns = [(a, r) for a in first.units for r in first.readers]
+  columns = _columns(readouts)
+  units = next(iter(readouts.values())).units
   rows = []
-  for network, runs in group.members.items():
-    found = of(analysed, runs)
+  for network, found in readouts.items():
     for state in STATES:
       cells = {column: _cells(found, state, *column) for column in columns}
       for layer in cells[columns[0]]:
@@ -140,7 +141,7 @@ def table(analysed: Analysed, group: Group) -> Table:
           [network, f"{layer}, {state}", *(cells[c][layer] for c in columns)]
         )
   heading = [
-    f"{names.in_words(axis)}, {reader}: R² (error in {first.units[axis]})"
+    f"{names.in_words(axis)}, {reader}: R² (error in {units[axis]})"
     for axis, reader in columns
   ]
   return Table(["network", "layer", *heading], rows, 2)
@@ -157,20 +158,38 @@ def _cells(
   }
 
 
-def figure(analysed: Analysed, group: Group, axis: str, reader: str) -> Figure:
-  """R² against the layer, one line per network, a panel per state.
+def figures(readouts: Mapping[str, Readouts]) -> Iterator[Captioned]:
+  """R² against the layer: a line for each network, a panel for each state.
 
   Args:
-    analysed: The analysed runs.
-    group: Runs that differ in network and seed alone.
-    axis: Name of the axis.
-    reader: Name of the reader.
+    readouts: Readouts by network.
+
+  Yields:
+    A figure for each axis and reader.
   """
-  panels = {
-    state: {
-      network: of(analysed, runs).by_layer(state, reader, axis)
-      for network, runs in group.members.items()
+  for axis, reader in _columns(readouts):
+    panels = {
+      state: {
+        network: found.by_layer(state, reader, axis)
+        for network, found in readouts.items()
+      }
+      for state in STATES
     }
+    yield Captioned(
+      f"{NAME}_{axis}_{reader}",
+      _CAPTION.format(axis=names.in_words(axis), reader=reader),
+      plots.values_by_layer("R²", panels, logarithmic=False),
+    )
+
+
+def _columns(readouts: Mapping[str, Readouts]) -> list[tuple[str, str]]:
+  """Axes and readers that all runs have."""
+  found = [
+    {(axis, reader) for axis in one["units"] for reader in one["states"][state]}
+    for network in readouts.values()
+    for one in network.values
     for state in STATES
-  }
-  return plots.values_by_layer("R²", panels, logarithmic=False)
+  ]
+  first = next(iter(readouts.values()))
+  columns = [(axis, reader) for axis in first.units for reader in first.readers]
+  return [column for column in columns if column in set.intersection(*found)]

@@ -27,15 +27,15 @@ class Picture:
 
 @dataclasses.dataclass
 class Folded:
-  """Text that a page hides behind its first word, such as "Settings: ...".
+  """Text or a picture that a page hides behind a heading, such as "Settings".
 
   Attributes:
-    word: First word, without the colon.
-    text: Text behind it.
+    heading: Heading, without a colon.
+    content: Text, or a picture whose caption says what the heading says.
   """
 
-  word: str
-  text: str
+  heading: str
+  content: str | Picture
 
 
 Part = str | Table | Picture | Folded
@@ -81,6 +81,8 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
   for section in sections:
     lines += [f"## {tables.escaped(section.title)}", ""]
     for part in section.parts:
+      if isinstance(part, Folded) and isinstance(part.content, Picture):
+        part = part.content
       if isinstance(part, Table):
         lines.append(tables.markdown(part))
       elif isinstance(part, Picture):
@@ -88,7 +90,7 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
         link = quote(part.path.name)
         lines += [f"![{alt}]({link})", "", tables.paragraph(part.caption)]
       elif isinstance(part, Folded):
-        lines.append(tables.paragraph(f"{part.word}: {part.text}"))
+        lines.append(tables.paragraph(f"{part.heading}: {part.content}"))
       else:
         lines.append(tables.paragraph(part))
       lines.append("")

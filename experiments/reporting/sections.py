@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from experiments.lib.tables import Table
-from experiments.reporting import auditing, metrics, names
+from experiments.reporting import auditing, guide, localising, metrics, names
 from experiments.reporting import page as pages
 from experiments.reporting.figures import figures
 from experiments.reporting.groups import Group
@@ -33,10 +33,13 @@ def section(group: Group, folder: epath.Path, number: int) -> Section:
     RunError: If a figure cannot be written.
   """
 
-  def written(name: str, caption: str, figure: Figure) -> Picture:
+  def written(
+    name: str, caption: str, figure: Figure, folded: str = ""
+  ) -> Picture | Folded:
     path = folder / f"{name}_{number}.png"
     files.write_whole(path, pages.png(figure))
-    return Picture(path, caption)
+    picture = Picture(path, caption)
+    return Folded(folded, picture) if folded else picture
 
   parts = [
     _settings(group),
@@ -63,6 +66,12 @@ def section(group: Group, folder: epath.Path, number: int) -> Section:
         _audit(audits),
         written(f"audit_{network}", caption, plots.alignability(audits)),
       ]
+  readouts = localising.kept(group)
+  if readouts:
+    parts.append(localising.EXPLANATION)
+    parts += [written(*drawn) for drawn in localising.figures(readouts)]
+    parts.append(localising.table(readouts))
+  parts += [written(*drawn) for drawn in guide.figures(group)]
   return Section(group.title, parts)
 
 

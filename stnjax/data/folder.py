@@ -127,8 +127,8 @@ def describe(data_dir: str | None, image_size: int | None) -> Dataset:
   root = files.place("data_dir", data_dir)
   if not root.is_dir():
     raise FileNotFoundError(
-      f"data_dir={os.fspath(data_dir)!r} is no folder; dataset 'folder' needs"
-      f" {_LAYOUT}"
+      f"data_dir={os.fspath(data_dir)!r} is not a folder; dataset 'folder'"
+      f" needs {_LAYOUT}"
     )
   splits = _splits(root)
   class_names = _class_names(root, splits)
@@ -150,6 +150,7 @@ def describe(data_dir: str | None, image_size: int | None) -> Dataset:
     class_names=class_names,
     read=folder.read,
     count=folder.count,
+    title=f"pictures ({root.name})",
     origin=f"pictures in {root}",
     needs_files=lambda data_dir: True,
   )
@@ -232,7 +233,7 @@ def _class_names(
   unknown = sorted(of_split.get("test", set()) - of_split["train"])
   if unknown:
     raise ValueError(
-      f"{root / 'test'} has classes that train/ has not: {listed(unknown)}"
+      f"{root / 'test'} has classes that train/ lacks: {listed(unknown)}"
     )
   if len(of_split["train"]) < 2:
     raise ValueError(

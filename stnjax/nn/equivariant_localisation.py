@@ -310,7 +310,7 @@ class EquivariantLocaliser(nnx.Module):
     )
 
   def _least_side(self) -> int:
-    """Pixels along the shorter side of features that tell the pose."""
+    """Pixels along the shorter side of features that predict the pose."""
     if self.parts[:2] == (False, False):
       return 1
     # Orientations tell the angle without a second radius.

@@ -1,6 +1,6 @@
 """The paper's classifiers as backbones: "mnist", ..., "cifar"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 
@@ -114,28 +114,26 @@ def _head(
   *,
   rngs: nnx.Rngs,
 ) -> DenseHead | GroupHead:
-  options = {
-    "dropout": classifier.dropout,
-    "drop_input": classifier.drop_features,
-    "slope": classifier.slope,
-    "init": classifier.init,
-    "rngs": rngs,
-  }
   widths = classifier.dense
-  if orientations == 1:
-    return DenseHead(shape, outputs, widths=widths, **options)
-  # The maximum over orientations leaves one unit of each filter.
-  first = (
-    group_blocks.scaled_filters(widths[0], orientations)
-    if widths
-    else classifier.convs[-1].filters
-  )
-  return GroupHead(
+  head: Callable[..., DenseHead | GroupHead] = DenseHead
+  if orientations > 1:
+    # The maximum over orientations leaves one unit of each filter.
+    first = (
+      group_blocks.scaled_filters(widths[0], orientations)
+      if widths
+      else classifier.convs[-1].filters
+    )
+    widths = (first, *widths[1:])
+    head = functools.partial(GroupHead, orientations=orientations)
+  return head(
     shape,
     outputs,
-    orientations=orientations,
-    widths=(first, *widths[1:]),
-    **options,
+    widths=widths,
+    dropout=classifier.dropout,
+    drop_input=classifier.drop_features,
+    slope=classifier.slope,
+    init=classifier.init,
+    rngs=rngs,
   )
 
 

@@ -135,7 +135,7 @@ def _shared_wins(group: GroupResults) -> Iterator[Comparison]:
   for depth, name in group.single("STN-SL").items():
     rivals = ("CNN", features.get(0), features.get(depth), own.get(depth))
     for rival in rivals:
-      if depth and rival in group.results:
+      if depth and rival and rival in group.results:
         yield group.lower_error(name, rival)
 
 

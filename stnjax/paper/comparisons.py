@@ -40,7 +40,7 @@ class Interval(NamedTuple):
   high: float
   seeds: int
 
-  def __str__(self):
+  def __str__(self) -> str:
     if self.seeds < 2:
       return f"{self.mean:.3g} ({self.seeds} seed{'s' * (self.seeds != 1)})"
     return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"

@@ -3,6 +3,8 @@
 Importing this module registers them.
 """
 
+import functools
+
 import numpy as np
 
 from stnjax.data import DATASETS, images, mnist
@@ -118,32 +120,28 @@ _MNIST = {
   "backbone": mnist_backbone,
   "licence": mnist.LICENCE,
 }
-_HOUSE_NUMBER = {
-  "image_shape": (64, 64, 3),
-  "num_classes": BLANK + 1,
-  "heads": MAX_DIGITS,
-}
-_SMALL = {"image_shape": (32, 32, 3), "num_classes": 10}
+_house_numbers = functools.partial(
+  Prepared, image_shape=(64, 64, 3), num_classes=BLANK + 1, heads=MAX_DIGITS
+)
+_small = functools.partial(Prepared, image_shape=(32, 32, 3), num_classes=10)
 
 _SETS = (
   mnist.MNIST.dataset(title="MNIST", **_MNIST),
   mnist.SUBSET.dataset(title="MNIST (subset)", **_MNIST),
-  Prepared(
+  _house_numbers(
     name="svhn",
     builder=_svhn,
     manual_dir="folder of the archives",
-    **_HOUSE_NUMBER,
   ).dataset(
     title="SVHN",
     train_split="train+extra",
     backbone="house_numbers",
     licence="non-commercial use only",
   ),
-  Prepared(
+  _house_numbers(
     name="street_numbers",
     builder=_street_numbers,
     generated=True,
-    **_HOUSE_NUMBER,
   ).dataset(
     title="synthetic house numbers",
     backbone="house_numbers",
@@ -164,19 +162,18 @@ _SETS = (
     builder=_synthetic_plankton,
     generated=True,
   ).dataset(backbone="plankton"),
-  Prepared(name="cifar10", **_SMALL).dataset(
+  _small(name="cifar10").dataset(
     title="CIFAR-10", backbone="cifar", normalisation=no_normalisation
   ),
-  Prepared(name="svhn_cropped", **_SMALL).dataset(
+  _small(name="svhn_cropped").dataset(
     title="SVHN (cropped)",
     backbone="cifar",
     licence="non-commercial use only",
   ),
-  Prepared(
+  _small(
     name="synthetic_digits",
     builder=_synthetic_digits,
     generated=True,
-    **_SMALL,
   ).dataset(backbone="cifar", licence=mnist.LICENCE),
 )
 

@@ -66,9 +66,11 @@ def fewer_images(group: GroupResults) -> Iterator[Comparison]:
   In groups with fewer training images, for which there is one with all.
   """
   whole = group.all_images
+  if whole is None or not group.train_images:
+    return
   few_best, _ = _best_regressed(group)
-  all_best, _ = _best_regressed(whole) if whole else ({}, "")
-  if not group.train_images or not few_best or not all_best:
+  all_best, _ = _best_regressed(whole)
+  if not few_best or not all_best:
     return
   paper = "best of the paper's"
   for name in _of_kinds(group, _EQUIVARIANT):

@@ -28,7 +28,7 @@ def nearest_rotation(
   """
   del image_shape
   (a, b), (c, d) = _linear(poses)
-  return np.degrees(np.arctan2(b - c, a + d))
+  return np.asarray(np.degrees(np.arctan2(b - c, a + d)))
 
 
 def shift(poses: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
@@ -44,7 +44,7 @@ def shift(poses: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
   """
   offset = data.affine_part(poses)[..., 2].astype(np.float64)
   height, width = image_shape[:2]
-  return -offset * np.array([width - 1, height - 1]) / 2
+  return np.asarray(-offset * np.array([width - 1, height - 1]) / 2)
 
 
 def area(poses: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:

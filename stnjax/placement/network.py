@@ -81,13 +81,7 @@ class Network(nnx.Module):
     family = families.find(family)
     self.padding = backbone.padding if padding is None else padding
     checks.option("padding", self.padding, sampling.UNFILLED)
-    if family.grid and len(placement.depths) > 1:
-      raise ValueError(
-        f"network={placement.name!r} runs the transformer"
-        f" {len(placement.depths)} times, but grids of family={family.name!r}"
-        " do not accumulate; accepted: one run"
-      )
-    placement.check(backbone)
+    _check_placement(placement, backbone, family)
     self.placement = placement
     self.orientations = backbone.orientations
     self.theta_gradient = theta_gradient
@@ -97,20 +91,13 @@ class Network(nnx.Module):
     heads, classes = task.heads, task.num_classes
     self.answer = (heads, classes) if heads > 1 else (classes,)
     self.stages = backbone.stages
-    depths = sorted(set(placement.depths))
-    deepest = placement.deepest(self.num_stages)
-    if depths and depths[-1] > deepest:
-      raise ValueError(
-        f"network={placement.name!r}: placement depth {depths[-1]} is deeper"
-        f" than the backbone; accepted: 0 to {deepest}"
-      )
     sizes = shapes.stage_shapes(self.stages, self.image_shape)
     self.head = shapes.make_head(
       backbone, self._last_shape(sizes), math.prod(self.answer), rngs
     )
     # Keyed by depth: an iteration repeats a depth and shares its modules.
     self.sites: nnx.Dict[nnx.Dict[Any]] = nnx.Dict()
-    for depth in depths:
+    for depth in sorted(set(placement.depths)):
       site = base.Site(
         depth,
         sizes[depth],
@@ -384,3 +371,22 @@ class Network(nnx.Module):
           " function of the depth that returns an alignability.Geometry"
         )
     return known
+
+
+def _check_placement(
+  placement: Placement, backbone: Backbone, family: transforms.Family
+) -> None:
+  """Raises unless a backbone takes a placement, and a family its runs."""
+  if family.grid and len(placement.depths) > 1:
+    raise ValueError(
+      f"network={placement.name!r} runs the transformer"
+      f" {len(placement.depths)} times, but grids of family={family.name!r}"
+      " do not accumulate; accepted: one run"
+    )
+  placement.check(backbone)
+  deepest = placement.deepest(len(backbone.stages))
+  if max(placement.depths, default=0) > deepest:
+    raise ValueError(
+      f"network={placement.name!r}: placement depth {max(placement.depths)} is"
+      f" deeper than the backbone; accepted: 0 to {deepest}"
+    )

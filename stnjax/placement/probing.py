@@ -112,7 +112,7 @@ def probe(
 def _probe(
   stages: Sequence[Stage], image_shape: Sequence[int], depths: Sequence[int]
 ) -> dict[int, alignability.Geometry]:
-  """The geometry of depths; empty where that of one of them cannot be told."""
+  """The geometry of depths; empty if one of them cannot be inferred."""
   features = jax.jit(_random_features(stages, image_shape, depths))
   try:
     for added in _ADDED:

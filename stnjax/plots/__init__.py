@@ -16,7 +16,7 @@ from stnjax.plots.guide import look_and_warp
 from stnjax.plots.layers import values_by_layer
 from stnjax.plots.poses import pose_density
 from stnjax.plots.timings import scaling
-from stnjax.plots.warps import before_and_after, images, warp
+from stnjax.plots.warps import before_and_after, images, warp, warps_by_epoch
 
 __all__ = [
   "MOST_CLASSES",
@@ -34,4 +34,5 @@ __all__ = [
   "values_by_amount",
   "values_by_layer",
   "warp",
+  "warps_by_epoch",
 ]

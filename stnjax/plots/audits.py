@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 import itertools
 
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 import numpy as np
 
@@ -57,13 +60,13 @@ def alignability(
   for axis in axes[panels:]:
     axis.set_axis_off()
   if panels < len(axes):
-    _add_legends(axes[panels], axes[0], profile)
+    _add_legends(figure, axes[panels], axes[0], profile)
   else:
     _add_legends_below(figure, axes[0], profile)
   return figure
 
 
-def _by_depth(layers: Sequence[str]) -> dict[str, dict]:
+def _by_depth(layers: Sequence[str]) -> dict[str, drawing.Style]:
   """A colour and a marker for each layer: the image, then darkest first."""
   # Beyond 0.64, the map is too bright for lines on white.
   deeper = colormaps["plasma"](np.linspace(0, 0.64, max(1, len(layers) - 1)))
@@ -82,7 +85,7 @@ def _draw_residuals(
   residuals: audited.Residuals,
   kind: str,
   layer: str,
-  style: Mapping,
+  style: drawing.Style,
 ) -> None:
   """One layer's residuals against magnitude, with a warp and without."""
   after, before = (
@@ -98,66 +101,76 @@ def _draw_residuals(
     color=style["color"],
     alpha=0.15,
   )
-  hollow = {"ls": ":", "lw": 1, "markerfacecolor": "white"}
-  axis.plot(family.magnitudes, before.mean(axis=1), **style, **hollow)
+  dotted: drawing.Style = {**style, "linestyle": ":"}
+  axis.plot(family.magnitudes, before.mean(axis=1), **dotted, lw=1, mfc="white")
 
 
-def _entries(residuals: Axes) -> tuple[list, list[str]]:
+def _entries(residuals: Axes) -> tuple[list[Artist], list[str]]:
   """The legend of residuals: the layers, and with and without a warp."""
   layers, names = residuals.get_legend_handles_labels()
-  grey = {"color": drawing.COLOURS[0], "marker": "o", "markersize": 4}
+  grey = drawing.COLOURS[0]
   both = [
-    Line2D([], [], **grey),
-    Line2D([], [], ls=":", lw=1, markerfacecolor="white", **grey),
-  ]
+    Line2D([], [], color=grey, marker="o", markersize=4),
+    Line2D(
+      [], [], color=grey, marker="o", markersize=4, linestyle=":",
+      linewidth=1, markerfacecolor="white",
+    ),
+  ]  # fmt: skip
   return [*layers, *both], [*names, "with the warp", "without a warp"]
 
 
 def _add_legends_below(figure: Figure, residuals: Axes, profile: Axes) -> None:
   """Draws the legends below full rows of panels; the figure grows for them."""
-  options = {"frameon": False, "fontsize": 7, "title_fontsize": 8}
   handles, labels = _entries(residuals)
   columns = 5 if max(map(len, labels)) <= 14 else 4
-  figure.legend(
+  left = figure.legend(
     handles,
     labels,
-    title="residual",
     loc="outside lower left",
     ncols=columns,
-    **options,
-  )
-  undone = profile.get_legend_handles_labels()
-  figure.legend(*undone, title="undone", loc="outside lower right", **options)
-  lines = max(-(-len(labels) // columns), len(undone[1]))
-  figure.set_figheight(figure.get_figheight() + 0.3 + 0.15 * lines)
-
-
-def _add_legends(axis: Axes, residuals: Axes, profile: Axes) -> None:
-  """Draws the legends in an empty panel; that of profiles only if it fits."""
-  handles, names = _entries(residuals)
-  crowded = len(names) > 14 or max(map(len, names[:-2]), default=0) > 12
-  options = {"frameon": False, "fontsize": 7, "ncols": 1 + (len(names) > 14)}
-  first = axis.legend(
-    handles,
-    names,
-    title="residual",
-    title_fontsize=8,
-    loc="upper left",
-    **options,
-  )
-  if crowded:
-    drawing.legend_outside(axis.figure, [profile])
-    axis.figure.legends[-1].set_title("undone", {"size": 8})
-    return
-  axis.add_artist(first)  # a second legend would replace it
-  axis.legend(
-    *profile.get_legend_handles_labels(),
-    title="undone",
-    title_fontsize=8,
-    loc="upper right",
     frameon=False,
     fontsize=7,
   )
+  undone, names = profile.get_legend_handles_labels()
+  right = figure.legend(
+    undone, names, loc="outside lower right", frameon=False, fontsize=7
+  )
+  _set_titles(left, right)
+  lines = max(-(-len(labels) // columns), len(names))
+  figure.set_figheight(figure.get_figheight() + 0.3 + 0.15 * lines)
+
+
+def _add_legends(
+  figure: Figure, axis: Axes, residuals: Axes, profile: Axes
+) -> None:
+  """Draws the legends in an empty panel; that of profiles only if it fits."""
+  handles, names = _entries(residuals)
+  crowded = len(names) > 14 or max(map(len, names[:-2]), default=0) > 12
+  first = axis.legend(
+    handles,
+    names,
+    loc="upper left",
+    ncols=1 + (len(names) > 14),
+    frameon=False,
+    fontsize=7,
+  )
+  if crowded:
+    drawing.legend_outside(figure, [profile])
+    _set_titles(first, figure.legends[-1])
+    return
+  axis.add_artist(first)  # a second legend would replace it
+  handles, names = profile.get_legend_handles_labels()
+  second = axis.legend(
+    handles, names, loc="upper right", frameon=False, fontsize=7
+  )
+  _set_titles(first, second)
+
+
+def _set_titles(residuals: Legend, undone: Legend) -> None:
+  """Titles both legends."""
+  size = FontProperties(size=8)
+  residuals.set_title("residual", size)
+  undone.set_title("undone", size)
 
 
 def _draw_profiles(

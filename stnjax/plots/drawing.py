@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import itertools
+from typing import Any, Literal, NotRequired, TypedDict
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType, MarkerType
 import numpy as np
 
 COLOURS = (
@@ -18,12 +21,31 @@ COLOURS = (
   "#5e3c99",
   "#000000",
 )  # each of a contrast of 3 or more on white
-DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+DASHES: tuple[LineStyleType, ...] = (
+  "-",
+  "--",
+  "-.",
+  (0, (5, 1, 1, 1, 1, 1)),
+  (0, (1, 1)),
+)
 MARKERS = "osD^vPX*<>"
 WIDTH = 9.0  # inches, of a page
 
 
-def styles(colours: Sequence[str] = COLOURS[1:]) -> Iterator[dict]:
+Colour = str | tuple[float, float, float, float]
+
+
+class Style(TypedDict):
+  """Arguments of a line in Matplotlib."""
+
+  color: Colour
+  linestyle: NotRequired[LineStyleType]
+  marker: NotRequired[MarkerType]
+  markersize: NotRequired[float]
+  label: NotRequired[str]
+
+
+def styles(colours: Sequence[str] = COLOURS[1:]) -> Iterator[Style]:
   """Colours, then the same with other dashes, for any number of lines."""
   for dashes in itertools.cycle(DASHES):
     for colour in colours:
@@ -39,9 +61,9 @@ def text(name: str, longest: int = 40) -> str:
   return f" {name}" if name.startswith("_") else name  # legends leave those out
 
 
-def _handles(axes: Sequence[Axes]) -> tuple[list, list[str]]:
+def _handles(axes: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
   """Legend entries of several panels, each name once."""
-  by_label = {}
+  by_label: dict[str, Artist] = {}
   for axis in axes:
     for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
       by_label.setdefault(label, handle)
@@ -58,7 +80,11 @@ def add_legend(figure: Figure, *axes: Axes) -> None:
 
 
 def legend_outside(
-  figure: Figure, axes: Sequence[Axes], location: str = "outside lower center"
+  figure: Figure,
+  axes: Iterable[Axes],
+  location: Literal[
+    "outside lower center", "outside upper center"
+  ] = "outside lower center",
 ) -> None:
   """A legend of all panels beside them, for which the figure grows."""
   handles, labels = _handles(axes)
@@ -78,7 +104,8 @@ def _columns(figure: Figure, labels: Sequence[str]) -> int:
 
 def tick(axis: Axes, values: Sequence[int]) -> None:
   """Ticks at all values, or at some of them if all do not fit."""
-  room = axis.get_position().width * axis.figure.get_figwidth()  # inches
+  width = axis.figure.bbox.width / axis.figure.dpi  # inches
+  room = axis.get_position().width * width
   digits = max((len(str(value)) for value in values), default=1)
   if len(values) * (0.08 + 0.09 * digits) <= room:
     axis.set_xticks(values)
@@ -86,14 +113,17 @@ def tick(axis: Axes, values: Sequence[int]) -> None:
     axis.locator_params(axis="x", integer=True)
 
 
-def require(name: str, values: Mapping) -> None:
+def require(name: str, values: Mapping[Any, object]) -> None:
   """Raises for an empty mapping."""
   if not values:
     raise ValueError(f"{name} must not be empty")
 
 
 def require_alike(
-  name: str, values: Mapping, other: str, others: Mapping
+  name: str,
+  values: Mapping[str, np.ndarray],
+  other: str,
+  others: Mapping[str, np.ndarray],
 ) -> None:
   """Raises unless `others` has an array `[N]` for each of `values`."""
   for key, array in values.items():
@@ -110,7 +140,7 @@ def require_alike(
 def finite(arrays: Iterable[np.ndarray]) -> np.ndarray:
   """All values that are neither NaN nor infinite."""
   values = np.concatenate([np.zeros(0), *map(np.ravel, arrays)])
-  return values[np.isfinite(values)]
+  return np.asarray(values[np.isfinite(values)])
 
 
 def greys(*images: np.ndarray) -> tuple[float, float]:

@@ -45,7 +45,7 @@ def error_lines(
 def _draw_baseline(axis: Axes, errors: Sequence[float]) -> None:
   """The mean of errors, and a band of their standard deviation."""
   grey = drawing.COLOURS[0]
-  axis.axhline(np.mean(errors), color=grey, ls="--", label="CNN")
+  axis.axhline(float(np.mean(errors)), color=grey, ls="--", label="CNN")
   if len(errors) > 1:
     spread = np.std(errors, ddof=1) * np.array([-1, 1])
     axis.axhspan(*(np.mean(errors) + spread), color=grey, alpha=0.15)
@@ -55,13 +55,13 @@ def _draw_errors(
   axis: Axes,
   name: str,
   by_value: Mapping[int, Sequence[float]],
-  style: Mapping,
+  style: drawing.Style,
 ) -> None:
   """Means with standard deviations, and every seed as a dot."""
   values = sorted(value for value, errors in by_value.items() if len(errors))
   means = [np.mean(by_value[value]) for value in values]
   spreads = [
-    np.std(by_value[value], ddof=1) if len(by_value[value]) > 1 else 0
+    float(np.std(by_value[value], ddof=1)) if len(by_value[value]) > 1 else 0
     for value in values
   ]
   label = drawing.text(name)
@@ -109,7 +109,7 @@ def _draw_points(
   axis: Axes,
   name: str,
   points: Sequence[tuple[float, float, str]],
-  colour: str,
+  colour: drawing.Colour,
 ) -> None:
   """One group of points, joined, each with its name beside it."""
   x, y, _ = zip(*points, strict=True)

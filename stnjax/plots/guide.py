@@ -59,7 +59,7 @@ def look_and_warp(
   return figure
 
 
-def _draw(axis: Axes, values: np.ndarray, style: Mapping) -> None:
+def _draw(axis: Axes, values: np.ndarray, style: drawing.Style) -> None:
   """Means over the seeds, joined, and their range as a band."""
   values = np.atleast_2d(values)
   axis.plot(values.mean(axis=0), **style, markersize=4)

@@ -51,7 +51,8 @@ def values_by_layer(
     ):
       x = [places[layer] for layer in layers if layer in by_layer]
       seeds = [by_layer[layer] for layer in layers if layer in by_layer]
-      style = {**style, "marker": marker, "ms": 4, "label": drawing.text(name)}
+      style = {**style, "marker": marker, "markersize": 4}
+      style["label"] = drawing.text(name)
       _draw(axis, x, seeds, style, logarithmic)
     axis.set(
       title=title, ylabel=label, yscale="log" if logarithmic else "linear"
@@ -79,7 +80,7 @@ def _draw(
   axis: Axes,
   x: Sequence[int],
   seeds: Sequence[Sequence[float]],
-  style: Mapping,
+  style: drawing.Style,
   logarithmic: bool,
 ) -> None:
   """Means over the seeds at each layer, and their range as a band."""

@@ -46,8 +46,9 @@ def pose_density(
     drawing.require_alike("true_pose", true_pose, "labels", labels)
   columns = min(4, len(true_pose))
   rows = -(-len(true_pose) // columns)
-  height = rows * (drawing.WIDTH / columns + 0.3)
-  figure = Figure(figsize=(drawing.WIDTH, height), layout="constrained")
+  width = drawing.WIDTH * (columns + 1) / 5  # one panel alone is smaller
+  height = rows * (width / columns + 0.3)
+  figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.subplots(
     rows, columns, squeeze=False, sharex=True, sharey=True
   ).ravel()
@@ -75,8 +76,8 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   middle, half = (low + high) / 2, (high - low) / 2 or 0.5
   # Whole pixels get a bin each.
   bins = min(60, max(1, len(np.unique(values))))
-  x = np.linspace(*np.array([middle - half, middle + half]), bins + 1)
-  y = np.linspace(*(1.5 * np.array([-half, half]) - middle), 91)
+  x = np.linspace(middle - half, middle + half, bins + 1)
+  y = np.linspace(-1.5 * half - middle, 1.5 * half - middle, 91)
   return x, y
 
 

@@ -1,13 +1,16 @@
 """Images and warps: originals, results, grids and displacements."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
 from stnjax import checks, coordinates
 from stnjax.plots import drawing
+
+_LARGEST_TILE = 0.8  # inches
 
 
 def images(panels: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure:
@@ -77,7 +80,7 @@ def warp(
     np.asarray(
       coordinates.to_pixels(g, (height, width), align_corners=align_corners)
     )
-    for g in (grid, identity)
+    for g in (jnp.asarray(grid), identity)
   )
   figure = Figure(
     figsize=(drawing.WIDTH, drawing.WIDTH / 3 * height / width + 0.4),
@@ -132,12 +135,91 @@ def before_and_after(
         f"{name} must be [draws, classes, height, width, channels], at least"
         f" one of each, got shape {np.shape(images)}"
       )
-  panels = [("input", before), *after.items()]  # a network may be named so
-  columns = min(2, len(panels))
+  # A list, as a network may be named "input".
+  figure, _ = _tiled([("input", before), *after.items()], labels=0)
+  return figure
+
+
+def warps_by_epoch(
+  before: np.ndarray, after: Mapping[str, Mapping[int, np.ndarray]]
+) -> Figure:
+  """Images, and each network's warps of them while it trains.
+
+  Args:
+    before: Perturbed images, `[images, H, W, C]`, in [0, 1] or uint8.
+    after: Warped images `[images, h, w, C]` by network and epoch, h <= H and
+      w <= W. Smaller ones are enlarged by repeating pixels.
+
+  Returns:
+    The figure, a panel for each network: a column per image, the perturbed
+    images in the first row, and a row for each epoch.
+
+  Raises:
+    ValueError: If images have another shape, or there are none.
+  """
+  drawing.require("after", after)
+  if np.ndim(before) != 4 or not np.size(before):
+    raise ValueError(
+      "before must be [images, height, width, channels], at least one of each,"
+      f" got shape {np.shape(before)}"
+    )
+  for name, by_epoch in after.items():
+    drawing.require(f"after[{name!r}]", by_epoch)
+    for epoch, images in by_epoch.items():
+      shape, most = np.shape(images), np.shape(before)
+      fits = len(shape) == 4 and shape[::3] == most[::3]
+      if not fits or not 0 < shape[1] <= most[1] or not 0 < shape[2] <= most[2]:
+        raise ValueError(
+          f"after[{name!r}][{epoch}] must be [images, h, w, channels], at most"
+          f" of the shape of before, {most}, got {shape}"
+        )
+  panels = {
+    name: np.stack(
+      [_enlarged(images, before) for images in (before, *by_epoch.values())]
+    )
+    for name, by_epoch in after.items()
+  }
+  figure, axes = _tiled([*panels.items()], labels=0.6)
+  height = before.shape[1] + 1  # of a row, with its margin
+  for axis, by_epoch in zip(axes, after.values(), strict=True):
+    rows = ["input", *(f"epoch {epoch}" for epoch in by_epoch)]
+    middles = height * np.arange(len(rows)) + (height - 2) / 2
+    axis.set_axis_on()
+    axis.set_yticks(middles, rows, fontsize=8)
+    axis.tick_params(length=0)
+    axis.set_xticks([])
+    axis.set_frame_on(False)
+  return figure
+
+
+def _enlarged(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """Images `[N, h, w, C]` at the size of others, with repeated pixels."""
+  rows, columns = (
+    np.arange(size) * old // size
+    for size, old in zip(like.shape[1:3], images.shape[1:3], strict=True)
+  )
+  return np.asarray(images[:, rows[:, None], columns])
+
+
+def _tiled(
+  panels: Sequence[tuple[str, np.ndarray]], labels: float
+) -> tuple[Figure, list[Axes]]:
+  """Tiles images `[rows, columns, H, W, C]`, a panel for each name.
+
+  Args:
+    panels: Names and images.
+    labels: Width of the labels of rows, in inches.
+
+  Returns:
+    The figure, and the panels.
+  """
+  width = min(drawing.WIDTH / 2, labels + _LARGEST_TILE * len(panels[0][1][0]))
+  columns = min(len(panels), int(drawing.WIDTH / width))
   rows = -(-len(panels) // columns)
-  draws, classes = before.shape[:2]
-  height = rows * (drawing.WIDTH / columns * draws / classes + 0.3)
-  figure = Figure(figsize=(drawing.WIDTH, height), layout="constrained")
+  shapes = [np.shape(drawing.mosaic(images)) for _, images in panels]
+  ratio = max(shape[0] / shape[1] for shape in shapes)
+  height = rows * ((width - labels) * ratio + 0.3)
+  figure = Figure(figsize=(columns * width, height), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
   for axis, (name, images) in zip(axes, panels, strict=False):
     axis.imshow(
@@ -146,4 +228,4 @@ def before_and_after(
     axis.set_title(drawing.text(name), fontsize=10)
   for axis in axes:
     axis.set_axis_off()
-  return figure
+  return figure, list(axes[: len(panels)])

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from stnjax import data, placement, transforms
-from stnjax.training import optimisers, sizing, steps, trainer
+from stnjax.training import loops, optimisers, sizing, steps, trainer
 from stnjax.training.description import TaskDescription, describe
 from stnjax.training.keys import random_key
 from stnjax.training.preparation import Preparation
@@ -108,7 +108,8 @@ def build_network(settings: Settings, setup: Setup) -> placement.Network:
   """
   abstract_network(settings, setup)  # nothing is allocated for one too large
   make = _initialiser(dataclasses.replace(settings, seed=0), setup)
-  return nnx.merge(*make(random_key(settings.seed, "initialise")))
+  graphdef, state = make(random_key(settings.seed, "initialise"))
+  return nnx.merge(graphdef, state)
 
 
 def abstract_network(settings: Settings, setup: Setup) -> placement.Network:
@@ -152,25 +153,23 @@ def sized(settings: Settings, setup: Setup) -> Settings:
       f"parameters={settings.parameters}: backbone {setup.backbone!r} takes no"
       " width; leave it out"
     )
-  width = _fitted_width(dataclasses.replace(settings, seed=0), setup)
+  free = dataclasses.replace(settings, seed=0, parameters=None)
+  width = _fitted_width(free, setup, settings.parameters)
   return dataclasses.replace(settings, parameters=None, width=width)
 
 
 @functools.lru_cache(maxsize=256)
-def _fitted_width(settings: Settings, setup: Setup) -> float:
-  free = dataclasses.replace(settings, parameters=None)
-
+def _fitted_width(settings: Settings, setup: Setup, parameters: int) -> float:
   def count(width: float) -> int:
-    make = _maker(dataclasses.replace(free, width=width), setup)
+    make = _maker(dataclasses.replace(settings, width=width), setup)
     network = nnx.eval_shape(lambda: make(jax.random.key(0)))
     return placement.count_parameters(network)["total"]
 
   try:
-    return sizing.fit_width(count, settings.parameters)
+    return sizing.fit_width(count, parameters)
   except ValueError as error:
     raise ValueError(
-      f"parameters={settings.parameters} for network={settings.network!r}:"
-      f" {error}"
+      f"parameters={parameters} for network={settings.network!r}: {error}"
     ) from error
 
 
@@ -190,7 +189,11 @@ def _abstract(settings: Settings, setup: Setup) -> placement.Network:
 
 
 @functools.lru_cache(maxsize=32)
-def _initialiser(settings: Settings, setup: Setup) -> Callable:
+def _initialiser(
+  settings: Settings, setup: Setup
+) -> Callable[
+  [jax.Array], tuple[nnx.GraphDef[placement.Network], nnx.State[Any, Any]]
+]:
   """From a key to the parts of a network; compiled once for all seeds.
 
   On CPU with no optimisation, which would take ten times as long as it saves:
@@ -279,7 +282,7 @@ def num_steps(settings: Settings, num_images: int) -> int:
     ValueError: if a batch is larger than the training set, or the steps exceed
       int32, in which they are counted.
   """
-  per_epoch = trainer.steps_per_epoch(num_images, settings.batch_size)
+  per_epoch = loops.steps_per_epoch(num_images, settings.batch_size)
   total = per_epoch * settings.epochs
   if total > MOST_STEPS:
     raise ValueError(

@@ -230,7 +230,7 @@ def _hush_threads() -> None:
   """
   printed = sys.unraisablehook
 
-  def without_closed_loops(found) -> None:
+  def without_closed_loops(found: "sys.UnraisableHookArgs") -> None:
     if str(found.exc_value) != "Event loop is closed":
       printed(found)
 

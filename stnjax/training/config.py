@@ -121,4 +121,4 @@ def retraining(folder: epath.PathLike) -> str:
 
 def fingerprint(images: np.ndarray) -> str:
   """A short text that differs for other images."""
-  return f"crc32 {zlib.crc32(np.ascontiguousarray(images)):08x}"
+  return f"crc32 {zlib.crc32(np.ascontiguousarray(images).data):08x}"

@@ -31,7 +31,8 @@ class TaskDescription:
     heads: Answers per image.
     class_names: Names of the classes; empty where they have none.
     axes: Axes of the perturbation by name; empty where its truth is unknown.
-    title: Name of the task in reports, such as "rotated MNIST (subset)".
+    title: Name of the task in reports, such as "rotated MNIST (subset)"; tasks
+      that differ in it alone are equal.
   """
 
   image_shape: tuple[int, int, int]
@@ -39,7 +40,7 @@ class TaskDescription:
   heads: int = 1
   class_names: tuple[str, ...] = ()
   axes: Mapping[str, AxisDescription] = dataclasses.field(default_factory=dict)
-  title: str = ""
+  title: str = dataclasses.field(default="", compare=False)
 
   def to_json(self) -> dict[str, Any]:
     """The description as JSON takes it."""
@@ -93,8 +94,9 @@ def from_json(values: Mapping[str, Any]) -> TaskDescription:
       str(name): AxisDescription(str(name), str(axis["unit"]), axis["period"])
       for name, axis in values["axes"].items()
     }
+    height, width, channels = map(int, values["image_shape"])
     description = TaskDescription(
-      tuple(map(int, values["image_shape"])),
+      (height, width, channels),
       int(values["num_classes"]),
       int(values["heads"]),
       tuple(map(str, values["class_names"])),

@@ -12,6 +12,7 @@ from stnjax import placement, promotion
 from stnjax.training import steps
 
 _ORDER = ("stages", "head", "sites")
+_GraphDef = nnx.GraphDef[placement.Network]
 
 
 class GradientNorms(NamedTuple):
@@ -70,8 +71,10 @@ def gradient_norms(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _norms(
-  graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],
-  states: Sequence[nnx.State],
+  graphdefs: tuple[
+    nnx.GraphDef[placement.Network], nnx.GraphDef[placement.Network]
+  ],
+  states: Sequence[nnx.State[Any, Any]],
   images: jax.Array,
   labels: jax.Array,
   keys: jax.Array | None,
@@ -79,7 +82,7 @@ def _norms(
   """Norms by layer; of the static parts the second holds theta fixed."""
   params, *others = states
 
-  def loss(params: nnx.State, graphdef: nnx.GraphDef) -> jax.Array:
+  def loss(params: nnx.State[Any, Any], graphdef: _GraphDef) -> jax.Array:
     model = nnx.merge(graphdef, params, *others, copy=True)
     logits = model(images, train=True, keys=keys).logits
     return steps.cross_entropy(logits, labels).mean()
@@ -93,7 +96,7 @@ def _norms(
   }
 
 
-def _layers(state: nnx.State) -> dict[str, list[jax.Array]]:
+def _layers(state: nnx.State[Any, Any]) -> dict[str, list[jax.Array]]:
   """The arrays of each layer by its path."""
   layers: dict[str, list[jax.Array]] = {}
   for path, leaf in nnx.to_flat_state(state):

@@ -12,7 +12,7 @@ class Layout(NamedTuple):
   devices: list[jax.Device]  # that are used
   parts: int  # of a batch; devices take whole seeds where it has one
 
-  def __str__(self):
+  def __str__(self) -> str:
     if len(self.devices) == 1:
       return "on one device"
     shared = "seeds" if self.parts == 1 else "each batch"

@@ -94,8 +94,9 @@ def make_optimiser(
       multiplier, dict.fromkeys(halvings, 0.5)
     )
 
-    def scaled(step):
-      return factor(step) * rate(step)
+    def scaled(step: jax.Array) -> jax.Array:
+      scaled_rate: jax.Array = factor(step) * rate(step)
+      return scaled_rate
 
     if name == "adam":
       optimiser = optax.adam(scaled)
@@ -105,8 +106,8 @@ def make_optimiser(
       return optimiser
     return optax.chain(optax.add_decayed_weights(weight_decay), optimiser)
 
-  def labels(params: nnx.State) -> Any:
-    def label(path, _):
+  def labels(params: nnx.State[Any, Any]) -> Any:
+    def label(path: Sequence[Any], _: jax.Array) -> str:
       return placement.part([getattr(p, "key", p) for p in path], parsed)
 
     return jax.tree_util.tree_map_with_path(label, params)

@@ -55,8 +55,14 @@ class Preparation:
       )
     if self.downsample > 1:
       scaled = convolution.mean_pool(scaled, self.downsample)
-    return (scaled - np.float32(self.mean)) / np.float32(self.std), truth
+    mean, std = self._statistics()
+    return (scaled - mean) / std, truth
 
   def to_pixels(self, inputs: jax.Array) -> jax.Array:
     """Undoes the normalisation: pixels with values about [0, 1]."""
-    return inputs * np.float32(self.std) + np.float32(self.mean)
+    mean, std = self._statistics()
+    return inputs * std + mean
+
+  def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, `[C]`, float32."""
+    return np.array(self.mean, np.float32), np.array(self.std, np.float32)

@@ -6,7 +6,6 @@ empty one; of their files, only the form is checked.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-import io
 import math
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from stnjax import evaluation, files
 from stnjax.files import Damaged
-from stnjax.training import config
+from stnjax.training import config, gallery
 from stnjax.training.config import Config
 
 METRICS, EVALUATION, RESULTS = (
@@ -24,7 +23,7 @@ METRICS, EVALUATION, RESULTS = (
   "results.json",
 )
 _SUMMED = (config.NAME, METRICS, EVALUATION, RESULTS)
-TRACES = ("DONE", "FAILED", METRICS, EVALUATION, "checkpoints")
+TRACES = ("DONE", "FAILED", METRICS, EVALUATION, gallery.NAME, "checkpoints")
 """Files that only a run writes: a folder with one should have config.json."""
 
 _NUMBERS = ("error", "seconds", "seconds_per_epoch", "peak_memory_mb")
@@ -61,11 +60,9 @@ def finish(
   Raises:
     RunError: If a file cannot be written.
   """
-  packed = io.BytesIO()
-  np.savez_compressed(packed, **evaluation)
-  files.write_whole(folder / EVALUATION, packed.getvalue())
+  files.write_arrays(folder / EVALUATION, evaluation)
   files.write_whole(folder / RESULTS, files.to_json(results, indent=2) + "\n")
-  names = [name for name in _SUMMED if (folder / name).exists()]
+  names = [name for name in _summed(folder) if (folder / name).exists()]
   files.write_whole(folder / "DONE", files.checksums(folder, names))
 
 
@@ -86,13 +83,19 @@ def read(folder: epath.Path) -> Record:
     f" delete {folder} to train the run again"
   ):
     if files.read(done):
-      files.compare_checksums(done, _SUMMED)
+      files.compare_checksums(done, _summed(folder))
     metrics = read_metrics(folder)
     check_epochs(folder, metrics, run.settings.epochs, run.axes)
     evaluation = read_evaluation(folder, run)
     results = check_results(path, files.read_json(path), run.axes)
     _compare(path, results, evaluation)
   return Record(run, results, metrics, evaluation)
+
+
+def _summed(folder: epath.Path) -> tuple[str, ...]:
+  """Files of a finished run that have checksums; not every run has images."""
+  shown = bool((folder / gallery.NAME).exists())
+  return _SUMMED + (gallery.NAME,) * shown
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
@@ -152,21 +155,17 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
     Damaged: If one is missing, or they fit neither each other nor the run.
   """
   path = folder / EVALUATION
-  content = io.BytesIO(files.read(path))
-  try:
-    with np.load(content, allow_pickle=False) as kept:
-      arrays = {name: kept[name] for name in kept.files}
-  except Exception as error:  # zipfile and NumPy raise many kinds
-    raise Damaged(f"{path} is damaged: {error}") from error
+  arrays = files.read_arrays(path)
 
   def require(
-    name: str, kinds: str, *shapes: tuple, finite: bool = True
+    name: str, kinds: str, *shapes: tuple[int, ...], finite: bool = True
   ) -> np.ndarray:
-    array = arrays.get(name)
-    _require(path, array is not None, f"it has no {name}")
+    _require(path, name in arrays, f"it has no {name}")
+    array = arrays[name]
     fits = array.dtype.kind in kinds and array.shape in shapes
     _require(path, fits, f"{name} is {array.dtype} {array.shape}")
-    fine = array.dtype.kind in "iu" or not finite or np.isfinite(array).all()
+    known = array.dtype.kind in "iu" or not finite
+    fine = known or bool(np.isfinite(array).all())
     _require(path, fine, f"{name} is not finite")
     return array
 
@@ -186,10 +185,11 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
     require(f"predicted_{axis}", "f", passes, finite=False)
   rows, columns, _ = run.task.image_shape
   most = (_MOST_SHOWN, _MOST_SHOWN, rows, columns, 3)
-  shown = [np.shape(arrays.get(name)) for name in ("before", "after")]
+  none = np.zeros(0)
+  shown = [arrays.get(name, none).shape for name in ("before", "after")]
   for name, shape in zip(("before", "after"), shown):
     fits = len(shape) == 5 and all(shape) and shape[:2] == shown[0][:2]
-    fits = fits and np.all(np.array(shape) <= most) and shape[-1] in (1, 3)
+    fits = fits and all(np.array(shape) <= most) and shape[-1] in (1, 3)
     _require(path, fits, f"{name} has shape {shape}")
     require(name, "u", shape)
   return arrays
@@ -197,7 +197,7 @@ def read_evaluation(folder: epath.Path, run: Config) -> dict[str, np.ndarray]:
 
 def check_results(
   path: epath.Path, values: Any, axes: Collection[str] | None = None
-) -> dict:
+) -> dict[str, Any]:
   """Checks the form of a run's results.
 
   Args:
@@ -236,9 +236,11 @@ def check_results(
     )
     classes = measured.get("by_class") if fits else None
     fits = isinstance(classes, list) and all(map(_is_number, classes))
-    _require(path, fits and classes, f"alignment of {axis} is {measured!r}")
+    _require(
+      path, fits and bool(classes), f"alignment of {axis} is {measured!r}"
+    )
   _check_newer(path, values)
-  return values
+  return dict(values)
 
 
 def _check_newer(path: epath.Path, values: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@
                    the checksum of the checkpoint of a warm start; a folder
                    with others is refused
   metrics.jsonl    one line per epoch
+  gallery.npz      a few images, warped by the network at some epochs; only
+                   with a transformer
   checkpoints/     the last states, by step (orbax)
   tensorboard/     event files with the scalars of metrics.jsonl, only with
                    --tensorboard
@@ -30,7 +32,14 @@ import numpy as np
 from stnjax import files
 from stnjax.files import Damaged as Damaged
 from stnjax.files import RunError as RunError
-from stnjax.training import checkpoints, config, layout, records, steps
+from stnjax.training import (
+  checkpoints,
+  config,
+  gallery,
+  layout,
+  records,
+  steps,
+)
 from stnjax.training.description import TaskDescription
 from stnjax.training.settings import Settings
 
@@ -82,7 +91,7 @@ class Run:
   @property
   def done(self) -> bool:
     """Whether the run is finished."""
-    return (self.path / "DONE").exists()
+    return bool((self.path / "DONE").exists())
 
   @property
   def failed(self) -> str:
@@ -188,6 +197,20 @@ class Run:
       )
     self._write_metrics([*lines, line])
 
+  def keep_images(self, epoch: int, images: np.ndarray) -> None:
+    """Adds the warped images of an epoch to gallery.npz.
+
+    Args:
+      epoch: Number of the epoch, the highest so far.
+      images: `[N, H, W, C]`, uint8, the same images in every epoch.
+
+    Raises:
+      RunError: where the file cannot be read or written.
+    """
+    if self.writes:
+      kept = gallery.read(self.path)
+      gallery.write(self.path, {**kept, epoch: images})
+
   def saved_step(self) -> int:
     """Step of the last checkpoint; 0 where there is none.
 
@@ -209,8 +232,8 @@ class Run:
   def restore(self, fresh: steps.TrainState) -> steps.TrainState:
     """Reads the last checkpoint; returns `fresh` if there is none.
 
-    Metrics of epochs after the checkpoint are taken back, as they will be
-    computed again, the same.
+    Metrics and images of epochs after the checkpoint are taken back, as they
+    will be computed again, the same.
 
     Args:
       fresh: a state of this run's shapes.
@@ -222,7 +245,12 @@ class Run:
     step = int(state.step)
     if self.writes:
       lines = self.metrics()  # without one that a kill cut off
-      self._write_metrics([line for line in lines if line["step"] <= step])
+      lines = [line for line in lines if line["step"] <= step]
+      self._write_metrics(lines)
+      with files.advising(f"delete {self.path / gallery.NAME}"):
+        kept = gallery.read(self.path)
+      kept = {k: images for k, images in kept.items() if k <= len(lines)}
+      gallery.write(self.path, kept)
     return state
 
   def last_state(self, fresh: steps.TrainState) -> steps.TrainState:
@@ -240,7 +268,9 @@ class Run:
     leaves = checkpoints.named_arrays(fresh)
     found, self.seconds = self._checkpoints.restore(step, leaves)
     values = [found[name] for name in leaves]
-    return jax.tree.unflatten(jax.tree.structure(fresh), values)
+    structure = jax.tree.structure(fresh)
+    state: steps.TrainState = jax.tree.unflatten(structure, values)
+    return state
 
   def finish(
     self, evaluation: dict[str, np.ndarray], results: dict[str, Any]

@@ -181,7 +181,7 @@ class Settings:
   )
   seed: int = _setting(0, "Seed of everything random, 0 to 2^32 - 1.")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       _check_value(field, getattr(self, field.name))
     if self.parameters is not None and self.width != type(self).width:
@@ -270,7 +270,7 @@ _FOLDER_NAME = re.compile(r"[\w.:+=/-]*")  # they are part of a folder's name
 _NOT_IN_NAMES = ("network", "warm_start")  # as they are given
 
 
-def _check_value(field: dataclasses.Field, value: Any) -> None:
+def _check_value(field: dataclasses.Field[Any], value: Any) -> None:
   """Raises unless a setting has a value of its type, within its bounds."""
   name, accepted = field.name, field.metadata["accepted"]
   if accepted:
@@ -324,9 +324,10 @@ def _check_rising(name: str, value: Any) -> None:
     raise ValueError(f"{name} must be positive and rise, got {value}")
 
 
-def _check_number(name: str, value: Any, kind: type) -> None:
+def _check_number(name: str, value: Any, kind: type[int] | type[float]) -> None:
   abstract = numbers.Integral if kind is int else numbers.Real
-  if isinstance(value, bool) or not isinstance(value, abstract):
+  fine = isinstance(value, abstract) and not isinstance(value, bool)
+  if not fine:
     raise TypeError(
       f"{name} must be a{' whole' if kind is int else ''} number, got {value!r}"
     )

@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -20,7 +20,7 @@ from stnjax.training.preparation import Preparation
 class Totals(NamedTuple):
   """Sums over training images; to be divided once, at the end."""
 
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # a name that checkpoints have
   loss: jax.Array
   wrong: jax.Array
 
@@ -29,8 +29,8 @@ class TrainState(NamedTuple):
   """All that a run carries from step to step, and all that a resume needs."""
 
   step: jax.Array  # int32, steps taken
-  params: nnx.State
-  stats: nnx.State  # running averages of batch norms, and the like
+  params: nnx.State[Any, Any]
+  stats: nnx.State[Any, Any]  # running averages of batch norms, and the like
   optimiser: optax.OptState
   totals: Totals  # since the epoch began
 
@@ -59,12 +59,12 @@ class TrainSpec:
       which the network has more iterations, see `with_iterations`.
   """
 
-  graphdef: nnx.GraphDef
-  streams: nnx.State
+  graphdef: nnx.GraphDef[placement.Network]
+  streams: nnx.State[Any, Any]
   optimiser: optax.GradientTransformation
   preparation: Preparation
   batch_size: int
-  phases: tuple[tuple[int, nnx.GraphDef], ...] = ()
+  phases: tuple[tuple[int, nnx.GraphDef[placement.Network]], ...] = ()
 
   def network(self, state: "TrainState") -> placement.Network:
     """The network with the parameters and statistics of a state."""
@@ -76,24 +76,26 @@ class TrainSpec:
 class Parts(NamedTuple):
   """A network, taken apart."""
 
-  graphdef: nnx.GraphDef
-  params: nnx.State
-  streams: nnx.State
-  stats: nnx.State
+  graphdef: nnx.GraphDef[placement.Network]
+  params: nnx.State[Any, Any]
+  streams: nnx.State[Any, Any]
+  stats: nnx.State[Any, Any]
 
 
-def split(network: nnx.Module) -> Parts:
+def split(network: placement.Network) -> Parts:
   """Takes a network apart: parameters, random streams, all other state.
 
   Random streams, such as those of `nnx.Dropout`, are not part of a run's state:
   they are reseeded at each step from the run's keys.
   """
-  return Parts(*nnx.split(network, nnx.Param, nnx.RngState, ...))
+  graphdef, params, *others = nnx.split(network, nnx.Param, nnx.RngState, ...)
+  streams, stats = others
+  return Parts(graphdef, params, streams, stats)
 
 
 @promotion.usual
 def init_state(
-  network: nnx.Module, optimiser: optax.GradientTransformation
+  network: placement.Network, optimiser: optax.GradientTransformation
 ) -> TrainState:
   """The state of a fresh network before the first step."""
   parts = split(network)
@@ -131,16 +133,18 @@ def train_step(
   """
   perturb_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
   images, _ = spec.preparation(
-    perturb_keys, batch.images, clutter_images, train=True
+    perturb_keys, jnp.asarray(batch.images), clutter_images, train=True
   )
 
-  def loss_fn(params):
+  def loss_fn(
+    params: nnx.State[Any, Any],
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, nnx.State[Any, Any]]]:
     model = spec.network(state._replace(params=params))
     model.set_attributes(
       nnx.BatchNorm, axis_name=axis_name, raise_if_not_found=False
     )
     logits = model(images, train=True, keys=dropout_keys).logits
-    losses = cross_entropy(logits, batch.labels)
+    losses = cross_entropy(logits, jnp.asarray(batch.labels))
     return losses.mean(), (losses, logits, split(model).stats)
 
   grads, (losses, logits, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -183,24 +187,29 @@ def eval_step(
     keys: `[B]` keys, one per image.
     clutter_images: `[N, h, w, C]`, uint8, from which clutter is cut.
   """
-  images, truth = spec.preparation(keys, batch.images, clutter_images)
+  images, truth = spec.preparation(
+    keys, jnp.asarray(batch.images), clutter_images
+  )
   output = spec.network(state)(images)
-  losses = cross_entropy(output.logits, batch.labels)
+  losses = cross_entropy(output.logits, jnp.asarray(batch.labels))
   label = output.logits.argmax(-1)
   return Prediction(losses, label, output.pose, truth, output.first_pose)
 
 
-def _averaged(stats: nnx.State, axis_name: str) -> nnx.State:
+def _averaged(
+  stats: nnx.State[Any, Any], axis_name: str
+) -> nnx.State[Any, Any]:
   """State averaged over devices, so that all keep the same; counts stay.
 
   Batch norms have averaged theirs; other layers know of no devices.
   """
-  return jax.tree.map(
+  averaged: nnx.State[Any, Any] = jax.tree.map(
     lambda x: (
       lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
     ),
     stats,
   )
+  return averaged
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -213,7 +222,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   Returns:
     `[B]`, in nats.
   """
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+    logits, labels
+  )
   return losses.reshape(len(losses), -1).sum(axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""Compiled loops over the steps of training, and all there is to devices.
+"""Loops over the steps of training, compiled for one or several devices.
 
 One seed or several at once: `jit` on one device, `pmap` on several. Every
 random draw depends on the seed, the step and the image's place in the *global*
@@ -9,7 +9,7 @@ but rounding.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -18,18 +18,30 @@ import numpy as np
 
 from stnjax import promotion
 from stnjax.data import Examples
-from stnjax.training import layout, steps
-from stnjax.training.keys import random_key
+from stnjax.training import layout, loops
 from stnjax.training.steps import Prediction, TrainSpec, TrainState
 
 _AXIS = "devices"
+_Result = TypeVar("_Result")
+_Tree = TypeVar("_Tree")
+_Shared = Examples | jax.Array | np.ndarray | None
+"""An argument of a loop that all seeds share."""
 
 
-class _Loop(NamedTuple):
+class _Loop(NamedTuple, Generic[_Result]):
   """A compiled loop."""
 
-  run: Callable
-  lower: Callable  # for the same arguments, or their shapes; runs nothing
+  run: Callable[..., _Result]
+  # For the same arguments, or their shapes; runs nothing.
+  lower: Callable[..., jax.stages.Lowered]
+
+
+class _Loops(NamedTuple):
+  """The loops of a phase."""
+
+  train: _Loop[TrainState]
+  evaluate: _Loop[Prediction]
+  examples: _Loop[tuple[jax.Array, jax.Array]]
 
 
 # Compiled as a whole, not for the shape of each parameter.
@@ -38,13 +50,15 @@ class _Loop(NamedTuple):
 @jax.jit
 def stacked(*states: TrainState) -> TrainState:
   """The states of several seeds as one, of a new first axis."""
-  return jax.tree.map(lambda *x: jnp.stack(x), *states)
+  joined: TrainState = jax.tree.map(lambda *x: jnp.stack(x), *states)
+  return joined
 
 
 @jax.jit
 def select_seed(states: TrainState, index: int) -> TrainState:
   """The state of one of several seeds."""
-  return jax.tree.map(lambda x: x[index], states)
+  state: TrainState = jax.tree.map(lambda x: x[index], states)
+  return state
 
 
 @jax.jit
@@ -70,7 +84,7 @@ class Trainer:
     self,
     spec: TrainSpec,
     seeds: Sequence[int],
-    clutter_images: jax.Array | None = None,
+    clutter_images: jax.Array | np.ndarray | None = None,
     devices: Sequence[jax.Device] | None = None,
   ):
     """Prepares the loops; they compile when first called.
@@ -118,7 +132,7 @@ class Trainer:
     Raises:
       ValueError: for steps beyond the epoch's end.
     """
-    per_epoch = steps_per_epoch(len(data.labels), self.spec.batch_size)
+    per_epoch = loops.steps_per_epoch(len(data.labels), self.spec.batch_size)
     step = int(states.step[0])
     done = step % per_epoch
     if not 0 <= num_steps <= per_epoch - done:
@@ -129,7 +143,7 @@ class Trainer:
     if done == 0:
       zero = jax.tree.map(jnp.zeros_like, states.totals)
       states = states._replace(totals=zero)
-    train, *_ = self._phase(step)
+    train = self._phase(step).train
     return train.run(states, data, self._clutter, np.int32(num_steps))
 
   @promotion.usual
@@ -140,7 +154,7 @@ class Trainer:
       states: States as `train` takes them, or their shapes.
       data: Training set, or its shapes.
     """
-    train, *_ = self._phase(0)
+    train = self._phase(0).train
     return train.lower(states, data, self._clutter, np.int32(1))
 
   @promotion.usual
@@ -158,7 +172,7 @@ class Trainer:
     Returns:
       For each seed, arrays with one entry per image, in the order of the set.
     """
-    _, evaluate, _ = self._phase(int(states.step[0]) - 1)
+    evaluate = self._phase(int(states.step[0]) - 1).evaluate
     result = evaluate.run(states, data, self._clutter, np.int32(pass_index))
     result = jax.tree.map(np.asarray, result)
     return [
@@ -180,22 +194,24 @@ class Trainer:
     Returns:
       For each seed, the perturbed and the warped images, values about [0, 1].
     """
-    *_, examples = self._phase(int(states.step[0]) - 1)
+    examples = self._phase(int(states.step[0]) - 1).examples
     before, after = examples.run(states, images, self._clutter, np.int32(draw))
     return list(zip(np.asarray(before), np.asarray(after), strict=True))
 
-  def _phase(self, step: int) -> tuple[_Loop, ...]:
+  def _phase(self, step: int) -> _Loops:
     """The loops for a step: of the last phase that has begun."""
     return [loops for start, loops in self._phases if start <= max(step, 0)][-1]
 
-  def _compiled(self, spec: TrainSpec) -> tuple[_Loop, ...]:
-    return (
-      self._compile(functools.partial(self._train_loop, spec)),
-      self._compile(functools.partial(self._eval_loop, spec)),
-      self._compile(functools.partial(self._warp_examples, spec)),
+  def _compiled(self, spec: TrainSpec) -> _Loops:
+    return _Loops(
+      self._compile(functools.partial(loops.train, spec, self._parts)),
+      self._compile(functools.partial(loops.evaluate, spec, self._parts)),
+      self._compile(functools.partial(loops.warp_examples, spec, self._parts)),
     )
 
-  def _each_seed(self, one: Callable) -> Callable:
+  def _each_seed(
+    self, one: Callable[[tuple[jax.Array, TrainState]], _Result]
+  ) -> Callable[[tuple[jax.Array, TrainState]], _Result]:
     """One function for all seeds.
 
     Side by side where that fills a device; one after the other on CPU, whose
@@ -205,7 +221,7 @@ class Trainer:
       return functools.partial(lax.map, one)
     return jax.vmap(one)
 
-  def _compile(self, loop: Callable) -> _Loop:
+  def _compile(self, loop: Callable[..., _Result]) -> _Loop[_Result]:
     """The choice between jit and pmap, for a loop of one seed.
 
     Args:
@@ -213,8 +229,14 @@ class Trainer:
         number).
     """
 
-    def seeds(shard, axis_name, seeds, states, *shared):
-      def one(seed_and_state):
+    def seeds(
+      shard: int | jax.Array,
+      axis_name: str | None,
+      seeds: jax.Array,
+      states: TrainState,
+      *shared: _Shared,
+    ) -> _Result:
+      def one(seed_and_state: tuple[jax.Array, TrainState]) -> _Result:
         return loop(shard, axis_name, *seed_and_state, *shared)
 
       return self._each_seed(one)((seeds, states))
@@ -223,7 +245,7 @@ class Trainer:
       return self._on_one_device(seeds)
     return self._spread_seeds(seeds) if self._spread else self._split(seeds)
 
-  def _on_one_device(self, seeds: Callable) -> _Loop:
+  def _on_one_device(self, seeds: Callable[..., _Result]) -> _Loop[_Result]:
     jitted = jax.jit(functools.partial(seeds, 0, None))
     return _Loop(
       lambda *args: jitted(
@@ -232,8 +254,8 @@ class Trainer:
       functools.partial(jitted.lower, self._seeds),
     )
 
-  def _spread_seeds(self, seeds: Callable) -> _Loop:
-    """Devices take whole seeds, and tell each other nothing."""
+  def _spread_seeds(self, seeds: Callable[..., _Result]) -> _Loop[_Result]:
+    """Devices take whole seeds, and do not communicate."""
     count = len(self._devices)
     spread = jax.pmap(
       functools.partial(seeds, 0, None),
@@ -241,21 +263,30 @@ class Trainer:
       devices=self._devices,
     )
 
-    def split(tree):
-      return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
+    def split(tree: _Tree) -> _Tree:
+      parts: _Tree = jax.tree.map(
+        lambda x: x.reshape(count, -1, *x.shape[1:]), tree
+      )
+      return parts
 
-    def run(states, *args):
-      result = spread(split(self._seeds), split(states), *args)
-      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
+    def run(states: TrainState, *args: _Shared) -> _Result:
+      parts = spread(split(self._seeds), split(states), *args)
+      result: _Result = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:]), parts
+      )
+      return result
 
     @promotion.usual
-    def lower(states, *args):
+    def lower(states: TrainState, *args: _Shared) -> jax.stages.Lowered:
       states = jax.eval_shape(split, states)
-      return spread.lower(split(self._seeds), states, *args)
+      lowered: jax.stages.Lowered = spread.lower(
+        split(self._seeds), states, *args
+      )
+      return lowered
 
     return _Loop(run, lower)
 
-  def _split(self, seeds: Callable) -> _Loop:
+  def _split(self, seeds: Callable[..., _Result]) -> _Loop[_Result]:
     """Devices split every batch, and average gradients and statistics."""
     mapped = jax.pmap(
       lambda shard, *args: seeds(shard, _AXIS, *args),
@@ -274,72 +305,3 @@ class Trainer:
       functools.partial(mapped, every[local], self._seeds),
       functools.partial(mapped.lower, every, self._seeds),
     )
-
-  def _train_loop(
-    self, spec, shard, axis_name, seed, state, data, clutter_images, num_steps
-  ):
-    count = len(data.labels)
-    per_epoch = steps_per_epoch(count, spec.batch_size)
-    epoch = state.step // per_epoch
-    order_key = jax.random.fold_in(random_key(seed, "order"), epoch)
-    order = jax.random.permutation(order_key, count)
-
-    def body(_, state):
-      places = self._places(shard)
-      chosen = order[(state.step % per_epoch) * spec.batch_size + places]
-      step_key = jax.random.fold_in(random_key(seed, "train"), state.step)
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, places)
-      batch = Examples(data.images[chosen], data.labels[chosen])
-      return steps.train_step(
-        spec, state, batch, keys, clutter_images, axis_name
-      )
-
-    return lax.fori_loop(0, num_steps, body, state)
-
-  def _eval_loop(
-    self, spec, shard, axis_name, seed, state, data, clutter_images, pass_index
-  ):
-    count = len(data.labels)
-    pass_key = jax.random.fold_in(random_key(seed, "evaluate"), pass_index)
-
-    def body(_, start):
-      indices = start + self._places(shard)
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(pass_key, indices)
-      indices = jnp.minimum(indices, count - 1)  # fills up the last batch
-      batch = Examples(data.images[indices], data.labels[indices])
-      return None, steps.eval_step(spec, state, batch, keys, clutter_images)
-
-    starts = np.arange(0, count, spec.batch_size, dtype=np.int32)
-    _, result = lax.scan(body, None, starts)
-    if axis_name is not None:
-      result = lax.all_gather(result, axis_name, axis=1, tiled=True)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
-
-  def _places(self, shard):
-    """Places in the global batch that this device takes."""
-    share = self.spec.batch_size // self._parts
-    return shard * share + jnp.arange(share)
-
-  def _warp_examples(
-    self, spec, shard, axis_name, seed, state, images, clutter_images, draw
-  ):
-    del shard, axis_name  # too few to share out
-    key = jax.random.fold_in(random_key(seed, "examples"), draw)
-    keys = jax.random.split(key, len(images))
-    prepared, _ = spec.preparation(keys, images, clutter_images, train=True)
-    warped = spec.network(state)(prepared).warped
-    return tuple(map(spec.preparation.to_pixels, (prepared, warped)))
-
-
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-  """Whole batches in a set; each epoch's order leaves out other images.
-
-  Raises:
-    ValueError: where the set does not fill one batch.
-  """
-  if num_images < batch_size:
-    raise ValueError(
-      f"batch_size={batch_size} is larger than the training set of"
-      f" {num_images} images"
-    )
-  return num_images // batch_size

@@ -282,7 +282,7 @@ class FolderTest(parameterized.TestCase):
     self.write("test/cat/0.png", noise(0))
     self.assertLen(data.load("folder", "train", str(self.root)).images, 3)
     self.write("test/bird/0.png", noise(0))
-    self.refuses("test has classes that train/ has not: bird")
+    self.refuses("test has classes that train/ lacks: bird")
 
   def test_a_class_that_only_train_has(self):
     self.write_two_classes()

@@ -486,7 +486,7 @@ def test_sweep_trains_skips_what_is_done_and_reports(tmp_path):
   page = pathlib.Path(re.search(r"^report: (.+)$", out, re.M)[1])
   html = page.read_text()
   assert not re.search(r'(src|href)="(?!data:)', html)
-  assert html.count("data:image/png;base64,") == 5
+  assert html.count("data:image/png;base64,") == 6
   text = (page.parent / "report.md").read_text()
   results = [
     json.loads((tmp_path / name / "results.json").read_text())
@@ -542,6 +542,13 @@ def test_resumed_in_an_epoch_two_seeds_end_with_the_same_metrics(
   for seed in (0, 1):
     settings = dataclasses.replace(TWO, seed=seed)
     assert_same(metrics(tmp_path, settings), metrics(two_seeds, settings))
+
+
+def test_the_last_images_of_the_gallery_are_of_the_trained_network(two_seeds):
+  _, _, arrays = metrics(two_seeds, TWO)
+  first, last = (arrays[f"warped after epoch {epoch}"] for epoch in (1, 2))
+  np.testing.assert_array_equal(last, arrays["after"][0])
+  assert (first != last).any()
 
 
 def test_results_are_what_the_kept_predictions_say(two_seeds):

@@ -84,7 +84,11 @@ def test_commands(workdir):
   text = (workdir / "localisability.md").read_text()
   r2 = kept["states"]["trained"]["ridge"]["rotation"]["block 1"]["r2"]
   assert f"| CNN | block 1, trained | {r2:.2f} (" in text
-  assert (workdir / "localisability_1_rotation_ridge.png").stat().st_size
+  assert (workdir / "localisability_rotation_ridge_1.png").stat().st_size
+  page = (workdir / "report" / "report.md").read_text()
+  assert f"| CNN | block 1, trained | {r2:.2f} (" in page
+  assert (workdir / "report" / "localisability_rotation_ridge_1.png").exists()
+  assert (workdir / "report" / "guide_rotation_1.png").exists()
   process = scripts.run("guide", where)
   assert not process.returncode, process.stderr
   results = json.loads((folder / "results.json").read_text())

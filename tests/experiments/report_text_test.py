@@ -106,6 +106,7 @@ class HtmlTest(absltest.TestCase):
       Table(["network", self.odd], [[self.odd, "1,200 ± 3 (1 to 2)"]]),
       page.Picture(picture, self.odd),
       page.Folded("Settings", self.odd),
+      page.Folded("Figure", page.Picture(picture, self.odd)),
     ]
     self.text = html_page.page(self.odd, [page.Section(self.odd, parts)])
     self.elements = Elements(self.text)
@@ -114,10 +115,10 @@ class HtmlTest(absltest.TestCase):
     self.assertNotIn("b", [tag for tag, _ in self.elements.tags])
     self.assertNotIn("onclick", {k for _, a in self.elements.tags for k in a})
     odd = self.odd
-    cells = [odd, odd, "1,200 ± 3(1 to 2)", "Settings", odd]
+    cells = [odd, odd, "1,200 ± 3(1 to 2)", "Settings", odd, "Figure"]
     self.assertEqual(self.elements.cells, cells)
-    (image,) = [a for tag, a in self.elements.tags if tag == "img"]
-    self.assertEqual(image["alt"], self.odd)
+    images = [a for tag, a in self.elements.tags if tag == "img"]
+    self.assertEqual([image["alt"] for image in images], [self.odd] * 2)
 
   def test_nothing_is_loaded(self):
     for tag, attributes in self.elements.tags:
@@ -130,7 +131,7 @@ class HtmlTest(absltest.TestCase):
   def test_headings_of_columns_are_buttons(self):
     tags = [tag for tag, _ in self.elements.tags]
     self.assertEqual(tags.count("button"), tags.count("th"))
-    self.assertIn("details", tags)
+    self.assertEqual(tags.count("details"), 2)
 
 
 class PlacementTest(absltest.TestCase):

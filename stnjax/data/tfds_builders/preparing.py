@@ -80,6 +80,6 @@ def _manual_dir(name: str, given: str | None, instructions: str) -> str:
   folder = pathlib.Path(os.path.expanduser(given))
   if not folder.is_dir() or not any(folder.iterdir()):
     raise FileNotFoundError(
-      f"manual_dir={given!r} is no folder, or is empty: {instructions}"
+      f"manual_dir={given!r} is not a folder, or is empty: {instructions}"
     )
   return str(folder)

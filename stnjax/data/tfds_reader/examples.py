@@ -116,7 +116,7 @@ def label_of(record: bytes, key: str) -> int:
 def _features(record: bytes) -> Any:
   try:
     return tf_example_pb2.Example.FromString(record).features.feature
-  except Exception as error:  # protobuf's, which is no dependency of ours
+  except Exception as error:  # protobuf's, which is not a dependency
     raise ValueError(f"not an example ({records.reason(error)})") from error
 
 
