@@ -1,6 +1,7 @@
 """Sampling grids: for each output pixel, the place to read in the input."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
@@ -51,11 +52,8 @@ def affine_grid(
   """
   theta, output_shape = _checked(matrix, output_shape)
   checks.flag("align_corners", align_corners)
-  if theta.shape[-2] == theta.shape[-1]:
-    theta = homogeneous.rescaled(theta)
-  extents = coordinates.nonzero_half_extents(output_shape, align_corners)
-  axes = affine_maps.axes(output_shape)
-  return _map_axes(theta, [axis / extents[i] for i, axis in enumerate(axes)])
+  grid: jax.Array = _normalised_grid(theta, output_shape, align_corners)
+  return grid
 
 
 @promotion.usual
@@ -88,14 +86,22 @@ def affine_pixel_grid(
     ValueError: For a wrong shape, or shapes of different dimension.
   """
   theta, output_shape = _checked(matrix, output_shape)
+  input_shape = checks.spatial_shape(
+    "input_shape", input_shape, len(output_shape), symbolic=True
+  )
   centred = frames.centred(
     theta, input_shape, output_shape, align_corners, rescale=True
   )
-  return centred_grid(centred, input_shape, output_shape)
+  grid: jax.Array = centred_grid(centred, input_shape, output_shape)
+  return grid
 
 
+# Compiled as a whole, so that a call outside `jit` is one dispatch.
+@functools.partial(jax.jit, static_argnames=("input_shape", "output_shape"))
 def centred_grid(
-  matrix: jax.Array, input_shape: Sequence[int], output_shape: Sequence[int]
+  matrix: jax.Array,
+  input_shape: tuple[int, ...],
+  output_shape: tuple[int, ...],
 ) -> jax.Array:
   """`affine_pixel_grid` of a matrix of `frames.centred`."""
   axes = affine_maps.axes(output_shape)
@@ -129,11 +135,14 @@ def jacobian(
     ValueError: For a wrong shape, or shapes of different dimension.
   """
   theta, output_shape = _checked(matrix, output_shape)
+  input_shape = checks.spatial_shape(
+    "input_shape", input_shape, len(output_shape), symbolic=True
+  )
   centred = frames.centred(
     theta, input_shape, output_shape, align_corners, rescale=True
   )
   num_axes = len(output_shape)
-  linear = centred[..., :num_axes, :num_axes]
+  linear: jax.Array = centred[..., :num_axes, :num_axes]
   if centred.shape[-2] == num_axes:
     return linear
   axes = affine_maps.axes(output_shape)
@@ -196,6 +205,18 @@ def tps_grid(
   return lattice + thinplate.displacement(
     offsets, output_shape, align_corners=align_corners
   )
+
+
+# Compiled as a whole, so that a call outside `jit` is one dispatch.
+@functools.partial(jax.jit, static_argnames=("output_shape", "align_corners"))
+def _normalised_grid(
+  theta: jax.Array, output_shape: tuple[int, ...], align_corners: bool
+) -> jax.Array:
+  if theta.shape[-2] == theta.shape[-1]:
+    theta = homogeneous.rescaled(theta)
+  extents = coordinates.nonzero_half_extents(output_shape, align_corners)
+  axes = affine_maps.axes(output_shape)
+  return _map_axes(theta, [axis / extents[i] for i, axis in enumerate(axes)])
 
 
 def _map_axes(

@@ -7,6 +7,7 @@ conversions here agree on which normalised number stands for them.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
@@ -17,10 +18,15 @@ from stnjax import checks, coordinates
 from stnjax.transforms import homogeneous
 
 
+# Compiled as a whole, so that a call outside `jit` is one dispatch.
+@functools.partial(
+  jax.jit,
+  static_argnames=("input_shape", "output_shape", "align_corners", "rescale"),
+)
 def centred(
   theta: jax.Array,
-  input_shape: Sequence[int],
-  output_shape: Sequence[int],
+  input_shape: tuple[int, ...],
+  output_shape: tuple[int, ...],
   align_corners: bool,
   *,
   rescale: bool = False,

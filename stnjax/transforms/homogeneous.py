@@ -1,7 +1,8 @@
 """Square matrices of transforms: arithmetic at any scale.
 
 A projective matrix times a number is the same transform, of any size that its
-dtype holds in full precision.
+dtype holds in full precision. Functions of many operations are compiled as a
+whole, so that a call outside `jit` is one dispatch.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ def magnitude(matrix: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
   return jnp.where(usable, power, 1)
 
 
+@jax.jit
 def product(factors: Sequence[jax.Array]) -> jax.Array:
   """The product of projective matrices, or a multiple that is representable."""
   # Factors of about 1, whose powers of two are multiplied apart.
@@ -52,13 +54,16 @@ def product(factors: Sequence[jax.Array]) -> jax.Array:
   return result * size
 
 
+@jax.jit
 def projective_inverse(matrix: jax.Array) -> jax.Array:
   """The inverse of projective matrices, or a representable multiple; or NaN."""
   unit, size = _sized(matrix)
-  return inverse(unit) / _bounded(size)
+  result: jax.Array = inverse(unit) / _bounded(size)
+  return result
 
 
 @jax.custom_jvp
+@jax.jit
 def inverse(matrix: jax.Array) -> jax.Array:
   """The inverse of square matrices; NaN, without gradient, if singular."""
   # Rows and columns of very different sizes would spoil the choice of pivots.

@@ -189,7 +189,10 @@ def compose(*matrices: ArrayLike) -> jax.Array:
         product, to_homogeneous(factor), precision=jax.lax.Precision.HIGHEST
       )
     return product[..., :-1, :]
-  return homogeneous.product([to_homogeneous(m) for m in checked])
+  multiple: jax.Array = homogeneous.product(
+    [to_homogeneous(matrix) for matrix in checked]
+  )
+  return multiple
 
 
 @promotion.usual
@@ -210,9 +213,12 @@ def invert(matrix: ArrayLike) -> jax.Array:
   Gradient: exact; zero where the matrix is singular.
   """
   checked = checks.matrix("matrix", matrix)
+  inverse: jax.Array
   if checked.shape[-2] < checked.shape[-1]:
-    return homogeneous.inverse(to_homogeneous(checked))[..., :-1, :]
-  return homogeneous.projective_inverse(checked)
+    inverse = homogeneous.inverse(to_homogeneous(checked))[..., :-1, :]
+  else:
+    inverse = homogeneous.projective_inverse(checked)
+  return inverse
 
 
 @promotion.usual
