@@ -136,5 +136,8 @@ def table(seconds: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
 
 
 def _milliseconds(seconds: Sequence[float]) -> str:
-  low, middle, high = 1e3 * np.percentile(seconds, [25, 50, 75])
-  return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+  low, middle, high = (
+    f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    for value in 1e3 * np.percentile(seconds, [25, 50, 75])
+  )
+  return f"{middle} ({low} to {high})"

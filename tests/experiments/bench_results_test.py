@@ -6,11 +6,13 @@ import pathlib
 import pytest
 
 from experiments.bench import (
+  augmenting,
   gpu,
   parity,
   results,
   sampling,
   scaling,
+  starting,
   tpu_steps,
   tpu_warps,
   training,
@@ -43,6 +45,12 @@ def tpu_text(values):
 
 TEXTS = {
   "bench_sampling": lambda values: sampling.report(values["rows"]),
+  "bench_augmentation": lambda values: tables.markdown(
+    augmenting.table(values["rows"])
+  ),
+  "bench_start": lambda values: tables.markdown(
+    starting.table(values["seconds"])
+  ),
   "bench_scaling": scaling_text,
   "bench_training": lambda values: training.report(
     values["rows"], values["settings"]["epochs"]
