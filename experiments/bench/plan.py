@@ -91,7 +91,7 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
   """Ends what still runs, at first by asking."""
   for process in processes:
     if process.poll() is None:
-      _signal(process, signal.SIGINT)
+      _signal(process, signal.SIGTERM)  # SIGINT may be ignored, by nohup
   end = time.monotonic() + _GRACE / 2
   for process in processes:
     if _wait(process, end - time.monotonic()) is None:

@@ -37,8 +37,8 @@ def test_what_takes_too_long_is_asked_to_end(tmp_path, monkeypatch):
   monkeypatch.setattr(plan, "_GRACE", 2.0)
   written = tmp_path / "written"
   wait = "while :; do sleep 0.05; done"
-  polite = f"trap 'touch {written}; exit' INT; {wait}"
-  stubborn = f"trap '' INT; {wait}"
+  polite = f"trap 'touch {written}; exit' TERM; {wait}"
+  stubborn = f"trap '' TERM; {wait}"
   slow = plan.Part(
     name="a",
     minutes=5 / 60,
