@@ -148,6 +148,15 @@ class CallsTest(parameterized.TestCase):
     dict(padding="wrap"), dict(padding="reflection"), dict(method="spline")
   )
   def test_reads_at_points(self, **options):
+    self.check_reads_at_points(**options)
+
+  @parameterized.parameters(dict(padding="constant"), dict(return_mask=True))
+  def test_copies_at_the_points_of_the_mask(self, **options):
+    # Of points on the edge, rounded otherwise, some would be neither pixel nor
+    # fill.
+    self.check_reads_at_points(method="nearest", **options)
+
+  def check_reads_at_points(self, **options):
     text = lowered(**options)
     self.assertIn("stnjax_sampler_read", text)
     self.assertNotIn("sampler_read_affine", text)
