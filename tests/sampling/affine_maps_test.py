@@ -82,6 +82,18 @@ class ValuesTest(parameterized.TestCase):
 
 
 class GradientsTest(parameterized.TestCase):
+  @parameterized.parameters("zeros", "border")
+  def test_transposed_with_respect_to_images(self, padding):
+    image, theta = inputs(2)
+    values = np.random.default_rng(1).normal(size=image.shape)
+
+    def adjoint(f):
+      read = functools.partial(f, padding=padding)
+      transposed = jax.linear_transpose(lambda i: read(i, theta), image)
+      return transposed(values.astype(np.float32))
+
+    self.compare(adjoint)
+
   def test_equal_those_at_points(self):
     operands = inputs(2)
 
