@@ -66,6 +66,8 @@ def sample(
     `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
     `[..., *output_shape]`.
   """
+  if method.copies_pixels and (return_mask or padding.takes_fill_value):
+    matrix = None  # the mask is that of `points`, to the last bit
   axes = range(points.shape[-1])
   filled_axes = [axis for axis in axes if padding.along(axis).fills]
   read_padding = paddings.clamped(padding) if edge == "hard" else padding

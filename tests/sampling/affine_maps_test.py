@@ -82,6 +82,18 @@ class ValuesTest(parameterized.TestCase):
 
 
 class GradientsTest(parameterized.TestCase):
+  @parameterized.parameters("zeros", "border")
+  def test_transposed_with_respect_to_images(self, padding):
+    image, theta = inputs(2)
+    values = np.random.default_rng(1).normal(size=image.shape)
+
+    def adjoint(f):
+      read = functools.partial(f, padding=padding)
+      transposed = jax.linear_transpose(lambda i: read(i, theta), image)
+      return transposed(values.astype(np.float32))
+
+    self.compare(adjoint)
+
   def test_equal_those_at_points(self):
     operands = inputs(2)
 
@@ -148,6 +160,15 @@ class CallsTest(parameterized.TestCase):
     dict(padding="wrap"), dict(padding="reflection"), dict(method="spline")
   )
   def test_reads_at_points(self, **options):
+    self.check_reads_at_points(**options)
+
+  @parameterized.parameters(dict(padding="constant"), dict(return_mask=True))
+  def test_copies_at_the_points_of_the_mask(self, **options):
+    # Of points on the edge, rounded otherwise, some would be neither pixel nor
+    # fill.
+    self.check_reads_at_points(method="nearest", **options)
+
+  def check_reads_at_points(self, **options):
     text = lowered(**options)
     self.assertIn("stnjax_sampler_read", text)
     self.assertNotIn("sampler_read_affine", text)

@@ -197,14 +197,19 @@ _GRAD_IMAGE = _operation(
 @promotion.usual
 def _read_affine(image, matrix, *, output_shape, **options):
   """`[..., *output_shape, C]`: images at the points of an affine map."""
-  num_axes = len(output_shape)
-  shape = image.shape[-num_axes - 1 : -1]
+  shape = image.shape[-len(output_shape) - 1 : -1]
+  points = _affine_points(matrix, shape, output_shape, **options)
+  values = READ.bind(image, *points, **options)
+  return values.reshape(*matrix.shape[:-2], *output_shape, image.shape[-1])
+
+
+def _affine_points(matrix, shape, output_shape, **options):
+  """The points of an affine map, as operations take them."""
   points = affine_maps.places(matrix, shape, output_shape)
-  points = plain.padded(points, shape, **options)
-  batch = matrix.shape[:-2]
-  flat = [place.reshape(*batch, math.prod(output_shape)) for place in points]
-  values = READ.bind(image, *flat, **options)
-  return values.reshape(*batch, *output_shape, image.shape[-1])
+  return [
+    place.reshape(*matrix.shape[:-2], math.prod(output_shape))
+    for place in plain.padded(points, shape, **options)
+  ]
 
 
 READ_AFFINE = _operation(
@@ -240,8 +245,17 @@ def _affine_change(operands, changes, **options):
   )
 
 
+@promotion.usual
+def _transpose_affine(cotangent, image, matrix, *, output_shape, **options):
+  shape = image.aval.shape[-len(output_shape) - 1 : -1]
+  points = _affine_points(matrix, shape, output_shape, **options)
+  values = cotangent.reshape(*points[0].shape, cotangent.shape[-1])
+  return _GRAD_IMAGE.bind(values, *points, shape=shape, **options), None
+
+
 batching.primitive_batchers[READ_AFFINE] = _batch_affine
 ad.primitive_jvps[READ_AFFINE] = _affine_change
+ad.primitive_transposes[READ_AFFINE] = _transpose_affine
 
 for _platform in ("cuda", "rocm"):
   mlir.register_lowering(
