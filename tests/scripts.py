@@ -95,12 +95,15 @@ class Script:
     return self.returncode
 
   def _read(self):
-    texts = []
+    # Without moving its place in the files: its children may still write.
+    return tuple(
+      os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+      for file in self._files
+    )
+
+  def __del__(self):
     for file in self._files:
-      with open(file) as written:
-        written.seek(0)
-        texts.append(written.read())
-    return tuple(texts)
+      os.close(file)
 
 
 @functools.cache

@@ -210,7 +210,8 @@ def test_a_script_that_still_runs_is_stopped_first(world, monkeypatch):
   tpu_launch.launch(start, delete=False)
   monkeypatch.delenv("SLOW")
   log = world / "host0" / "stnjax.log"
-  while "trained" not in log.read_text():  # it can be stopped now
+  while not log.exists() or "trained" not in log.read_text():
+    # Once it trains, it can be stopped.
     time.sleep(0.01)
   install = start[3]
   assert install.title == "install it there"
