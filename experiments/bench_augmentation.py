@@ -10,7 +10,7 @@ program on JAX's device (`augmentation.random_affine`, `warp`); on CPU, OpenCV's
 ("opencv_threads"); kornia's `RandomAffine` on torch's device, where bytes are
 floating while it computes. Checks first that all draw alike. Writes a table,
 bench_augmentation.md, and every measurement, bench_augmentation.json. Takes
-about 2 minutes on 2 CPU cores.
+about half a minute on 2 CPU cores.
 
 Times: the implementations take turns, in a new random order each round. A ratio
 is the peer's time over stnjax's in the same round: median over the rounds, with

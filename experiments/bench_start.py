@@ -6,7 +6,7 @@ starts processes that import stnjax and warp an image twice, eagerly or by
 `jax.jit`, and processes that do so with torch: `affine_grid` and `grid_sample`.
 "jax alone" imports JAX and starts its backend, which stnjax needs. Compiled
 programs are not cached on disk. Writes a table, bench_start.md, and every
-measurement, bench_start.json. Takes about 3 minutes on 2 CPU cores.
+measurement, bench_start.json. Takes about a minute on 2 CPU cores.
 
 The programs take turns, in a new random order each round: medians over the
 rounds, with quartiles.
