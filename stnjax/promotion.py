@@ -5,6 +5,7 @@ import functools
 from typing import ParamSpec, TypeVar
 
 import jax
+from jax import lax
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -36,3 +37,22 @@ def usual(
       return function(*args, **kwargs)
 
   return call
+
+
+def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
+  """Under `shard_map`, operands that vary over the same axes of the mesh."""
+
+  def varying_axes(operand: jax.Array) -> frozenset[str]:
+    kind = jax.typeof(operand)
+    kind = getattr(kind, "manual_axis_type", kind)  # JAX 0.10 has `vma` alone
+    axes: frozenset[str] = getattr(
+      kind, "varying", getattr(kind, "vma", frozenset())
+    )
+    return axes
+
+  every = frozenset().union(*map(varying_axes, operands))
+  missing = [tuple(every - varying_axes(operand)) for operand in operands]
+  return [
+    lax.pcast(operand, axes, to="varying") if axes else operand
+    for operand, axes in zip(operands, missing, strict=True)
+  ]

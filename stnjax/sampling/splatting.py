@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 
 from stnjax import checks, coordinates, promotion
 from stnjax.sampling import complex_images, kernels, reading, sampler
-from stnjax.sampling.kernels.plain import match_varying_axes
 from stnjax.sampling.methods import LINEAR
 from stnjax.sampling.padding import (
   UNFILLED,
@@ -113,7 +112,7 @@ def _splat(
     values.sum(axis=tuple(range(-num_axes - 1, -1)), keepdims=True)
   )
   image = jnp.broadcast_to(image, (*batch, *output_shape, values.shape[-1]))
-  image, values, points = match_varying_axes(image, values, points)
+  image, values, points = promotion.match_varying_axes(image, values, points)
   read = functools.partial(
     reading.read_batch,
     points=points,

@@ -66,24 +66,6 @@ class ConvTest(parameterized.TestCase):
     expected = conv(images.astype(wide), kernel.astype(np.float32).astype(wide))
     np.testing.assert_allclose(out, expected, rtol=1e-6)
 
-  @parameterized.product(
-    padding=("VALID", "SAME"),
-    layer=(
-      ((1, 28, 28, 1), 9, ("cpu", "cuda")),
-      ((64, 99, 99, 48), 5, ("cpu",)),
-    ),
-  )
-  def test_where_it_is_a_product(self, padding, layer):
-    shape, size, platforms = layer
-    conv = jax.jit(functools.partial(convolution.conv, padding=padding))
-    kernel = jax.ShapeDtypeStruct((size, size, shape[-1], 16), jnp.float32)
-    traced = conv.trace(jax.ShapeDtypeStruct(shape, jnp.float32), kernel)
-    for platform in ("cpu", "tpu", "cuda"):
-      text = traced.lower(lowering_platforms=(platform,)).as_text()
-      is_product = platform in platforms
-      self.assertEqual("stablehlo.dot_general" in text, is_product)
-      self.assertEqual("stablehlo.convolution" in text, not is_product)
-
 
 class PoolTest(parameterized.TestCase):
   @parameterized.product(

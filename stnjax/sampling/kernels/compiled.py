@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from stnjax import promotion
 from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, operations, plain
 from stnjax.sampling.methods import Method
@@ -101,14 +102,14 @@ def sample(
   }
   shape = points.shape[:-1]
   if matrix is not None and _maps(matrix, dtype, shape, padding):
-    operands = plain.match_varying_axes(pixels, matrix)
+    operands = promotion.match_varying_axes(pixels, matrix)
     values = operations.READ_AFFINE.bind(
       *operands, output_shape=shape, **options
     )
   else:
     places = jnp.unstack(points, axis=-1)
     positions = plain.padded(places, image.shape[:-1], **options)
-    operands = plain.match_varying_axes(
+    operands = promotion.match_varying_axes(
       pixels, *(position.astype(dtype).ravel() for position in positions)
     )
     values = operations.READ.bind(*operands, **options)

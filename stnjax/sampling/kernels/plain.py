@@ -16,22 +16,6 @@ from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, tap_by_tap, taps
 
 
-def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
-  """Under `shard_map`, operands that vary over the same axes of the mesh."""
-
-  def varying_axes(operand):
-    kind = jax.typeof(operand)
-    kind = getattr(kind, "manual_axis_type", kind)  # JAX 0.10 has `vma` alone
-    return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
-
-  every = frozenset().union(*map(varying_axes, operands))
-  missing = [tuple(every - varying_axes(operand)) for operand in operands]
-  return [
-    lax.pcast(operand, axes, to="varying") if axes else operand
-    for operand, axes in zip(operands, missing, strict=True)
-  ]
-
-
 def padded(points, shape, *, method, padding, align_corners):
   """Coordinates along x, y(, z) as operations take them."""
   if method.pads_position:
@@ -119,7 +103,7 @@ def _blank(values, points, shape):
   """
   *batch, _, channels = values.shape
   image = jnp.zeros((*batch, *shape, channels), values.dtype)
-  return match_varying_axes(image, values, *points)[0]
+  return promotion.match_varying_axes(image, values, *points)[0]
 
 
 @promotion.usual
