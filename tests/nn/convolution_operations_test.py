@@ -263,8 +263,8 @@ class PlatformsTest(parameterized.TestCase):
 
   def test_no_convolution_is_grouped_for_seeds_on_cpu(self):
     """XLA computes these number by number."""
-    images = jax.ShapeDtypeStruct((5, 2, 26, 27, 8), jnp.float32)
-    kernels = jax.ShapeDtypeStruct((5, 3, 3, 8, 2), jnp.float32)
+    images = jax.ShapeDtypeStruct((5, 2, 26, 27, 32), jnp.float32)
+    kernels = jax.ShapeDtypeStruct((5, 3, 3, 32, 2), jnp.float32)
     conv = functools.partial(convolution.conv, padding="VALID")
     traced = jax.jit(jax.vmap(conv)).trace(images, kernels)
     text = traced.lower(lowering_platforms=("cpu",)).as_text()
