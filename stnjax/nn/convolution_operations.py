@@ -116,24 +116,38 @@ def _convolution_to_kernel(
 
 
 def _transposed_to_image(
-  form: Callable[..., Any], kernel: jax.Array, cotangent: jax.Array, pads: _Pads
+  form: Callable[..., Any],
+  kernel: jax.Array,
+  cotangent: jax.Array,
+  pads: _Pads,
 ) -> jax.Array:
   shape = _image_shape(kernel.shape, cotangent.shape, pads)
-  images = jax.ShapeDtypeStruct(shape, cotangent.dtype)
   convolve = functools.partial(form, kernel=kernel, pads=pads)
-  result: jax.Array
-  (result,) = jax.linear_transpose(convolve, images)(cotangent)
-  return result
+  return _transposed(convolve, shape, cotangent)
 
 
 def _transposed_to_kernel(
-  form: Callable[..., Any], images: jax.Array, cotangent: jax.Array, pads: _Pads
+  form: Callable[..., Any],
+  images: jax.Array,
+  cotangent: jax.Array,
+  pads: _Pads,
 ) -> jax.Array:
   shape = _kernel_shape(images.shape, cotangent.shape, pads)
-  kernel = jax.ShapeDtypeStruct(shape, cotangent.dtype)
   convolve = functools.partial(form, images, pads=pads)
+  return _transposed(convolve, shape, cotangent)
+
+
+def _transposed(
+  linear: Callable[..., Any], shape: tuple[int, ...], cotangent: jax.Array
+) -> jax.Array:
+  """The transpose of a linear function of an operand of that shape."""
+  # Under `shard_map`, the gradient of one that is the same on all devices
+  # would be summed over them.
+  operand, _ = promotion.match_varying_axes(
+    jnp.zeros(shape, cotangent.dtype), cotangent
+  )
   result: jax.Array
-  (result,) = jax.linear_transpose(convolve, kernel)(cotangent)
+  (result,) = jax.vjp(linear, operand)[1](cotangent)
   return result
 
 

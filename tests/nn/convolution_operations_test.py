@@ -159,8 +159,11 @@ class FormsTest(parameterized.TestCase):
       results = run(convolution.conv, *operands)
     _close(results, run(_xla, *operands), 1e-9)
 
-  def test_shard_map_with_one_kernel_for_all(self):
-    images, kernel = _data("large")
+  @parameterized.product(
+    layer=("one channel", "wide", "large and wide"), fast=(True, False)
+  )
+  def test_shard_map_with_one_kernel_for_all(self, layer, fast):
+    images, kernel = (np.concatenate([x, x])[:4] for x in _data(layer))
     expected, gradients = _loops(images, kernel, "VALID")
     mesh = jax.make_mesh(
       (2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
@@ -180,7 +183,33 @@ class FormsTest(parameterized.TestCase):
       return value, vjp(cotangent)
 
     cotangent = _wavy(expected)
-    _close(run(images, kernel, cotangent), (expected, gradients(cotangent)))
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(convolution_operations, "_FAST", fast)
+      results = run(images, kernel, cotangent)
+    _close(results, (expected, gradients(cotangent)), 1e-9)
+
+  @parameterized.parameters("tpu", "cuda", "rocm")
+  def test_shard_map_on_other_platforms(self, platform):
+    """Sums over devices are those of the kernel's gradient alone."""
+    images, kernel = _data("wide")
+    mesh = jax.make_mesh(
+      (2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+
+    @functools.partial(
+      jax.shard_map,
+      mesh=mesh,
+      in_specs=(jax.P("batch"), jax.P()),
+      out_specs=(jax.P("batch"), jax.P()),
+    )
+    def gradients(images, kernel):
+      conv = functools.partial(convolution.conv, padding="VALID")
+      value, vjp = jax.vjp(conv, images, kernel)
+      return vjp(jnp.ones_like(value))
+
+    traced = jax.jit(gradients).trace(images, kernel)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    self.assertEqual(text.count("stablehlo.all_reduce"), 1)
 
   @parameterized.parameters("one channel", "pieces")
   def test_exported_with_a_batch_of_any_size(self, layer):
