@@ -99,10 +99,14 @@ class ResultsTest(absltest.TestCase):
     self.assertEqual((RESULTS / "claims.md").read_text(), text)
 
   def test_the_guide_to_pose_estimators_has_the_tables_of_its_runs(self):
-    for name in ("pose_full_circle", "pose_rotation"):
+    for name, axis in (
+      ("pose_full_circle", "rotation"),
+      ("pose_rotation", "rotation"),
+      ("pose_scale", "scale_x"),
+    ):
       runs, _ = finished.read_all(epath.Path(RESULTS / name))
       (group,) = groups.group(runs)
-      table = tables.markdown(guide.table(group, "rotation"))
+      table = tables.markdown(guide.table(group, axis))
       self.assertIn(table, (DOCS / "pose_estimators.md").read_text())
 
   def test_readme_has_the_table_of_the_guide(self):

@@ -102,7 +102,8 @@ def table(group: Group, axis: str) -> Table:
   """
   unit = group.axes[axis].unit
   rows = [
-    [network, *_cells(runs, axis)] for network, runs in group.members.items()
+    [network, *_cells(runs, axis, unit)]
+    for network, runs in group.members.items()
   ]
   return Table(
     [
@@ -117,14 +118,15 @@ def table(group: Group, axis: str) -> Table:
   )
 
 
-def _cells(runs: Sequence[Finished], axis: str) -> list[str]:
+def _cells(runs: Sequence[Finished], axis: str, unit: str) -> list[str]:
   results = [run.results for run in runs]
+  digits = 1 if unit == "deg" else 2  # octaves and shares are small
   found = [run.alignment.get(axis, {}) for run in runs]
   return [
     _short([100 * r["error"] for r in results], 1),
     _short([100 * r.get("same_answer", np.nan) for r in results], 1),
-    _short([f.get("std", np.nan) for f in found], 1),
-    _short([f.get("by_image", np.nan) for f in found], 1),
+    _short([f.get("std", np.nan) for f in found], digits),
+    _short([f.get("by_image", np.nan) for f in found], digits),
     str(len(runs)),
   ]
 
