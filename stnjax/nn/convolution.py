@@ -35,7 +35,17 @@ def conv(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
   Returns:
     `[B, h, w, F]`, as `jax.lax.conv_general_dilated`, in the dtype that images
     and kernel promote to.
+
+  Raises:
+    ValueError: If images and kernel do not have four axes each, and as many
+      channels.
   """
+  channels = images.shape[-1:] == kernel.shape[-2:-1]
+  if not (images.ndim == kernel.ndim == 4 and channels):
+    raise ValueError(
+      "images must be [B, H, W, C] and kernel [kh, kw, C, F], got shapes"
+      f" {images.shape} and {kernel.shape}"
+    )
   dtype = jnp.result_type(images, kernel)  # float32 unless JAX has float64
   images, kernel = images.astype(dtype), kernel.astype(dtype)
   sizes, window = images.shape[1:3], kernel.shape[:2]

@@ -8,6 +8,7 @@ all. On NVIDIA GPUs small layers are products, and elsewhere all is XLA's.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import functools
 import math
 from typing import Any
@@ -58,11 +59,16 @@ def convolve(
   """
   (top, bottom), (left, right) = pads
   around = (top, bottom), (left, right)
-  if min(_out_size(images.shape[1:3], kernel.shape[:2], around)) < 1:
-    return _convolution(images, kernel, around)  # of no pixels
+  size = _out_size(images.shape[1:3], kernel.shape[:2], around)
+  if any(length < 1 for length in size):
+    return _convolution(images, kernel, around)
   images, kernel = promotion.match_varying_axes(images, kernel)
-  result: jax.Array = _OUT.bind(images[None], kernel[None], pads=around)[0]
-  return result
+  result: jax.Array = _OUT.bind(
+    *(images[None], kernel[None]),
+    pads=around,
+    precision=jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+  )
+  return result[0]
 
 
 # The forms. Images are `[B, H, W, C]`, cotangents `[B, h, w, F]`, kernels `[kh,
@@ -187,7 +193,8 @@ def _kernel_shape(images: Any, cotangent: Any, pads: _Pads) -> tuple[int, ...]:
 
 
 def _is_wide(images: Any) -> bool:
-  return int(images[-1]) >= _LEAST_CHANNELS[_FAST]
+  channels = images[-1]
+  return isinstance(channels, int) and channels >= _LEAST_CHANNELS[_FAST]
 
 
 def _by_convolution(images: Any, kernel: Any, out: Any) -> bool:
@@ -211,6 +218,23 @@ def _fits_gpu(images: Any, kernel: Any) -> bool:
   height, width = kernel[-4:-2]
   seen: float = image_size * height * (1 + (width - 1) / banded.TILE)
   return seen <= _MOST_ON_GPU
+
+
+def _as_traced(form: Callable[..., Any]) -> Callable[..., Any]:
+  """A form in the modes of JAX in which the operation was traced.
+
+  It is traced later, while a program is lowered.
+  """
+
+  @promotion.usual
+  def run(first: Any, second: Any, pads: _Pads, precision: str | None) -> Any:
+    with contextlib.ExitStack() as modes:
+      modes.enter_context(jax.default_matmul_precision(precision))
+      if first.dtype.itemsize >= 8:
+        modes.enter_context(jax.enable_x64(True))
+      return form(first, second, pads)
+
+  return run
 
 
 def _operation(
@@ -237,17 +261,24 @@ def _operation(
   """
   primitive = core.Primitive(f"stnjax_convolution_{name}")
 
-  def evaluated(first: Any, second: Any, pads: _Pads) -> Any:
-    return primitive.bind(first, second, pads=pads)
+  @functools.partial(jax.jit, static_argnames=("pads", "precision"))
+  def compiled(first: Any, second: Any, **options: Any) -> Any:
+    return primitive.bind(first, second, **options)
 
-  def abstract(first: Any, second: Any, pads: _Pads) -> Any:
+  @jax.disable_jit(False)
+  def evaluated(first: Any, second: Any, **options: Any) -> Any:
+    return compiled(first, second, **options)
+
+  def abstract(
+    first: Any, second: Any, pads: _Pads, precision: str | None
+  ) -> Any:
     result = shape(first.shape, second.shape, pads)
     sharding = jax.NamedSharding(
       first.sharding.mesh, jax.P(*[None] * len(result))
     )
     return first.update(shape=result, sharding=sharding)
 
-  primitive.def_impl(jax.jit(evaluated, static_argnames="pads"))
+  primitive.def_impl(evaluated)
   primitive.def_abstract_eval(abstract)
 
   def shapes(first: Any, second: Any, pads: _Pads) -> tuple[Any, Any, Any]:
@@ -256,9 +287,10 @@ def _operation(
     return ordered
 
   def for_cpu(first: jax.Array, second: jax.Array, pads: _Pads) -> Any:
-    if not is_convolution(*shapes(first, second, pads)):
+    known = isinstance(first.shape[0], int)  # the number of seeds
+    if not (known and is_convolution(*shapes(first, second, pads))):
       return jax.vmap(functools.partial(product, pads=pads))(first, second)
-    if len(first) == 1:
+    if first.shape[0] == 1:
       return on_cpu(first[0], second[0], pads)[None]
     return lax.map(lambda pair: on_cpu(*pair, pads), (first, second))
 
@@ -275,7 +307,7 @@ def _operation(
     "cpu": for_cpu,
     "cuda": for_gpu,
   }.items():
-    lower = mlir.lower_fun(promotion.usual(form), multiple_results=False)
+    lower = mlir.lower_fun(_as_traced(form), multiple_results=False)
     mlir.register_lowering(primitive, lower, platform=platform)
   return primitive
 
@@ -313,18 +345,18 @@ _KERNEL_GRADIENT = _operation(
 # each operation are the other two.
 ad.defbilinear(
   _OUT,
-  lambda ct, _, kernel, pads: _IMAGE_GRADIENT.bind(kernel, ct, pads=pads),
-  lambda ct, images, _, pads: _KERNEL_GRADIENT.bind(images, ct, pads=pads),
+  lambda ct, _, kernel, **options: _IMAGE_GRADIENT.bind(kernel, ct, **options),
+  lambda ct, images, _, **options: _KERNEL_GRADIENT.bind(images, ct, **options),
 )
 ad.defbilinear(
   _IMAGE_GRADIENT,
-  lambda ct, _, out, pads: _KERNEL_GRADIENT.bind(ct, out, pads=pads),
-  lambda ct, kernel, _, pads: _OUT.bind(ct, kernel, pads=pads),
+  lambda ct, _, out, **options: _KERNEL_GRADIENT.bind(ct, out, **options),
+  lambda ct, kernel, _, **options: _OUT.bind(ct, kernel, **options),
 )
 ad.defbilinear(
   _KERNEL_GRADIENT,
-  lambda ct, _, out, pads: _IMAGE_GRADIENT.bind(ct, out, pads=pads),
-  lambda ct, images, _, pads: _OUT.bind(images, ct, pads=pads),
+  lambda ct, _, out, **options: _IMAGE_GRADIENT.bind(ct, out, **options),
+  lambda ct, images, _, **options: _OUT.bind(images, ct, **options),
 )
 
 
@@ -333,7 +365,7 @@ def _batch(
   kernel_at: int | None,
   operands: Sequence[Any],
   dims: Sequence[int | None],
-  pads: _Pads,
+  **options: Any,
 ) -> tuple[jax.Array, int]:
   """A new axis is one of the batch where all share a kernel, else of seeds."""
   (size,) = {a.shape[d] for a, d in zip(operands, dims) if d is not None}
@@ -349,7 +381,7 @@ def _batch(
       operand = lax.collapse(operand, axis, axis + 2)
     merged.append(operand)
   assert pair is not None, "one operand is not the kernel"
-  result = primitive.bind(*merged, pads=pads)
+  result = primitive.bind(*merged, **options)
   before, after = result.shape[:axis], result.shape[axis + 1 :]
   return result.reshape(*before, *pair, *after), axis
 

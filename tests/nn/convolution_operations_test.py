@@ -234,6 +234,83 @@ class FormsTest(parameterized.TestCase):
     )
 
 
+class ModesTest(parameterized.TestCase):
+  """The modes of JAX in which the operation is traced, not lowered."""
+
+  def test_without_jit(self):
+    images, kernel = map(jnp.float32, _data("small"))
+    expected, gradients = _loops(*map(np.asarray, (images, kernel)), "VALID")
+    with jax.disable_jit():
+      value, vjp = jax.vjp(
+        lambda *two: convolution.conv(*two, "VALID"), images, kernel
+      )
+      results = value, vjp(jnp.ones_like(value))
+    expected = expected, gradients(np.ones_like(expected))
+    _close(results, expected, 1e-3)
+
+  @parameterized.parameters("cpu", "tpu", "cuda", "rocm")
+  def test_precision(self, platform):
+    """Also of gradients, as of XLA's convolution."""
+
+    def total(images, kernel):
+      with jax.default_matmul_precision("highest"):
+        return jnp.sin(convolution.conv(images, kernel, "SAME")).sum()
+
+    gradient = jax.jit(jax.value_and_grad(total, (0, 1)))
+    traced = gradient.trace(*map(jnp.float32, _data("small")))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    self.assertGreaterEqual(text.count("HIGHEST"), 3)
+    self.assertNotIn("DEFAULT", text)
+
+  @parameterized.parameters("one channel", "small", "large and wide")
+  def test_double_precision_inside_a_program(self, layer):
+    images, kernel = (np.round(8 * x).astype(np.int32) for x in _data(layer))
+    expected, gradients = _loops(images / 3, kernel / 3, "SAME")
+
+    @jax.jit
+    def run(images, kernel):
+      with jax.enable_x64(True):
+        operands = (x.astype(jnp.float64) / 3 for x in (images, kernel))
+        conv = functools.partial(convolution.conv, padding="SAME")
+        value, vjp = jax.vjp(conv, *operands)
+        return value, vjp(jnp.ones_like(value))
+
+    expected = expected, gradients(np.ones_like(expected))
+    _close(run(images, kernel), expected, 1e-9)
+
+  @parameterized.parameters("one channel", "small", "large and wide")
+  def test_exported_with_any_number_of_seeds(self, layer):
+    images, kernel = (
+      np.stack([x, 2 * x]).astype(np.float32) for x in _data(layer)
+    )
+    (seeds,) = jax.export.symbolic_shape("s")
+    shapes = (
+      jax.ShapeDtypeStruct((seeds, *x.shape[1:]), x.dtype)
+      for x in (images, kernel)
+    )
+
+    @jax.jit
+    @jax.vmap
+    def run(images, kernel):
+      conv = functools.partial(convolution.conv, padding="SAME")
+      value, vjp = jax.vjp(conv, images, kernel)
+      return value, vjp(jnp.ones_like(value))
+
+    exported = jax.export.export(run)(*shapes)
+    _close(exported.call(images, kernel), run(images, kernel), 1e-3)
+
+  @parameterized.parameters(
+    ((2, 8, 9, 8), (3, 3, 4, 4)),
+    ((8, 9, 8), (3, 3, 8, 4)),
+    ((2, 8, 9, 8), (3, 8, 4)),
+  )
+  def test_shapes_that_do_not_fit(self, images, kernel):
+    shapes = (jax.ShapeDtypeStruct(x, jnp.float32) for x in (images, kernel))
+    conv = functools.partial(convolution.conv, padding="SAME")
+    with self.assertRaisesRegex(ValueError, "images must be .* and kernel"):
+      jax.eval_shape(conv, *shapes)
+
+
 class PlatformsTest(parameterized.TestCase):
   """Which form is lowered: of the output, and of both gradients."""
 
