@@ -39,6 +39,7 @@ PAGES = {
       "stnjax.nn.canonicalisation",
       "stnjax.nn.group_convolution",
       "stnjax.nn.convolution",
+      "stnjax.nn.banded",
       "stnjax.nn.deformation",
       "stnjax.nn.initialisers",
       "stnjax.nn.predictors",

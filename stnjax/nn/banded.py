@@ -5,10 +5,11 @@ import jax.numpy as jnp
 
 from stnjax import promotion
 
-# Output pixels that one band serves. With more, a band is mostly zeros; with
-# fewer, the product is narrow. 4 was the fastest, or close, for layers of 1 to
-# 256 channels with kernels of 3 to 9 pixels.
+# With more, a band is mostly zeros; with fewer, the product is narrow. 4 was the
+# fastest, or close, for layers of 1 to 256 channels with kernels of 3 to 9
+# pixels.
 TILE = 4
+"""Output pixels that one band serves."""
 
 
 @promotion.usual

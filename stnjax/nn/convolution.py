@@ -16,8 +16,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from stnjax import promotion
-from stnjax.nn import convolution_operations
-from stnjax.nn.banded import banded_conv as banded_conv
+from stnjax.nn import banded, convolution_operations
+
+banded_conv = banded.banded_conv
 
 
 @promotion.usual
