@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from stnjax import promotion
 
-# With more, a band is mostly zeros; with fewer, the product is narrow. 4 was the
-# fastest, or close, for layers of 1 to 256 channels with kernels of 3 to 9
+# With more, a band is mostly zeros; with fewer, the product is narrow. 4 was
+# the fastest, or close, for layers of 1 to 256 channels with kernels of 3 to 9
 # pixels.
 TILE = 4
 """Output pixels that one band serves."""
