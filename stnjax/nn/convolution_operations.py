@@ -273,10 +273,7 @@ def _operation(
     first: Any, second: Any, pads: _Pads, precision: str | None
   ) -> Any:
     result = shape(first.shape, second.shape, pads)
-    sharding = jax.NamedSharding(
-      first.sharding.mesh, jax.P(*[None] * len(result))
-    )
-    return first.update(shape=result, sharding=sharding)
+    return promotion.abstract_result(first, result, first.dtype)
 
   primitive.def_impl(evaluated)
   primitive.def_abstract_eval(abstract)

@@ -59,14 +59,8 @@ def _operation(
   def _(*operands, method, padding, align_corners, **options):
     points = operands[-1]
     shapes = results(*(operand.shape for operand in operands), **options)
-    outputs = [  # over the axes of a mesh they vary as the operands do
-      points.update(
-        shape=shape,
-        dtype=operands[0].dtype,
-        sharding=jax.NamedSharding(
-          points.sharding.mesh, jax.P(*[None] * len(shape))
-        ),
-      )
+    outputs = [
+      promotion.abstract_result(points, shape, operands[0].dtype)
       for shape in shapes
     ]
     return outputs if primitive.multiple_results else outputs[0]
