@@ -27,6 +27,14 @@ def stnjax_warp(image: jax.Array, theta: jax.Array, method: str) -> jax.Array:
   return stnjax.warp(image, theta, method=method)
 
 
+def antialiased_warp(
+  image: jax.Array, theta: jax.Array, method: str
+) -> jax.Array:
+  """This library's warp of an image that it shrinks by 4, and so blurs."""
+  shrinking = theta * np.array([4.0, 4.0, 1.0], theta.dtype)
+  return stnjax.warp(image, shrinking, method=method, antialias=True)
+
+
 def copy(image: jax.Array, theta: jax.Array, method: str) -> jax.Array:
   """The negative of the batch: moves as much memory as a warp forward."""
   del theta, method

@@ -100,6 +100,11 @@ STNJAX = Implementation(
   passes=_in_jax(jax_warps.stnjax_warp),
 )
 
+_ANTIALIASED = Implementation(
+  methods=("linear", "cubic", "spline"),
+  passes=_in_jax(jax_warps.antialiased_warp),
+)
+
 PEERS: Registry[Implementation] = Registry("--peers")
 """Other libraries; stnjax with deterministic sums on GPU; and a copy."""
 
@@ -165,8 +170,9 @@ PACKAGES = tuple(
 
 
 def find(name: str) -> Implementation:
-  """The implementation called "stnjax" or one of `PEERS`."""
-  return STNJAX if name == "stnjax" else PEERS[name]
+  """The implementation called "stnjax", "antialiased", or one of `PEERS`."""
+  own = {"stnjax": STNJAX, "antialiased": _ANTIALIASED}
+  return own[name] if name in own else PEERS[name]
 
 
 def inputs(shape: Sequence[int]) -> Inputs:
@@ -189,7 +195,7 @@ def build(
   """The passes of an implementation, compiled by a first call.
 
   Args:
-    name: "stnjax" or one of `PEERS`.
+    name: As `find` takes it.
     shape: Batch, height, width and channels.
     method: One of `METHODS`.
     dtype: Data type of the images, one of `DTYPES`.

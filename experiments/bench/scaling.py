@@ -13,6 +13,7 @@ AXES = {
   "batch": [(2**k, 64, 64, 3) for k in range(9)],
   "pixels": [(8, 2**k, 2**k, 3) for k in range(3, 10)],
   "channels": [(8, 64, 64, 2**k) for k in range(8)],
+  "antialiased pixels": [(1, 2**k, 2**k, 1) for k in range(6, 12)],
 }
 """Shapes, batch x height x width x channels, along each axis."""
 
@@ -24,11 +25,14 @@ quartiles of the time in milliseconds."""
 def position(axis: str, shape: Sequence[int]) -> int:
   """Size of a shape along an axis."""
   batch, height, width, channels = shape
-  return {"batch": batch, "pixels": height * width, "channels": channels}[axis]
+  positions = {"batch": batch, "channels": channels}
+  return positions.get(axis, height * width)
 
 
-def libraries() -> list[str]:
-  """The implementations to compare: stnjax, and torch if it is available."""
+def libraries(axis: str) -> list[str]:
+  """The implementations to compare: stnjax, and torch if it can be."""
+  if axis == "antialiased pixels":
+    return ["antialiased"]
   return ["stnjax", *(["torch"] if peers.find("torch").available() else [])]
 
 

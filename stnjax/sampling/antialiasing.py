@@ -10,15 +10,13 @@ import functools
 import math
 
 import jax
-from jax import custom_batching, lax
+from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax.sampling import grids
-
-_TILE = 64  # pixels along an axis that one product blurs
-_WHOLE = 256  # up to this size one product blurs all of an axis
+from stnjax.sampling.kernels import filters
 
 
 def filtered_sample(
@@ -99,107 +97,60 @@ def _blur(
   num_axes = squares.shape[-1]
   batch = jnp.broadcast_shapes(image.shape[: -1 - num_axes], squares.shape[:-1])
   image = jnp.broadcast_to(image, (*batch, *image.shape[-1 - num_axes :]))
-  for axis in range(num_axes):
-    size = image.shape[-2 - axis]
-    # At the lower bound the neighbour weighs exp(-100): the identity, with
-    # neither a division by 0 nor a gradient. Beyond the upper one all is mean.
-    variance = lax.clamp(
-      *_kinds((squares[..., axis] - 1) / 6, 0.005, float(size) ** 2 * 100)
-    ).astype(image.dtype)
-    # Along the axis second to last, with the other ones in one before it.
-    moved = jnp.moveaxis(image, -2 - axis, -2)
-    others = math.prod(moved.shape[len(batch) : -2])
-    rows = moved.reshape(*batch, others, size, moved.shape[-1])
-    if size > _WHOLE and not cyclic[axis]:
-      rows = _along_tiles(rows, variance)
-    else:
-      rows = _along(rows, variance, cyclic[axis])
-    image = jnp.moveaxis(rows.reshape(moved.shape), -2, -2 - axis)
-  return image
-
-
-def _along(rows: jax.Array, variance: jax.Array, cyclic: bool) -> jax.Array:
-  """Blurs `[..., R, size, C]` along the sizes, by one product."""
-  size = rows.shape[-2]
-  distance = np.abs(np.arange(size)[:, None] - np.arange(size))
-  if cyclic:
-    distance = np.minimum(distance, size - distance)
-  weights = _gaussian(distance, variance[..., None, None])
-  weights = weights / weights.sum(axis=-1, keepdims=True)
-  return _product("...ij,...rjc->...ric", weights, rows)
-
-
-def _along_tiles(rows: jax.Array, variance: jax.Array) -> jax.Array:
-  """As `_along`, by products of tiles whose distance weighs something.
-
-  The work grows with the size times the width of the Gaussian.
-  """
-  *before, size, channels = rows.shape
-  count = -(-size // _TILE)
-  filled = [(0, 0)] * len(before) + [(0, count * _TILE - size), (0, 0)]
-  tiles = jnp.pad(rows, filled).reshape(*before, count, _TILE, channels)
-  # Weights beyond are less than rounding. Known when it runs, it chooses among
-  # programs for powers of two.
-  eps = float(jnp.finfo(rows.dtype).eps) / 16
-  reach = jnp.sqrt(-2 * math.log(eps) * variance.max(initial=0))
-  powers = [2**k for k in range((count - 1).bit_length())] + [count - 1]
-  farthest = np.unique(np.minimum(powers, count - 1))
-  chosen = _largest((_TILE * farthest[:-1] < lax.stop_gradient(reach)).sum())
-  total: jax.Array = lax.switch(
-    chosen,
-    [functools.partial(_near_tiles, far=int(far)) for far in farthest],
-    tiles,
-    variance,
-  )
-  total = total.reshape(*before, count * _TILE, channels)[..., :size, :]
-  # What the weights of a row within the image sum to.
-  sums = _gaussian(np.arange(size), variance[..., None]).cumsum(axis=-1)
-  sums = sums + sums[..., ::-1] - 1
-  result: jax.Array = total / sums[..., None, :, None]
-  return result
-
-
-@custom_batching.custom_vmap
-def _largest(chosen: jax.Array) -> jax.Array:
-  """The largest under `vmap`, so that a switch does not become a selection."""
-  return chosen
-
-
-@_largest.def_vmap
-def _(
-  axis_size: int, in_batched: list[bool], chosen: jax.Array
-) -> tuple[jax.Array, bool]:
-  del axis_size, in_batched
-  return _largest(chosen.max(axis=0, initial=0)), False
-
-
-def _near_tiles(tiles: jax.Array, variance: jax.Array, far: int) -> jax.Array:
-  """Weighted sums over `[..., R, count, _TILE, C]`, of tiles at most `far`."""
-  count = tiles.shape[-3]
-  beyond = [
-    (far, far) if k == tiles.ndim - 3 else (0, 0) for k in range(tiles.ndim)
-  ]
-  padded = jnp.pad(tiles, beyond)
-  within = np.arange(_TILE)
-  within = within[:, None] - within
-
-  @jax.checkpoint
-  def add(total: jax.Array, apart: jax.Array) -> tuple[jax.Array, None]:
-    read = lax.dynamic_slice_in_dim(padded, far + apart, count, axis=-3)
-    weights = _gaussian(within - _TILE * apart, variance[..., None, None])
-    return total + _product("...ij,...rnjc->...rnic", weights, read), None
-
-  return lax.scan(add, jnp.zeros_like(tiles), jnp.arange(-far, far + 1))[0]
-
-
-def _product(signature: str, weights: jax.Array, rows: jax.Array) -> jax.Array:
-  return jnp.einsum(signature, weights, rows, precision=lax.Precision.HIGHEST)
+  squares = jnp.broadcast_to(squares, (*batch, num_axes)).astype(image.dtype)
+  images = image.reshape(math.prod(batch), *image.shape[-1 - num_axes :])
+  shape, sums = images.shape, []
+  for axis in range(1, num_axes + 1):
+    square = squares[..., num_axes - axis].reshape(shape[0])
+    repeats = cyclic[num_axes - axis]
+    weights, reach = _gaussian(square, shape[axis], repeats)
+    sums.append(
+      jnp.expand_dims(
+        _sums_within(weights, repeats),
+        [k for k in range(1, num_axes + 2) if k != axis],
+      )
+    )
+    lines = math.prod(shape[1:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    images = filters.symmetric(
+      images.reshape(shape[0], *lines), weights, reach, cyclic=repeats
+    ).reshape(shape)
+  return (images / functools.reduce(jnp.multiply, sums)).reshape(image.shape)
 
 
 def _gaussian(
-  distance: np.ndarray | jax.Array, variance: jax.Array
-) -> jax.Array:
-  return jnp.exp(-(distance**2).astype(variance.dtype) / (2 * variance))
+  square: jax.Array, size: int, cyclic: bool
+) -> tuple[jax.Array, jax.Array]:
+  """Weights `[B, K]` of distances, and how far they count, for `filters`.
+
+  Args:
+    square: `[B]`, squared factors of shrinking.
+    size: of the axis.
+    cyclic: Whether the axis repeats.
+  """
+  # At the lower bound the neighbour weighs exp(-100): the identity, with
+  # neither a division by 0 nor a gradient. Beyond the upper one all is mean.
+  variance = lax.clamp(*_kinds((square - 1) / 6, 0.005, float(size) ** 2 * 100))
+  distance = np.arange(filters.num_weights(size, cyclic), dtype=square.dtype)
+  weights = jnp.exp(-(distance**2) / (2 * variance[:, None]))
+  if cyclic and size % 2 == 0:  # the opposite pixel is met from both sides
+    weights = weights.at[:, -1].divide(2)
+  # Weights beyond are less than rounding.
+  eps = float(jnp.finfo(square.dtype).eps) / 16
+  reach = jnp.sqrt(-2 * math.log(eps) * lax.stop_gradient(variance))
+  return weights, jnp.minimum(reach.astype(np.int32), len(distance) - 1)
+
+
+def _sums_within(weights: jax.Array, cyclic: bool) -> jax.Array:
+  """What the weights of each pixel within the image sum to, `[B, S or 1]`.
+
+  Args:
+    weights: `[B, K]` of distances.
+    cyclic: Whether the axis repeats.
+  """
+  if cyclic:
+    return 2 * weights.sum(axis=-1, keepdims=True) - weights[:, :1]
+  before = weights.cumsum(axis=-1)
+  return before + before[:, ::-1] - weights[:, :1]
 
 
 def _kinds(

@@ -3,8 +3,9 @@
 from absl.testing import absltest
 import numpy as np
 
-from experiments.bench import scaling
+from experiments.bench import peers, scaling
 from experiments.lib import tables
+import stnjax
 from stnjax import plots
 
 
@@ -20,8 +21,18 @@ class ScalingTest(absltest.TestCase):
     shape = (2, 3, 5, 7)
     self.assertEqual(
       {axis: scaling.position(axis, shape) for axis in scaling.AXES},
-      {"batch": 2, "pixels": 15, "channels": 7},
+      {"batch": 2, "pixels": 15, "channels": 7, "antialiased pixels": 15},
     )
+
+  def test_antialiased_images_are_those_of_a_shrinking_warp(self):
+    (name,) = scaling.libraries("antialiased pixels")
+    shape = (1, 32, 32, 1)
+    image, theta, _ = peers.inputs(shape)
+    theta[..., :2] *= 4
+    forward = peers.build(name, shape, "linear")["forward"]
+    expected = stnjax.warp(image, theta, antialias=True)
+    np.testing.assert_allclose(forward(), expected, atol=1e-6)
+    self.assertGreater(np.abs(expected - stnjax.warp(image, theta)).max(), 0.1)
 
   def test_measurements_become_a_table_and_a_figure(self):
     shapes = [(1, 4, 4, 1), (3, 4, 4, 1)]

@@ -113,15 +113,37 @@ void run(int axes) {
                             to_image.data());
 }
 
+template <typename T>
+void run_filters() {
+  const bool cyclic = draw(0, 1), wide = draw(0, 3) == 0;
+  const int64_t size = draw(0, 3) ? draw(1, 9) : draw(1, 600);
+  stnjax::Lines s = {draw(0, 3), draw(0, 3), size,
+                     wide ? draw(510, 1030) : draw(0, 4),
+                     cyclic ? size / 2 + 1 : size, cyclic};
+  const int64_t pixels = s.batch * s.lines * s.numbers();
+  std::vector<T> images(pixels, 1), filtered(pixels);
+  std::vector<T> weights(s.batch * s.taps, 1);
+  std::vector<int32_t> reaches;
+  for (int64_t i = 0; i < s.batch; ++i) {
+    reaches.push_back(draw(0, std::min<int64_t>(s.taps - 1, 40)));
+  }
+  Pool pool;
+  stnjax::filter_all<T>(pool, s, images.data(), weights.data(), reaches.data(),
+                        filtered.data());
+  stnjax::correlate_all<T>(pool, s, images.data(), filtered.data(),
+                           reaches.data(), weights.data());
+}
+
 }  // namespace
 
 int main() {
   int cases = 0;
-  for (; cases < 4000; cases += 4) {
+  for (; cases < 4000; cases += 5) {
     run<float>(2);
     run<float>(3);
     run<double>(2);
     run<double>(3);
+    cases % 2 ? run_filters<float>() : run_filters<double>();
   }
   std::printf("%d\n", cases);
 }

@@ -6,12 +6,15 @@ import re
 import warnings
 
 import jax
+from jax.interpreters import mlir
 
 FUNCTIONS = (
   "stnjax_sampler_read",
   "stnjax_sampler_read_affine",
   "stnjax_sampler_grad_coords",
   "stnjax_sampler_grad_image",
+  "stnjax_sampler_filter",
+  "stnjax_sampler_correlate",
 )
 """Names of the operations in the library."""
 
@@ -19,6 +22,23 @@ FUNCTIONS = (
 def is_compiled() -> bool:
   """Reports whether programs for CPU use the compiled code of sampler.cc."""
   return _COMPILED
+
+
+def may_call(context: mlir.LoweringRuleContext) -> bool:
+  """Whether a program that is lowered may call the compiled code.
+
+  Exported, it would run nowhere else; if XLA partitions the batch, it cannot
+  see into a call, and each device would do the work of all.
+  """
+  module = context.module_context
+  axes = module.axis_context
+  if isinstance(axes, mlir.ShardingContext):
+    alone = axes.num_devices == 1
+  elif isinstance(axes, mlir.SPMDAxisContext):
+    alone = axes.manual_axes == frozenset(axes.mesh.axis_names)
+  else:
+    alone = True
+  return alone and not module.lowering_parameters.for_export
 
 
 def _register(path: pathlib.Path) -> bool:

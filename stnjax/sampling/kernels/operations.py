@@ -66,7 +66,7 @@ def _operation(
     return outputs if primitive.multiple_results else outputs[0]
 
   def lower_for_cpu(context, *operands, **options):
-    calls = library.is_compiled() and _may_call(context)
+    calls = library.is_compiled() and library.may_call(context)
     lower = _lower_compiled(primitive) if calls else elsewhere
     return lower(context, *operands, **options)
 
@@ -78,23 +78,6 @@ def _operation(
   ad.primitive_jvps[primitive] = functools.partial(_change, reference)
   batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
   return primitive
-
-
-def _may_call(context: mlir.LoweringRuleContext) -> bool:
-  """Whether a program may call the compiled code.
-
-  Exported, it would run nowhere else; if XLA partitions the batch, it cannot
-  see into a call, and each device would do the work of all.
-  """
-  module = context.module_context
-  axes = module.axis_context
-  if isinstance(axes, mlir.ShardingContext):
-    alone = axes.num_devices == 1
-  elif isinstance(axes, mlir.SPMDAxisContext):
-    alone = axes.manual_axes == frozenset(axes.mesh.axis_names)
-  else:
-    alone = True
-  return alone and not module.lowering_parameters.for_export
 
 
 def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
@@ -274,7 +257,9 @@ def _lower_for_cuda(
     # The others are right where they are interpreted, but ran on no GPU yet.
     measured = options["method"] is LINEAR and num_axes == 2
     measured &= jnp.issubdtype(context.avals_in[0].dtype, jnp.floating)
-    if not (measured and _may_call(context) and triton.supports(*arrays)):
+    if not (
+      measured and library.may_call(context) and triton.supports(*arrays)
+    ):
       return by_jax(context, *operands, **options)
     kernel = mlir.lower_fun(getattr(triton, name), several)
     return kernel(context, *operands, **options)

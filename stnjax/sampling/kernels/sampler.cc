@@ -4,7 +4,7 @@
 // row-major. Coordinates are in pixels, `padded` in plain.py. Instead of them
 // a matrix [..., N, N + 1], of which they are `places` in affine_maps.py; then
 // values are [..., (D,) H, W, C]. Attributes: `weighting`, see places.h;
-// `beyond`, `period`: those of an axis, for x, y(, z).
+// `beyond`, `period`: those of an axis, for x, y(, z). Filters: see filters.h.
 
 #include <cstdint>
 #include <type_traits>
@@ -16,6 +16,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+using stnjax::Lines;
 using stnjax::Points;
 using stnjax::Sizes;
 using stnjax::Source;
@@ -70,14 +71,9 @@ Source<T> source_of(const Operands& operands, const ffi::AnyBuffer& values,
   return source;
 }
 
-// Calls `visit` with a zero of the type of the coordinates.
+// Calls `visit` with a zero of a type.
 template <typename F>
-ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
-  if (beyond.size() != 2 && beyond.size() != 3) {
-    return ffi::Error::InvalidArgument("not two or three axes");
-  }
-  const ffi::DataType type =
-      operand(operands, operands.size() - 1).element_type();
+ffi::Error by_type(ffi::DataType type, const F& visit) {
   if (type == ffi::DataType::F32) {
     visit(float());
   } else if (type == ffi::DataType::F64) {
@@ -86,6 +82,15 @@ ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
     return ffi::Error::InvalidArgument("not float32 or float64");
   }
   return ffi::Error::Success();
+}
+
+// The same with the type of the coordinates.
+template <typename F>
+ffi::Error by_type(const Operands& operands, Numbers beyond, const F& visit) {
+  if (beyond.size() != 2 && beyond.size() != 3) {
+    return ffi::Error::InvalidArgument("not two or three axes");
+  }
+  return by_type(operand(operands, operands.size() - 1).element_type(), visit);
 }
 
 // image, coordinates or a matrix -> values, which are bytes if pixels are
@@ -140,6 +145,40 @@ ffi::Error grad_image_call(ffi::ThreadPool pool, Operands operands,
   });
 }
 
+Lines lines_of(const ffi::AnyBuffer& images, int64_t taps, bool cyclic) {
+  const auto shape = images.dimensions();
+  return {shape[0], shape[1], shape[2], shape[3], taps, cyclic};
+}
+
+// images, weights, reaches -> filtered images
+ffi::Error filter_call(ffi::ThreadPool pool, Operands operands, Results results,
+                       bool cyclic) {
+  const auto images = operand(operands, 0), weights = operand(operands, 1);
+  const auto reaches = operand(operands, 2), filtered = result(results, 0);
+  return by_type(images.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Lines s = lines_of(images, weights.dimensions()[1], cyclic);
+    stnjax::filter_all(pool, s, images.typed_data<T>(),
+                       weights.typed_data<T>(), reaches.typed_data<int32_t>(),
+                       filtered.typed_data<T>());
+  });
+}
+
+// images, cotangent, reaches -> gradient of the weights
+ffi::Error correlate_call(ffi::ThreadPool pool, Operands operands,
+                          Results results, bool cyclic) {
+  const auto images = operand(operands, 0), cotangent = operand(operands, 1);
+  const auto reaches = operand(operands, 2), weights = result(results, 0);
+  return by_type(images.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Lines s = lines_of(images, weights.dimensions()[1], cyclic);
+    stnjax::correlate_all(pool, s, images.typed_data<T>(),
+                          cotangent.typed_data<T>(),
+                          reaches.typed_data<int32_t>(),
+                          weights.typed_data<T>());
+  });
+}
+
 }  // namespace
 
 // The version of the interface that this was built for.
@@ -151,17 +190,22 @@ extern const int32_t stnjax_sampler_api[2] = {XLA_FFI_API_MAJOR,
                                               XLA_FFI_API_MINOR};
 }
 
-#define DEFINE(name, call)                                            \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call,                           \
-                                ffi::Ffi::Bind()                      \
-                                    .Ctx<ffi::ThreadPool>()           \
-                                    .RemainingArgs()                  \
-                                    .RemainingRets()                  \
-                                    .Attr<int64_t>("weighting")       \
-                                    .Attr<Numbers>("beyond")          \
-                                    .Attr<Numbers>("period"))
+#define DEFINE(name, call, ...)                                     \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call,                         \
+                                ffi::Ffi::Bind()                    \
+                                    .Ctx<ffi::ThreadPool>()         \
+                                    .RemainingArgs()                \
+                                    .RemainingRets() __VA_ARGS__)
 
-DEFINE(stnjax_sampler_read, read_call);
-DEFINE(stnjax_sampler_read_affine, read_call);
-DEFINE(stnjax_sampler_grad_coords, grad_coords_call);
-DEFINE(stnjax_sampler_grad_image, grad_image_call);
+#define DEFINE_SAMPLER(name, call)                   \
+  DEFINE(name, call,                                 \
+             .Attr<int64_t>("weighting")             \
+             .Attr<Numbers>("beyond")                \
+             .Attr<Numbers>("period"))
+
+DEFINE_SAMPLER(stnjax_sampler_read, read_call);
+DEFINE_SAMPLER(stnjax_sampler_read_affine, read_call);
+DEFINE_SAMPLER(stnjax_sampler_grad_coords, grad_coords_call);
+DEFINE_SAMPLER(stnjax_sampler_grad_image, grad_image_call);
+DEFINE(stnjax_sampler_filter, filter_call, .Attr<bool>("cyclic"));
+DEFINE(stnjax_sampler_correlate, correlate_call, .Attr<bool>("cyclic"));

@@ -1,5 +1,5 @@
 // Sampling of a batch and both gradients, for every method, number of axes and
-// type of numbers; by threads.
+// type of numbers, and filters; by threads.
 
 #ifndef STNJAX_SAMPLING_KERNELS_SAMPLER_H_
 #define STNJAX_SAMPLING_KERNELS_SAMPLER_H_
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "filters.h"
 #include "gradients.h"
 #include "parallel.h"
 #include "places.h"
@@ -77,7 +78,20 @@ namespace stnjax {
     map_pixels<axes>(s, source, start, count, places);                 \
   }
 
+#define FILTER_KERNELS(target, Type)                                          \
+  target inline void filter_on(const Lines& s, const Cut& cut, int64_t task,  \
+                               const Type* line, const Type* weights,         \
+                               int64_t reach, Type* results) {                \
+    filter_task(s, cut, task, line, weights, reach, results);                 \
+  }                                                                           \
+  target inline void correlate_on(                                            \
+      const Lines& s, const Cut& cut, int64_t task, const Type* line,         \
+      const Type* cotangents, int64_t reach, double* sums) {                  \
+    correlate_task(s, cut, task, line, cotangents, reach, sums);              \
+  }
+
 #define ALL_KERNELS(target, few, Type)         \
+  FILTER_KERNELS(target, Type)                 \
   MAP_KERNEL(target, Type, 2)                  \
   MAP_KERNEL(target, Type, 3)                  \
   KERNELS(target, few, Type, 2, 1)             \
@@ -152,6 +166,44 @@ void grad_image_all(Pool& pool, const Sizes& s, const T* values,
                     points.from(i * s.points), s.points, pixels);
     });
   });
+}
+
+template <typename T, typename Pool>
+void filter_all(Pool& pool, const Lines& s, const T* images, const T* weights,
+                const int32_t* reaches, T* results) {
+  if (s.numbers() == 0) return;
+  const Cut cut(s);
+  over_tasks(pool, s, cut, [&](int64_t image, int64_t line, int64_t task) {
+    const int64_t start = line * s.numbers();
+    filter_on(s, cut, task, images + start, weights + image * s.taps,
+              reaches[image], results + start);
+  });
+}
+
+template <typename T, typename Pool>
+void correlate_all(Pool& pool, const Lines& s, const T* images,
+                   const T* cotangents, const int32_t* reaches, T* weights) {
+  std::fill_n(weights, s.batch * s.taps, T(0));
+  if (s.batch == 0 || s.numbers() == 0) return;
+  // Each task has sums of its own, added in order: the same every time.
+  const Cut cut(s);
+  const int64_t taps = *std::max_element(reaches, reaches + s.batch) + 1;
+  std::vector<double> sums(s.batch * s.lines * cut.tasks * taps);
+  over_tasks(pool, s, cut, [&](int64_t image, int64_t line, int64_t task) {
+    const int64_t start = line * s.numbers();
+    correlate_on(s, cut, task, images + start, cotangents + start,
+                 reaches[image], &sums[(line * cut.tasks + task) * taps]);
+  });
+  const int64_t parts = s.lines * cut.tasks;
+  for (int64_t image = 0; image < s.batch; ++image) {
+    for (int64_t d = 0; d <= reaches[image]; ++d) {
+      double sum = 0;
+      for (int64_t part = image * parts; part < (image + 1) * parts; ++part) {
+        sum += sums[part * taps + d];
+      }
+      weights[image * s.taps + d] = static_cast<T>(sum);
+    }
+  }
 }
 
 }  // namespace stnjax
