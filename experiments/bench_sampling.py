@@ -2,9 +2,10 @@
 
   python -m experiments.bench_sampling
 
-Other methods, and volumes, which have one more size:
+Other methods and paddings, and volumes, which have one more size:
 
   python -m experiments.bench_sampling --method=cubic --method=nearest
+  python -m experiments.bench_sampling --padding=border --padding=reflection
   python -m experiments.bench_sampling --shapes=2x64x64x64x1,2x48x48x48x4
   python -m experiments.bench_sampling --shapes=1x1080x1920x3 --dtype=uint8
 
@@ -41,6 +42,7 @@ def main() -> None:
   chosen = sampling.chosen_peers(_PEERS.value)
   methods = cli.each_once("method", _METHODS.value)
   dtypes = cli.each_once("dtype", _DTYPES.value)
+  paddings = cli.each_once("padding", _PADDINGS.value)
   if not _COMPILED.value:
     peers.without_compiler()
   _OUTPUT.prepare()
@@ -51,6 +53,7 @@ def main() -> None:
     batches,
     methods,
     dtypes,
+    paddings,
     chosen,
     rounds=_ROUNDS.value,
     in_a_row=in_a_row,
@@ -74,6 +77,9 @@ if __name__ == "__main__":
     ["float32"],
     peers.DTYPES,
     "Data type of the images; can be repeated.",
+  )
+  _PADDINGS = flags.DEFINE_multi_enum(
+    "padding", ["zeros"], peers.PADDINGS, "What is outside; can be repeated."
   )
   _PEERS = flags.DEFINE_list(
     "peers",

@@ -4,9 +4,10 @@
 
 Times linear warps by random affine transforms, forward and with both gradients,
 along each axis separately, with stnjax and, if it is installed, torch; and
-single images that are blurred as they are shrunk by 4, `antialias=True`. A fixed
-cost plus a cost per value gives a line that is first flat and then straight,
-with slope 1 on logarithmic axes; the table has the slope of the upper half.
+single images that are blurred as they are shrunk by 4, `antialias=True`. A
+fixed cost plus a cost per value gives a line that is first flat and then
+straight, with slope 1 on logarithmic axes; the table has the slope of the upper
+half.
 Writes bench_scaling.md, bench_scaling.png and every measurement,
 bench_scaling.json. Takes about 2 minutes on 2 CPU cores.
 """
@@ -24,7 +25,9 @@ def main() -> None:
   rows = []
   for axis, shapes in scaling.AXES.items():
     print(f"{axis} ...", flush=True)
-    rows += scaling.measure(axis, shapes, scaling.libraries(axis), _ROUNDS.value)
+    rows += scaling.measure(
+      axis, shapes, scaling.libraries(axis), _ROUNDS.value
+    )
   lines = scaling.lines(rows)
   text = tables.markdown(scaling.table(lines))
   print(f"{text}\n")

@@ -1,6 +1,7 @@
 """Warps in JAX, and their passes: forward, and with gradients.
 
-A warp is a function of a batch `[B, H, W, C]`, theta `[B, 2, 3]` and a method.
+A warp is a function of a batch `[B, H, W, C]`, theta `[B, 2, 3]`, a method and
+a padding.
 """
 
 from collections.abc import Callable
@@ -19,32 +20,38 @@ from stnjax.sampling import grids
 ORDERS = {"nearest": 0, "linear": 1}
 """Methods of `map_coordinates` and dm_pix, and what they call them."""
 
-Warp = Callable[[jax.Array, jax.Array, str], jax.Array]
+Warp = Callable[[jax.Array, jax.Array, str, str], jax.Array]
 
 
-def stnjax_warp(image: jax.Array, theta: jax.Array, method: str) -> jax.Array:
+def stnjax_warp(
+  image: jax.Array, theta: jax.Array, method: str, padding: str
+) -> jax.Array:
   """This library's warp."""
-  return stnjax.warp(image, theta, method=method)
+  return stnjax.warp(image, theta, method=method, padding=padding)
 
 
 def antialiased_warp(
-  image: jax.Array, theta: jax.Array, method: str
+  image: jax.Array, theta: jax.Array, method: str, padding: str
 ) -> jax.Array:
   """This library's warp of an image that it shrinks by 4, and so blurs."""
   shrinking = theta * np.array([4.0, 4.0, 1.0], theta.dtype)
-  return stnjax.warp(image, shrinking, method=method, antialias=True)
+  options = {"method": method, "padding": padding}
+  return stnjax.warp(image, shrinking, antialias=True, **options)
 
 
-def copy(image: jax.Array, theta: jax.Array, method: str) -> jax.Array:
+def copy(
+  image: jax.Array, theta: jax.Array, method: str, padding: str
+) -> jax.Array:
   """The negative of the batch: moves as much memory as a warp forward."""
-  del theta, method
+  del theta, method, padding
   return -image  # JAX would return the image itself without a copy
 
 
 def map_coordinates(
-  image: jax.Array, theta: jax.Array, method: str
+  image: jax.Array, theta: jax.Array, method: str, padding: str
 ) -> jax.Array:
   """A warp by `jax.scipy.ndimage.map_coordinates`."""
+  assert padding == "zeros"
   points = grids.affine_pixel_grid(theta, image.shape[1:3], image.shape[1:3])
 
   def plane(plane, points):
@@ -57,8 +64,11 @@ def map_coordinates(
   return jax.vmap(by_channel)(image, points)
 
 
-def dm_pix_warp(image: jax.Array, theta: jax.Array, method: str) -> jax.Array:
+def dm_pix_warp(
+  image: jax.Array, theta: jax.Array, method: str, padding: str
+) -> jax.Array:
   """A warp by dm_pix, whose matrices are of (row, column, channel)."""
+  assert padding == "zeros"
   import dm_pix
 
   pixels = transforms.to_pixels(theta, image.shape[1:3])
@@ -112,6 +122,7 @@ def passes(
   inputs: tuple[np.ndarray, np.ndarray, np.ndarray],
   method: str,
   dtype: str,
+  padding: str = "zeros",
   in_a_row: int = 1,
   compiler_options: dict[str, Any] | None = None,
 ) -> dict[str, Callable[[], Any]]:
@@ -122,18 +133,26 @@ def passes(
     names: Passes, see `program`.
     inputs: Image, theta and the cotangent of the result.
     method: Method of interpolation.
-    dtype: Data type of the images; theta stays float32.
+    dtype: Data type of the images; theta is float32, of float64 images float64.
+    padding: What is outside.
     in_a_row: Number of times that a call computes the warp, in one program.
     compiler_options: Options of `jax.jit`.
   """
-  image, theta, cotangent = map(jnp.asarray, inputs)
-  operands = image.astype(dtype), theta, cotangent.astype(dtype)
+  wide = jax.enable_x64(dtype == "float64")
+  image, theta, cotangent = inputs
+  with wide:
+    operands = (
+      jnp.asarray(image, dtype),
+      jnp.asarray(theta, "float64" if dtype == "float64" else "float32"),
+      jnp.asarray(cotangent, dtype),
+    )
 
   def call(compiled):
-    return jax.block_until_ready(compiled(*operands))
+    with wide:
+      return jax.block_until_ready(compiled(*operands))
 
   def f(image, theta):
-    return warp(image, theta, method)
+    return warp(image, theta, method, padding)
 
   return {
     name: functools.partial(

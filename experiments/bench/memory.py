@@ -26,7 +26,7 @@ def in_fresh_process(name: str, **case: Any) -> dict[str, float]:
 
   Args:
     name: "stnjax" or one of `peers.PEERS`.
-    **case: Arguments of `peers.build`: shape, method and dtype.
+    **case: Arguments of `peers.build`: shape, method, dtype and padding.
 
   Returns:
     Peak memory in MiB by pass, beyond what was in use before the pass.

@@ -20,6 +20,7 @@ def passes(
   inputs: tuple[np.ndarray, np.ndarray, np.ndarray],
   method: str,
   dtype: str,
+  padding: str = "zeros",
   in_a_row: int = 1,
 ) -> dict[str, Callable[[], Any]]:
   """The pass forward of `cv2.warpAffine`, an image after the other.
@@ -28,8 +29,10 @@ def passes(
     inputs: Image, theta and the cotangent of the result, channels last.
     method: Method of interpolation.
     dtype: Data type of the images, as NumPy calls it; they are given in it.
+    padding: What is outside: "zeros".
     in_a_row: Number of times that a call computes the warp.
   """
+  assert padding == "zeros"
   images, theta, _ = inputs
   images = images.astype(dtype)
   height, width = images.shape[1:3]

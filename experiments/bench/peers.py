@@ -16,7 +16,8 @@ from stnjax.sampling.kernels import library
 
 METHODS = ("nearest", "linear", "cubic", "spline")
 PASSES = ("forward", "theta", "both")
-DTYPES = ("float32", "bfloat16", "uint8")
+DTYPES = ("float32", "float64", "bfloat16", "uint8")
+PADDINGS = ("zeros", "border", "reflection", "wrap")
 FLOATING = ("float32", "bfloat16")
 
 _TORCH = ("torch", "kornia")
@@ -34,31 +35,40 @@ class Implementation:
 
   Attributes:
     methods: Methods of interpolation that it supports.
-    passes: Function of the inputs, the method, the data type of the images and
-      the number of times that a call computes the warp; it returns, by pass, a
-      call that returns when its result is there.
+    passes: Function of the inputs, the method, the data type of the images, the
+      padding and the number of times that a call computes the warp; it returns,
+      by pass, a call that returns when its result is there.
     package: Package that it needs.
     backends: Backends of JAX that it is of use on; any if empty.
     is_warp: Whether its result is the warped batch.
     volume_methods: Methods of interpolation that it supports for volumes.
     dtypes: Data types of images that it supports.
+    paddings: What it knows to be outside.
     max_channels: Most channels of an image, None if it takes any number.
   """
 
   methods: Sequence[str]
-  passes: Callable[[Inputs, str, str, int], Passes]
+  passes: Callable[[Inputs, str, str, str, int], Passes]
   package: str = "jax"
   backends: Sequence[str] = ()
   is_warp: bool = True
   volume_methods: Sequence[str] = ()
   dtypes: Sequence[str] = FLOATING
+  paddings: Sequence[str] = ("zeros",)
   max_channels: int | None = None
 
-  def supports(self, shape: Sequence[int], method: str, dtype: str) -> bool:
-    """Whether it warps a batch of a shape and data type by a method."""
+  def supports(
+    self, shape: Sequence[int], method: str, dtype: str, padding: str
+  ) -> bool:
+    """Whether it warps a batch of a shape and data type so."""
     methods = self.methods if len(shape) == 4 else self.volume_methods
     most = self.max_channels or shape[-1]
-    return method in methods and dtype in self.dtypes and shape[-1] <= most
+    return (
+      method in methods
+      and dtype in self.dtypes
+      and padding in self.paddings
+      and shape[-1] <= most
+    )
 
   def available(self) -> bool:
     """Whether it can be timed on JAX's default backend."""
@@ -97,11 +107,13 @@ STNJAX = Implementation(
   methods=METHODS,
   volume_methods=METHODS,
   dtypes=DTYPES,
+  paddings=PADDINGS,
   passes=_in_jax(jax_warps.stnjax_warp),
 )
 
 _ANTIALIASED = Implementation(
   methods=("linear", "cubic", "spline"),
+  paddings=PADDINGS,
   passes=_in_jax(jax_warps.antialiased_warp),
 )
 
@@ -116,6 +128,8 @@ for _name in ("torch", "kornia"):
       volume_methods=("nearest", "linear") if _name == "torch" else (),
       passes=functools.partial(_in_torch, _name),
       package=_name,
+      dtypes=(*FLOATING, "float64") if _name == "torch" else FLOATING,
+      paddings=PADDINGS[:3] if _name == "torch" else ("zeros",),
     ),
   )
 PEERS.register(
@@ -148,6 +162,7 @@ PEERS.register(
   Implementation(
     methods=METHODS,
     volume_methods=METHODS,
+    paddings=PADDINGS,
     passes=_in_jax(jax_warps.stnjax_warp, options=ONE_ORDER),
     backends=("gpu",),  # sums elsewhere are in one order anyway
   ),
@@ -160,6 +175,7 @@ PEERS.register(
     passes=_in_jax(jax_warps.copy, names=("forward",)),
     is_warp=False,
     dtypes=DTYPES,
+    paddings=PADDINGS,
   ),
 )
 
@@ -190,6 +206,7 @@ def build(
   shape: Sequence[int],
   method: str,
   dtype: str = "float32",
+  padding: str = "zeros",
   in_a_row: int = 1,
 ) -> Passes:
   """The passes of an implementation, compiled by a first call.
@@ -199,6 +216,7 @@ def build(
     shape: Batch, height, width and channels.
     method: One of `METHODS`.
     dtype: Data type of the images, one of `DTYPES`.
+    padding: What is outside, one of `PADDINGS`.
     in_a_row: Number of times that a call computes the warp.
 
   Returns:
@@ -208,7 +226,7 @@ def build(
   image, *rest = inputs(shape)
   if dtype == "uint8":
     image = np.round(255 * image)
-  passes = find(name).passes((image, *rest), method, dtype, in_a_row)
+  passes = find(name).passes((image, *rest), method, dtype, padding, in_a_row)
   if method == "nearest":
     passes.pop("theta", None)
   if dtype == "uint8":

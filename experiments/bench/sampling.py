@@ -12,8 +12,10 @@ from experiments.lib import cli
 from experiments.lib.tables import Table, markdown
 import stnjax
 
+_CASE_KEYS = ("shape", "method", "dtype", "padding")
+
 Row = dict[str, Any]
-"""A measurement: shape, method, dtype, pass, peer, seconds, peak_mib."""
+"""A measurement: the case, see `measure`, pass, peer, seconds and peak_mib."""
 
 
 def check_same_picture(
@@ -57,6 +59,7 @@ def measure_all(
   batches: Sequence[shapes.Shape],
   methods: Sequence[str],
   dtypes: Sequence[str],
+  paddings: Sequence[str],
   chosen: Sequence[str],
   *,
   rounds: int,
@@ -69,6 +72,7 @@ def measure_all(
     batches: Shapes to warp.
     methods: Methods of interpolation.
     dtypes: Data types of the images.
+    paddings: What is outside.
     chosen: Names in `peers.PEERS`.
     rounds: Number of times each pass is timed.
     in_a_row: Number of times that a call computes the warp.
@@ -78,9 +82,10 @@ def measure_all(
     All measurements so far, after each combination.
   """
   rows: list[Row] = []
-  for shape, method, dtype in itertools.product(batches, methods, dtypes):
-    print(f"{shapes.text(shape)} {method} {dtype} ...", flush=True)
-    case = {"shape": shape, "method": method, "dtype": dtype}
+  for values in itertools.product(batches, methods, dtypes, paddings):
+    shape, *rest = values
+    print(f"{shapes.text(shape)} {' '.join(rest)} ...", flush=True)
+    case = dict(zip(_CASE_KEYS, values, strict=True))
     rows += measure(case, chosen, rounds, in_a_row, with_memory)
     yield rows
 
@@ -95,7 +100,7 @@ def measure(
   """Measures one combination, see `measure_all`, after checking results.
 
   Args:
-    case: Shape, method and dtype.
+    case: Shape, method, dtype and padding.
     chosen: Names in `peers.PEERS`; those without the method are left out.
     rounds: Number of times each pass is timed.
     in_a_row: Number of times that a call computes the warp.
@@ -132,8 +137,11 @@ def report(rows: Sequence[Row]) -> str:
   names = list(dict.fromkeys(row["peer"] for row in rows))
   by_case: dict[tuple, dict[str, Row]] = {}
   for row in rows:
-    batch = shapes.text(row["shape"])
-    case = batch, row["method"], row["dtype"], row["pass"]
+    batch, method = shapes.text(row["shape"]), row["method"]
+    padding = row.get("padding", "zeros")  # older measurements have no others
+    if padding != "zeros":
+      method = f"{method}, {padding}"
+    case = batch, method, row["dtype"], row["pass"]
     by_case.setdefault(case, {})[row["peer"]] = row
   tables = [times(names, by_case)]
   if any(row["peak_mib"] is not None for row in rows):

@@ -41,12 +41,13 @@ def torch_warp(
 
 
 def kornia_warp(
-  images: torch.Tensor, matrix: torch.Tensor, mode: str
+  images: torch.Tensor, matrix: torch.Tensor, mode: str, padding: str
 ) -> torch.Tensor:
   """Warps `[B, C, H, W]` by `[B, 2, 3]`, from input to output, in pixels."""
   from kornia.geometry import transform
 
-  return transform.warp_affine(images, matrix, images.shape[2:], mode=mode)
+  size = images.shape[2:]
+  return transform.warp_affine(images, matrix, size, mode, padding_mode=padding)
 
 
 def kornia_matrix(theta: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -59,6 +60,7 @@ def passes(
   inputs: tuple[np.ndarray, np.ndarray, np.ndarray],
   method: str,
   dtype: str,
+  padding: str = "zeros",
   in_a_row: int = 1,
 ) -> dict[str, Callable[[], Any]]:
   """The passes of a warp as calls that return when their result is there.
@@ -69,6 +71,7 @@ def passes(
     method: Method of interpolation.
     dtype: Data type of the images and, as torch's grids have that of the
       images, of theta.
+    padding: What is outside.
     in_a_row: Number of times that a call computes the warp; on GPU as one CUDA
       graph.
   """
@@ -77,7 +80,7 @@ def passes(
   if peer == "kornia":
     theta = kornia_matrix(theta, image.shape[1:3])
   warp = {"torch": torch_warp, "kornia": kornia_warp}[peer]
-  warp = functools.partial(warp, mode=MODES[method])
+  warp = functools.partial(warp, mode=MODES[method], padding=padding)
   image, cotangent = (
     torch.tensor(x).movedim(-1, 1).contiguous() for x in (image, cotangent)
   )

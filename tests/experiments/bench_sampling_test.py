@@ -55,6 +55,17 @@ class PeersTest(parameterized.TestCase):
     with self.assertRaisesRegex(RuntimeError, f"{peer} makes another picture"):
       sampling.check_same_picture(built, shape, method)
 
+  @parameterized.parameters("border", "reflection")
+  def test_wide_numbers_and_paddings_are_those_of_torch(self, padding):
+    case = (2, 9, 8, 3), "linear", "float64", padding
+    ours, theirs = (
+      np.asarray(peers.build(name, *case)["forward"]())
+      for name in ("stnjax", "torch")
+    )
+    self.assertEqual(ours.dtype, np.float64)
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    self.assertFalse(peers.find("kornia").supports(*case))
+
   @parameterized.parameters("torch", "map_coordinates")
   def test_gradients_are_those_of_stnjax(self, peer):
     shape = (2, 9, 8, 3)
