@@ -1,8 +1,8 @@
 """What arrays share, whatever mode the caller is in: dtypes, axes of meshes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 from jax import lax
@@ -56,14 +56,3 @@ def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
     lax.pcast(operand, axes, to="varying") if axes else operand
     for operand, axes in zip(operands, missing, strict=True)
   ]
-
-
-def abstract_result(operand: Any, shape: Sequence[int], dtype: Any) -> Any:
-  """The abstract result of an operation of JAX, given an abstract operand.
-
-  Over the axes of a mesh it varies as the operand does.
-  """
-  sharding = jax.NamedSharding(
-    operand.sharding.mesh, jax.P(*[None] * len(shape))
-  )
-  return operand.update(shape=tuple(shape), dtype=dtype, sharding=sharding)

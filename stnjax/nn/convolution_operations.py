@@ -8,10 +8,9 @@ all. On NVIDIA GPUs small layers are products, and elsewhere all is XLA's.
 """
 
 from collections.abc import Callable, Sequence
-import contextlib
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -19,10 +18,9 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
-from stnjax import promotion
+from stnjax import primitives, promotion
 from stnjax.nn import banded
-
-_Pads = tuple[tuple[int, int], tuple[int, int]]
+from stnjax.nn import convolution_forms as forms
 
 # Since this version, convolutions of XLA for CPU reach the speed of products.
 _FAST = jax.__version_info__ >= (0, 12)
@@ -33,11 +31,6 @@ _LEAST_CHANNELS = (32, 8)  # before that version, and since
 # Pixels of the image for one of the output, from which on most that a
 # convolution reads for the image's gradient is padding.
 _MOST_PADDED = 1.8
-
-# Images, the channels of a convolution for the kernel's gradient: 256 of 18x18
-# pixels with 64 channels took three times as long at once.
-_PIECE = 64
-_MOST_PIECES = 16
 
 # On GPU, numbers of the larger factor of the product for an image; 256 images
 # take 128 MB.
@@ -59,9 +52,9 @@ def convolve(
   """
   (top, bottom), (left, right) = pads
   around = (top, bottom), (left, right)
-  size = _out_size(images.shape[1:3], kernel.shape[:2], around)
+  size = forms.out_size(images.shape[1:3], kernel.shape[:2], around)
   if any(length < 1 for length in size):
-    return _convolution(images, kernel, around)
+    return forms.convolution(images, kernel, around)
   images, kernel = promotion.match_varying_axes(images, kernel)
   result: jax.Array = _OUT.bind(
     *(images[None], kernel[None]),
@@ -69,123 +62,6 @@ def convolve(
     precision=jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
   )
   return result[0]
-
-
-# The forms. Images are `[B, H, W, C]`, cotangents `[B, h, w, F]`, kernels `[kh,
-# kw, C, F]`; operations have an axis of seeds before these.
-
-
-def _convolution(images: Any, kernel: Any, pads: _Pads) -> jax.Array:
-  result: jax.Array = lax.conv_general_dilated(
-    images, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
-  return result
-
-
-def _product(images: Any, kernel: Any, pads: _Pads) -> jax.Array:
-  return banded.banded_conv(jnp.pad(images, [(0, 0), *pads, (0, 0)]), kernel)
-
-
-def _convolution_to_image(
-  kernel: jax.Array, cotangent: jax.Array, pads: _Pads
-) -> jax.Array:
-  window = kernel.shape[:2]
-  before_after = [
-    (size - 1 - before, size - 1 - after)
-    for size, (before, after) in zip(window, pads, strict=True)
-  ]
-  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  # XLA would take the turn into the convolution, which is slow then.
-  turned = lax.optimization_barrier(turned)
-  return _convolution(cotangent, turned, (before_after[0], before_after[1]))
-
-
-def _convolution_to_kernel(
-  images: jax.Array, cotangent: jax.Array, pads: _Pads
-) -> jax.Array:
-  def of(piece: slice) -> jax.Array:
-    # Laid out as a convolution takes them, not named as such by its axes.
-    by_channel, window = lax.optimization_barrier(
-      (
-        images[piece].transpose(3, 1, 2, 0),
-        cotangent[piece].transpose(1, 2, 0, 3),
-      )
-    )
-    return _convolution(by_channel, window, pads).transpose(1, 2, 0, 3)
-
-  batch = images.shape[0]
-  if not isinstance(batch, int) or batch <= _PIECE:  # it can be symbolic
-    return of(slice(None))
-  length = max(_PIECE, -(-batch // _MOST_PIECES))
-  pieces = [of(slice(i, i + length)) for i in range(0, batch, length)]
-  return functools.reduce(jnp.add, pieces)
-
-
-def _transposed_to_image(
-  form: Callable[..., Any],
-  kernel: jax.Array,
-  cotangent: jax.Array,
-  pads: _Pads,
-) -> jax.Array:
-  shape = _image_shape(kernel.shape, cotangent.shape, pads)
-  convolve = functools.partial(form, kernel=kernel, pads=pads)
-  return _transposed(convolve, shape, cotangent)
-
-
-def _transposed_to_kernel(
-  form: Callable[..., Any],
-  images: jax.Array,
-  cotangent: jax.Array,
-  pads: _Pads,
-) -> jax.Array:
-  shape = _kernel_shape(images.shape, cotangent.shape, pads)
-  convolve = functools.partial(form, images, pads=pads)
-  return _transposed(convolve, shape, cotangent)
-
-
-def _transposed(
-  linear: Callable[..., Any], shape: tuple[int, ...], cotangent: jax.Array
-) -> jax.Array:
-  """The transpose of a linear function of an operand of that shape."""
-  # Under `shard_map`, the gradient of one that is the same on all devices
-  # would be summed over them.
-  operand, _ = promotion.match_varying_axes(
-    jnp.zeros(shape, cotangent.dtype), cotangent
-  )
-  result: jax.Array
-  (result,) = jax.vjp(linear, operand)[1](cotangent)
-  return result
-
-
-# Shapes, with or without the axis of seeds.
-
-
-def _out_size(
-  sizes: Sequence[int], window: Sequence[int], pads: _Pads
-) -> tuple[int, ...]:
-  """Of the output, given the kernel; of the kernel, given the output."""
-  return tuple(
-    size + sum(pad) - w + 1
-    for size, w, pad in zip(sizes, window, pads, strict=True)
-  )
-
-
-def _out_shape(images: Any, kernel: Any, pads: _Pads) -> tuple[int, ...]:
-  size = _out_size(images[-3:-1], kernel[-4:-2], pads)
-  return *images[:-3], *size, kernel[-1]
-
-
-def _image_shape(kernel: Any, cotangent: Any, pads: _Pads) -> tuple[int, ...]:
-  size = tuple(
-    s + w - 1 - sum(pad)
-    for s, w, pad in zip(cotangent[-3:-1], kernel[-4:-2], pads, strict=True)
-  )
-  return *cotangent[:-3], *size, kernel[-2]
-
-
-def _kernel_shape(images: Any, cotangent: Any, pads: _Pads) -> tuple[int, ...]:
-  window = _out_size(images[-3:-1], cotangent[-3:-1], pads)
-  return *images[:-4], *window, images[-1], cotangent[-1]
 
 
 # Which form is faster on CPU, measured on 2 cores for layers of 1 to 192
@@ -220,37 +96,22 @@ def _fits_gpu(images: Any, kernel: Any) -> bool:
   return seen <= _MOST_ON_GPU
 
 
-def _as_traced(form: Callable[..., Any]) -> Callable[..., Any]:
-  """A form in the modes of JAX in which the operation was traced.
+def _with_precision(form: Callable[..., Any]) -> Callable[..., Any]:
+  """A form at the precision of JAX when the operation was traced."""
 
-  It is traced later, while a program is lowered.
-  """
-
-  @promotion.usual
-  def run(first: Any, second: Any, pads: _Pads, precision: str | None) -> Any:
-    with contextlib.ExitStack() as modes:
-      modes.enter_context(jax.default_matmul_precision(precision))
-      if first.dtype.itemsize >= 8:
-        modes.enter_context(jax.enable_x64(True))
+  def run(
+    first: Any, second: Any, pads: forms.Pads, precision: str | None
+  ) -> Any:
+    with jax.default_matmul_precision(precision):
       return form(first, second, pads)
 
   return run
 
 
-def _operation(
-  name: str,
-  shape: Callable[..., Any],
-  order: Callable[..., Any],
-  *,
-  xla: Callable[..., Any],
-  on_cpu: Callable[..., Any],
-  product: Callable[..., Any],
-  is_convolution: Callable[..., Any],
-) -> core.Primitive:
-  """An operation of JAX on two operands and a mapped axis of seeds.
+class _Operation(NamedTuple):
+  """What an operation of two operands with a mapped axis of seeds does.
 
-  Args:
-    name: End of the operation's name.
+  Attributes:
     shape: Shape of the result, of those of the operands.
     order: From the shapes of both operands and the result, those of images,
       kernel and output.
@@ -259,83 +120,91 @@ def _operation(
     product: The form by products.
     is_convolution: Whether it is to be `on_cpu`, of the shapes in `order`.
   """
-  primitive = core.Primitive(f"stnjax_convolution_{name}")
 
-  @functools.partial(jax.jit, static_argnames=("pads", "precision"))
-  def compiled(first: Any, second: Any, **options: Any) -> Any:
-    return primitive.bind(first, second, **options)
+  shape: Callable[..., Any]
+  order: Callable[..., Any]
+  xla: Callable[..., Any]
+  on_cpu: Callable[..., Any]
+  product: Callable[..., Any]
+  is_convolution: Callable[..., Any]
 
-  @jax.disable_jit(False)
-  def evaluated(first: Any, second: Any, **options: Any) -> Any:
-    return compiled(first, second, **options)
+  def define(self, name: str) -> core.Primitive:
+    """The operation of JAX with this end of its name."""
+    primitive = primitives.define(
+      f"stnjax_convolution_{name}",
+      lambda *shapes, pads, precision: [self.shape(*shapes, pads)],
+      options=("pads", "precision"),
+    )
+    for platform, form in (
+      (None, self._elsewhere),
+      ("cpu", self._cpu),
+      ("cuda", self._gpu),
+    ):
+      lower = primitives.lowering(_with_precision(form))
+      mlir.register_lowering(primitive, lower, platform=platform)
+    return primitive
 
-  def abstract(
-    first: Any, second: Any, pads: _Pads, precision: str | None
+  def _cpu(self, first: jax.Array, second: jax.Array, pads: forms.Pads) -> Any:
+    known = isinstance(first.shape[0], int)  # the number of seeds
+    if not (known and self.is_convolution(*self._shapes(first, second, pads))):
+      return _for_seeds(self.product, first, second, pads)
+    if first.shape[0] == 1:
+      return self.on_cpu(first[0], second[0], pads)[None]
+    return lax.map(lambda pair: self.on_cpu(*pair, pads), (first, second))
+
+  def _gpu(self, first: jax.Array, second: jax.Array, pads: forms.Pads) -> Any:
+    images, kernel, _ = self._shapes(first, second, pads)
+    form = self.product if _fits_gpu(images, kernel) else self.xla
+    return _for_seeds(form, first, second, pads)
+
+  def _elsewhere(
+    self, first: jax.Array, second: jax.Array, pads: forms.Pads
   ) -> Any:
-    result = shape(first.shape, second.shape, pads)
-    return promotion.abstract_result(first, result, first.dtype)
+    return _for_seeds(self.xla, first, second, pads)
 
-  primitive.def_impl(evaluated)
-  primitive.def_abstract_eval(abstract)
-
-  def shapes(first: Any, second: Any, pads: _Pads) -> tuple[Any, Any, Any]:
-    result = shape(first.shape, second.shape, pads)
-    ordered: tuple[Any, Any, Any] = order(first.shape, second.shape, result)
+  def _shapes(
+    self, first: jax.Array, second: jax.Array, pads: forms.Pads
+  ) -> tuple[Any, Any, Any]:
+    result = self.shape(first.shape, second.shape, pads)
+    ordered: tuple[Any, Any, Any] = self.order(
+      first.shape, second.shape, result
+    )
     return ordered
 
-  def for_cpu(first: jax.Array, second: jax.Array, pads: _Pads) -> Any:
-    known = isinstance(first.shape[0], int)  # the number of seeds
-    if not (known and is_convolution(*shapes(first, second, pads))):
-      return jax.vmap(functools.partial(product, pads=pads))(first, second)
-    if first.shape[0] == 1:
-      return on_cpu(first[0], second[0], pads)[None]
-    return lax.map(lambda pair: on_cpu(*pair, pads), (first, second))
 
-  def for_gpu(first: jax.Array, second: jax.Array, pads: _Pads) -> Any:
-    images, kernel, _ = shapes(first, second, pads)
-    form = product if _fits_gpu(images, kernel) else xla
-    return jax.vmap(functools.partial(form, pads=pads))(first, second)
-
-  def for_others(first: jax.Array, second: jax.Array, pads: _Pads) -> Any:
-    return jax.vmap(functools.partial(xla, pads=pads))(first, second)
-
-  for platform, form in {
-    None: for_others,
-    "cpu": for_cpu,
-    "cuda": for_gpu,
-  }.items():
-    lower = mlir.lower_fun(_as_traced(form), multiple_results=False)
-    mlir.register_lowering(primitive, lower, platform=platform)
-  return primitive
+def _for_seeds(
+  form: Callable[..., Any],
+  first: jax.Array,
+  second: jax.Array,
+  pads: forms.Pads,
+) -> Any:
+  return jax.vmap(functools.partial(form, pads=pads))(first, second)
 
 
-_OUT = _operation(
-  "out",
-  _out_shape,
-  lambda images, kernel, out: (images, kernel, out),
-  xla=_convolution,
-  on_cpu=_convolution,
-  product=_product,
+_OUT = _Operation(
+  shape=forms.out_shape,
+  order=lambda images, kernel, out: (images, kernel, out),
+  xla=forms.convolution,
+  on_cpu=forms.convolution,
+  product=forms.product,
   is_convolution=_by_convolution,
-)
-_IMAGE_GRADIENT = _operation(
-  "image_gradient",
-  _image_shape,
-  lambda kernel, out, images: (images, kernel, out),
-  xla=functools.partial(_transposed_to_image, _convolution),
-  on_cpu=_convolution_to_image,
-  product=functools.partial(_transposed_to_image, _product),
+).define("out")
+_IMAGE_GRADIENT = _Operation(
+  shape=forms.image_shape,
+  order=lambda kernel, out, images: (images, kernel, out),
+  xla=functools.partial(forms.transposed_to_image, forms.convolution),
+  on_cpu=forms.convolution_to_image,
+  product=functools.partial(forms.transposed_to_image, forms.product),
   is_convolution=_image_by_convolution,
-)
-_KERNEL_GRADIENT = _operation(
-  "kernel_gradient",
-  _kernel_shape,
-  lambda images, out, kernel: (images, kernel, out),
-  xla=functools.partial(_transposed_to_kernel, _convolution),
-  on_cpu=_convolution_to_kernel,
-  product=functools.partial(_transposed_to_kernel, _product),
+).define("image_gradient")
+_KERNEL_GRADIENT = _Operation(
+  shape=forms.kernel_shape,
+  order=lambda images, out, kernel: (images, kernel, out),
+  xla=functools.partial(forms.transposed_to_kernel, forms.convolution),
+  on_cpu=forms.convolution_to_kernel,
+  product=functools.partial(forms.transposed_to_kernel, forms.product),
   is_convolution=_by_convolution,
-)
+).define("kernel_gradient")
 
 
 # <out, cotangent> is linear in images, kernel and cotangent: the gradients of

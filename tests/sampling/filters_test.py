@@ -29,6 +29,8 @@ SHAPES = {
   "no numbers": (2, 2, 9, 0),
 }
 
+THETA = 3 * np.eye(2, 3)
+
 
 def some(shape, cyclic):
   """Images, weights and reaches, from none to all."""
@@ -170,6 +172,28 @@ class FiltersTest(parameterized.TestCase):
     program = export.export(call, platforms=("cpu", "tpu", "cuda"))(*operands)
     expected, _ = loops(*operands, False)
     np.testing.assert_allclose(program.call(*operands), expected, atol=1e-12)
+
+
+class ModesTest(absltest.TestCase):
+  def test_numbers_are_as_wide_as_when_it_was_traced(self):
+    image = np.random.default_rng(0).normal(size=(2, 9, 8, 1))
+
+    @jax.jit
+    def slope(image):
+      return jax.grad(lambda x: stnjax.warp(x, THETA, antialias=True).sum())(
+        image
+      )
+
+    with jax.enable_x64(True):
+      traced = slope.trace(image)
+      expected = afresh(slope, image)
+    with mock.patch.object(library, "is_compiled", lambda: False):
+      text = traced.lower().as_text()  # outside
+      with jax.enable_x64(True):
+        np.testing.assert_allclose(
+          traced.lower().compile()(image), expected, atol=1e-12
+        )
+    self.assertNotIn("f32", text)
 
 
 class ThreadsTest(absltest.TestCase):

@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import promotion
+from stnjax import primitives, promotion
 from stnjax.sampling.kernels import library
 
 _TILE = 64  # pixels along the axis that one product filters
@@ -210,31 +210,19 @@ def _operation(
   Args:
     name: End of the operation's name.
     reference: The operation by other operations.
-    result: Shape of its result, of those of the first two operands.
+    result: Shape of its result, in a list, see `primitives.define`.
   """
-  primitive = core.Primitive(f"stnjax_sampler_{name}")
-  by_products = mlir.lower_fun(reference, multiple_results=False)
+  primitive = primitives.define(
+    f"stnjax_sampler_{name}", result, options=("cyclic",)
+  )
+  by_products = primitives.lowering(reference)
   call = jax.ffi.ffi_lowering(primitive.name)
-
-  @functools.partial(jax.jit, static_argnames="cyclic")
-  def compiled(*operands: Any, cyclic: bool) -> Any:
-    return primitive.bind(*operands, cyclic=cyclic)
-
-  @jax.disable_jit(False)
-  def evaluated(*operands: Any, cyclic: bool) -> Any:
-    return compiled(*operands, cyclic=cyclic)
-
-  def abstract(first: Any, second: Any, reach: Any, *, cyclic: bool) -> Any:
-    shape = result(first.shape, second.shape, cyclic)
-    return promotion.abstract_result(first, shape, first.dtype)
 
   def lower_for_cpu(context: Any, *operands: Any, cyclic: bool) -> Any:
     if library.is_compiled() and library.may_call(context):
       return call(context, *operands, cyclic=cyclic)
     return by_products(context, *operands, cyclic=cyclic)
 
-  primitive.def_impl(evaluated)
-  primitive.def_abstract_eval(abstract)
   mlir.register_lowering(primitive, by_products)
   mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
   ad.primitive_jvps[primitive] = functools.partial(_change, primitive)
@@ -297,11 +285,11 @@ def _batch(
   return result.reshape(*moved[0].shape[:2], *result.shape[1:]), 0
 
 
-_FILTER = _operation("filter", _filter, lambda images, *_: images)
+_FILTER = _operation("filter", _filter, lambda images, *_, cyclic: [images])
 _CORRELATE = _operation(
   "correlate",
   _correlate,
-  lambda images, _, cyclic: (images[0], num_weights(images[2], cyclic)),
+  lambda images, *_, cyclic: [(images[0], num_weights(images[2], cyclic))],
 )
 ad.primitive_transposes[_FILTER] = _transpose_filter
 ad.primitive_transposes[_CORRELATE] = _transpose_correlate

@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import promotion
+from stnjax import primitives, promotion
 from stnjax.sampling import affine_maps
 from stnjax.sampling.kernels import library, plain
 from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
@@ -30,6 +30,8 @@ _WEIGHTINGS = {
   (method.weights, method.pads_position): code
   for code, method in enumerate((NEAREST, LINEAR, CUBIC, SPLINE))
 }
+
+_OPTIONS = ("method", "padding", "align_corners", "shape", "output_shape")
 
 
 def weighting(method: Method) -> int | None:
@@ -51,27 +53,22 @@ def _operation(
     results: Shapes of its results, given those of its operands.
     on_cpu: The operation on CPU where nothing is compiled, if that is another.
   """
-  primitive = core.Primitive(f"stnjax_sampler_{name}")
-  primitive.multiple_results = reference is plain.grad_coords
-  primitive.def_impl(reference)
+  several = reference is plain.grad_coords
 
-  @primitive.def_abstract_eval
-  def _(*operands, method, padding, align_corners, **options):
-    points = operands[-1]
-    shapes = results(*(operand.shape for operand in operands), **options)
-    outputs = [
-      promotion.abstract_result(points, shape, operands[0].dtype)
-      for shape in shapes
-    ]
-    return outputs if primitive.multiple_results else outputs[0]
+  def shapes(*operands, method, padding, align_corners, **options):
+    return results(*operands, **options)
+
+  primitive = primitives.define(
+    f"stnjax_sampler_{name}", shapes, _OPTIONS, multiple_results=several
+  )
 
   def lower_for_cpu(context, *operands, **options):
     calls = library.is_compiled() and library.may_call(context)
     lower = _lower_compiled(primitive) if calls else elsewhere
     return lower(context, *operands, **options)
 
-  by_jax = mlir.lower_fun(reference, primitive.multiple_results)
-  elsewhere = mlir.lower_fun(on_cpu or reference, primitive.multiple_results)
+  by_jax = primitives.lowering(reference, multiple_results=several)
+  elsewhere = primitives.lowering(on_cpu or reference, multiple_results=several)
   mlir.register_lowering(primitive, by_jax)
   if primitive.name in library.FUNCTIONS:
     mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
@@ -237,7 +234,7 @@ ad.primitive_transposes[READ_AFFINE] = _transpose_affine
 for _platform in ("cuda", "rocm"):
   mlir.register_lowering(
     _GRAD_IMAGE,
-    mlir.lower_fun(plain.grad_image_at_once, False),
+    primitives.lowering(plain.grad_image_at_once),
     platform=_platform,
   )
 
@@ -247,7 +244,7 @@ def _lower_for_cuda(
 ) -> None:
   """Lowers an operation to the Triton kernel of that name where it can run."""
   several = primitive.multiple_results
-  by_jax = mlir.lower_fun(reference, several)
+  by_jax = primitives.lowering(reference, multiple_results=several)
 
   def lower(context, *operands, **options):
     from stnjax.sampling.kernels import triton  # Pallas takes long to import
@@ -261,7 +258,9 @@ def _lower_for_cuda(
       measured and library.may_call(context) and triton.supports(*arrays)
     ):
       return by_jax(context, *operands, **options)
-    kernel = mlir.lower_fun(getattr(triton, name), several)
+    kernel = primitives.lowering(
+      getattr(triton, name), multiple_results=several
+    )
     return kernel(context, *operands, **options)
 
   mlir.register_lowering(primitive, lower, platform="cuda")
