@@ -1,6 +1,7 @@
 """Sampling grids: for each output pixel, the place to read in the input."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 from typing import Any
 
@@ -92,20 +93,42 @@ def affine_pixel_grid(
   centred = frames.centred(
     theta, input_shape, output_shape, align_corners, rescale=True
   )
-  grid: jax.Array = centred_grid(centred, input_shape, output_shape)
+  grid: jax.Array = _points(Mapped(centred, input_shape, output_shape))
   return grid
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["matrix"],
+  meta_fields=["input_shape", "output_shape"],
+)
+@dataclasses.dataclass(frozen=True)
+class Mapped:
+  """The points of `affine_pixel_grid`, not worked out yet.
+
+  Attributes:
+    matrix: `[..., N, N + 1]` or `[..., N + 1, N + 1]`, of `frames.centred`.
+    input_shape: Spatial shape of the image.
+    output_shape: Spatial shape of the grid.
+  """
+
+  matrix: jax.Array
+  input_shape: tuple[int, ...]
+  output_shape: tuple[int, ...]
+
+  @property
+  def is_affine(self) -> bool:
+    """Whether the points are `affine_maps.places` of the matrix."""
+    return self.matrix.shape[-2] == len(self.output_shape)
+
+  def points(self) -> jax.Array:
+    """The points, `[..., *output_shape, N]` pixel coordinates."""
+    axes = affine_maps.axes(self.output_shape)
+    return _map_axes(self.matrix, axes, coordinates.middle(self.input_shape))
+
+
 # Compiled as a whole, so that a call outside `jit` is one dispatch.
-@functools.partial(jax.jit, static_argnames=("input_shape", "output_shape"))
-def centred_grid(
-  matrix: jax.Array,
-  input_shape: tuple[int, ...],
-  output_shape: tuple[int, ...],
-) -> jax.Array:
-  """`affine_pixel_grid` of a matrix of `frames.centred`."""
-  axes = affine_maps.axes(output_shape)
-  return _map_axes(matrix, axes, coordinates.middle(input_shape))
+_points = jax.jit(Mapped.points)
 
 
 @promotion.usual

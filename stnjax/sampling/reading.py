@@ -9,9 +9,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from stnjax.sampling import grids, rounding
 from stnjax.sampling import kernels as kernels_by_name
 from stnjax.sampling import padding as paddings
-from stnjax.sampling import rounding
 from stnjax.sampling.kernels import Kernel
 from stnjax.sampling.methods import LINEAR, Method
 from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
@@ -32,10 +32,9 @@ from stnjax.sampling.padding import ZEROS, Padding, PaddingPerAxis
 )
 def sample(
   image: jax.Array,
-  points: jax.Array,
+  points: jax.Array | grids.Mapped,
   fill: jax.Array,
   key: jax.Array | None,
-  matrix: jax.Array | None = None,
   *,
   method: Method,
   padding: Padding | PaddingPerAxis,
@@ -52,7 +51,6 @@ def sample(
     points: `[..., *output_shape, N]` pixel coordinates.
     fill: `[]` or `[C]`; used where the padding takes a fill value.
     key: Random key for methods that take one, else None.
-    matrix: `[..., N, N + 1]`, if the points are its `affine_maps.places`.
     method: The method.
     padding: How the image continues outside.
     edge: "blend", or "hard" where the padding fills.
@@ -66,8 +64,13 @@ def sample(
     `[..., *output_shape, C]` in the dtype of `image`; with `return_mask` also
     `[..., *output_shape]`.
   """
-  if method.copies_pixels and (return_mask or padding.takes_fill_value):
-    matrix = None  # the mask is that of `points`, to the last bit
+  matrix = None
+  if isinstance(points, grids.Mapped):
+    # Where pixels are copied, the mask is that of the points, to the last bit.
+    masked = return_mask or padding.takes_fill_value
+    if points.is_affine and not (method.copies_pixels and masked):
+      matrix = points.matrix
+    points = points.points()
   axes = range(points.shape[-1])
   filled_axes = [axis for axis in axes if padding.along(axis).fills]
   read_padding = paddings.clamped(padding) if edge == "hard" else padding

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from stnjax import checks, coordinates, promotion
-from stnjax.sampling import complex_images, kernels, methods, reading
+from stnjax.sampling import complex_images, grids, kernels, methods, reading
 from stnjax.sampling import padding as paddings
 from stnjax.sampling.methods import Method
 from stnjax.sampling.options import SamplingOptions
@@ -154,7 +154,7 @@ def grid_sample(
   shape = image.shape[-num_axes - 1 : -1]
   checks.flag("align_corners", align_corners)
   points = coordinates.to_pixels(grid, shape, align_corners=align_corners)
-  return sample_pixels(
+  return sample_at(
     image,
     points,
     method=method,
@@ -250,6 +250,9 @@ def sample_pixels(
 
   Gradient: as of `grid_sample`, with respect to the points in pixels.
   """
+  points, num_axes = checked_grid(points, name="points")
+  image = checks.image("image", image, num_axes, symbolic=True)
+  _check_batch(image, "points", points)
   return sample_at(
     image,
     points,
@@ -267,8 +270,7 @@ def sample_pixels(
 
 def sample_at(
   image: ArrayLike,
-  points: ArrayLike,
-  matrix: jax.Array | None = None,
+  points: jax.Array | grids.Mapped,
   *,
   method: str | Method,
   padding: str | Sequence[str],
@@ -280,8 +282,11 @@ def sample_at(
   fill_value: ArrayLike = 0.0,
   return_mask: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-  """`sample_pixels`; `matrix` is one whose `affine_maps.places` are points."""
-  points, num_axes = checked_grid(points, name="points")
+  """`sample_pixels` at points whose shape and batch were checked."""
+  if isinstance(points, grids.Mapped):
+    num_axes = len(points.output_shape)
+  else:
+    num_axes = points.shape[-1]
   method = methods.find(method)
   found = paddings.find(padding, num_axes)
   checks.option("edge", edge, EDGES)
@@ -307,13 +312,11 @@ def sample_at(
       "prefilter=False needs method='spline', 'spline2', 'spline4' or"
       f" 'spline5', got {method.name!r}"
     )
-  _check_batch(image, "points", points)
   result: jax.Array | tuple[jax.Array, jax.Array] = reading.sample(
     image,
     points,
     _checked_fill(fill_value, found, image),
     _checked_key(key, method),
-    matrix,
     method=method,
     padding=found,
     edge=edge,

@@ -173,11 +173,9 @@ def warp(
   centred = frames.centred(
     theta, shape, output_shape, align_corners, rescale=True
   )
-  affine = theta.shape[-2] == num_axes
   sample: Callable[..., Any] = functools.partial(
     sampler.sample_at,
-    points=grids.centred_grid(centred, shape, output_shape),
-    matrix=centred if affine else None,
+    points=grids.Mapped(centred, shape, output_shape),
     method=method,
     edge=edge,
     align_corners=align_corners,
