@@ -56,6 +56,7 @@ def libraries() -> list[Extension]:
       depends=[
         f"stnjax/sampling/kernels/{name}.h"
         for name in (
+          "bands",
           "filters",
           "gradients",
           "lanes",

@@ -75,3 +75,12 @@ def lowering(
       return function(*operands, **options)
 
   return mlir.lower_fun(run, multiple_results)
+
+
+def supports(*arrays: jax.Array) -> bool:
+  """Whether operations can take arrays: they have no rules for shardings."""
+  return all(
+    jax.sharding.AxisType.Explicit
+    not in jax.typeof(array).sharding.mesh.axis_types
+    for array in arrays
+  )

@@ -11,6 +11,7 @@ import numpy as np
 
 from stnjax import checks, promotion
 from stnjax.sampling import complex_images, methods, rounding, warping
+from stnjax.sampling.kernels import bands
 
 
 @promotion.usual
@@ -124,12 +125,8 @@ def resize(
     else:
       kernel = _KERNELS[method]
       weights = _weights(size, count, kernel, antialias, align_corners)
-    result = jnp.einsum(
-      f"o{name},...{names}c->...{names.replace(name, 'o')}c",
-      weights.astype(result.dtype),
-      result,
-      precision=jax.lax.Precision.HIGHEST,
-    )
+    axis = result.ndim - 1 - num_axes + names.index(name)
+    result = bands.product(result, weights, axis)
   return rounding.cast(result, image.dtype)
 
 

@@ -272,7 +272,7 @@ class MachineTest(absltest.TestCase):
       self.skipTest("the compiler has no sanitizers")
     self.assertEqual(built.returncode, 0, built.stderr)
     ran = subprocess.run([str(program)], capture_output=True, text=True)
-    self.assertEqual((ran.returncode, ran.stdout), (0, "4000\n"), ran.stderr)
+    self.assertEqual((ran.returncode, ran.stdout), (0, "4002\n"), ran.stderr)
 
 
 if __name__ == "__main__":

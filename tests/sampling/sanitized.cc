@@ -134,16 +134,35 @@ void run_filters() {
                            reaches.data(), weights.data());
 }
 
+template <typename T>
+void run_bands() {
+  const bool wide = draw(0, 3) == 0;
+  stnjax::Band s = {draw(0, 3), draw(1, 90), draw(1, 90),
+                    wide ? draw(1000, 2100) : draw(0, 7), 0, draw(0, 1) == 1};
+  s.taps = draw(0, s.size);
+  const std::vector<T> arrays(s.lines * s.size * s.inner, 1);
+  const std::vector<T> matrix(s.size * s.count, 1);
+  std::vector<T> results(s.lines * s.count * s.inner);
+  std::vector<int32_t> starts;
+  for (int64_t i = 0; i < s.count; ++i) {
+    starts.push_back(draw(0, s.size - s.taps));
+  }
+  Pool pool;
+  stnjax::multiply_all<T>(pool, s, arrays.data(), matrix.data(), starts.data(),
+                          results.data());
+}
+
 }  // namespace
 
 int main() {
   int cases = 0;
-  for (; cases < 4000; cases += 5) {
+  for (; cases < 4002; cases += 6) {
     run<float>(2);
     run<float>(3);
     run<double>(2);
     run<double>(3);
-    cases % 2 ? run_filters<float>() : run_filters<double>();
+    cases % 4 ? run_filters<float>() : run_filters<double>();
+    cases % 4 ? run_bands<float>() : run_bands<double>();
   }
   std::printf("%d\n", cases);
 }

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stnjax import promotion
+from stnjax import primitives, promotion
 from stnjax.sampling import rounding
 from stnjax.sampling.kernels import gather, operations, plain
 from stnjax.sampling.methods import Method
@@ -21,7 +21,6 @@ from stnjax.sampling.padding import Padding, PaddingPerAxis
 
 def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
   """Whether `sample` can read this image: 2-D or 3-D, floating or uint8."""
-  axes = {*_axis_types(image), *_axis_types(points)}
   return (
     operations.weighting(method) is not None
     and points.shape[-1] in (2, 3)
@@ -29,14 +28,8 @@ def supports(image: jax.Array, points: jax.Array, method: Method) -> bool:
     # The compiled code counts pixels, and periods, in 32 bits.
     and image.size < 2**30
     and max(image.shape[:-1]) < 2**28
-    # The operations have no sharding rules.
-    and jax.sharding.AxisType.Explicit not in axes
+    and primitives.supports(image, points)
   )
-
-
-def _axis_types(array: jax.Array) -> tuple[jax.sharding.AxisType, ...]:
-  """Axis types of the mesh that an array is known to lie on."""
-  return jax.typeof(array).sharding.mesh.axis_types
 
 
 def sample(

@@ -42,8 +42,8 @@ def symmetric(
     `[B, L, S, M]`.
   """
   operands = promotion.match_varying_axes(images, weights, reach)
-  if jax.sharding.AxisType.Explicit in _axis_types(images):
-    return _filter(*operands, cyclic=cyclic)  # operations have no sharding rule
+  if not primitives.supports(*operands):
+    return _filter(*operands, cyclic=cyclic)
   result: jax.Array = _FILTER.bind(*operands, cyclic=cyclic)
   return result
 
@@ -51,10 +51,6 @@ def symmetric(
 def num_weights(size: int, cyclic: bool) -> int:
   """The number of distances between pixels of an axis, 0 included."""
   return size // 2 + 1 if cyclic else size
-
-
-def _axis_types(array: jax.Array) -> tuple[jax.sharding.AxisType, ...]:
-  return jax.typeof(array).sharding.mesh.axis_types
 
 
 # The operations by products.

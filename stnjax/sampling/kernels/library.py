@@ -15,6 +15,7 @@ FUNCTIONS = (
   "stnjax_sampler_grad_image",
   "stnjax_sampler_filter",
   "stnjax_sampler_correlate",
+  "stnjax_sampler_band",
 )
 """Names of the operations in the library."""
 

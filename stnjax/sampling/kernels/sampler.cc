@@ -4,7 +4,8 @@
 // row-major. Coordinates are in pixels, `padded` in plain.py. Instead of them
 // a matrix [..., N, N + 1], of which they are `places` in affine_maps.py; then
 // values are [..., (D,) H, W, C]. Attributes: `weighting`, see places.h;
-// `beyond`, `period`: those of an axis, for x, y(, z). Filters: see filters.h.
+// `beyond`, `period`: those of an axis, for x, y(, z). Filters: see filters.h;
+// banded products: see bands.h.
 
 #include <cstdint>
 #include <type_traits>
@@ -16,6 +17,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+using stnjax::Band;
 using stnjax::Lines;
 using stnjax::Points;
 using stnjax::Sizes;
@@ -179,6 +181,24 @@ ffi::Error correlate_call(ffi::ThreadPool pool, Operands operands,
   });
 }
 
+// arrays, matrix, starts -> products along an axis
+ffi::Error band_call(ffi::ThreadPool pool, Operands operands, Results results,
+                     int64_t axis, int64_t taps, bool transposed) {
+  const auto arrays = operand(operands, 0), matrix = operand(operands, 1);
+  const auto starts = operand(operands, 2), products = result(results, 0);
+  return by_type(arrays.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const auto shape = arrays.dimensions();
+    const int64_t count = products.dimensions()[axis];
+    Band s = {1, shape[axis], count, 1, taps, transposed};
+    for (int64_t i = 0; i < axis; ++i) s.lines *= shape[i];
+    for (size_t i = axis + 1; i < shape.size(); ++i) s.inner *= shape[i];
+    stnjax::multiply_all(pool, s, arrays.typed_data<T>(),
+                         matrix.typed_data<T>(), starts.typed_data<int32_t>(),
+                         products.typed_data<T>());
+  });
+}
+
 }  // namespace
 
 // The version of the interface that this was built for.
@@ -209,3 +229,7 @@ DEFINE_SAMPLER(stnjax_sampler_grad_coords, grad_coords_call);
 DEFINE_SAMPLER(stnjax_sampler_grad_image, grad_image_call);
 DEFINE(stnjax_sampler_filter, filter_call, .Attr<bool>("cyclic"));
 DEFINE(stnjax_sampler_correlate, correlate_call, .Attr<bool>("cyclic"));
+DEFINE(stnjax_sampler_band, band_call,
+           .Attr<int64_t>("axis")
+           .Attr<int64_t>("taps")
+           .Attr<bool>("transposed"));

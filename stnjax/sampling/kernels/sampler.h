@@ -1,5 +1,5 @@
 // Sampling of a batch and both gradients, for every method, number of axes and
-// type of numbers, and filters; by threads.
+// type of numbers, filters and banded products; by threads.
 
 #ifndef STNJAX_SAMPLING_KERNELS_SAMPLER_H_
 #define STNJAX_SAMPLING_KERNELS_SAMPLER_H_
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "bands.h"
 #include "filters.h"
 #include "gradients.h"
 #include "parallel.h"
@@ -90,8 +91,17 @@ namespace stnjax {
     correlate_task(s, cut, task, line, cotangents, reach, sums);              \
   }
 
+#define BAND_KERNEL(target, Type)                                             \
+  target inline void combine_on(const Band& s, const Type* numbers,           \
+                                const Type* weights, const int32_t* starts,   \
+                                int64_t first, int64_t last, int64_t width,   \
+                                Type* results) {                              \
+    combine_range(s, numbers, weights, starts, first, last, width, results);  \
+  }
+
 #define ALL_KERNELS(target, few, Type)         \
   FILTER_KERNELS(target, Type)                 \
+  BAND_KERNEL(target, Type)                    \
   MAP_KERNEL(target, Type, 2)                  \
   MAP_KERNEL(target, Type, 3)                  \
   KERNELS(target, few, Type, 2, 1)             \
@@ -204,6 +214,18 @@ void correlate_all(Pool& pool, const Lines& s, const T* images,
       weights[image * s.taps + d] = static_cast<T>(sum);
     }
   }
+}
+
+template <typename T, typename Pool>
+void multiply_all(Pool& pool, const Band& s, const T* arrays, const T* matrix,
+                  const int32_t* starts, T* results) {
+  const std::vector<T> weights = packed(s, matrix, starts);
+  over_ranges(pool, s, [&](int64_t line, int64_t first, int64_t last,
+                           int64_t column, int64_t width) {
+    combine_on(s, arrays + line * s.size * s.inner + column, weights.data(),
+               starts, first, last, width,
+               results + line * s.count * s.inner + column);
+  });
 }
 
 }  // namespace stnjax
