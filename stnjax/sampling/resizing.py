@@ -115,7 +115,9 @@ def resize(
     raise TypeError(
       f"image of dtype bool needs method='nearest', got {method!r}"
     )
-  result = checks.floating("image", image)
+  # Products make bytes floating themselves.
+  is_bytes = image.dtype == jnp.uint8
+  result = image if is_bytes else checks.floating("image", image)
   names = "dhw"[-num_axes:]
   sizes = zip(names, shape, output_shape, strict=True)
   # Axes that shrink most come first: fewer pixels for the others.

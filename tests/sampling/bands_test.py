@@ -80,6 +80,17 @@ class BandsTest(parameterized.TestCase):
     accepted = 1e-4 if dtype == np.float32 else 1e-12
     np.testing.assert_allclose(value, expected, atol=accepted)
 
+  @parameterized.product(after=(1, 3, 9), compiled=(True, False))
+  def test_bytes(self, after, compiled):
+    matrix = MATRICES["shrinks"]
+    array = RNG.integers(0, 256, (2, 40, after)).astype(np.uint8)
+    value = afresh(
+      lambda x: bands.product(x, matrix, 1), array, compiled=compiled
+    )
+    self.assertEqual(value.dtype, np.float32)
+    expected = np.einsum("oi,bia->boa", matrix, array)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-3)
+
   def test_derivatives_forward_and_further(self):
     matrix = MATRICES["grows"]
 

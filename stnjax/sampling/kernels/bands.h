@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "parallel.h"
@@ -37,16 +38,16 @@ std::vector<T> packed(const Band& s, const T* matrix, const int32_t* first) {
   return weights;
 }
 
-// One result of `width` numbers side by side.
-template <typename T>
-INLINE void combine(const T* numbers, int64_t step, const T* weights,
+// One result of `width` numbers, or bytes, side by side.
+template <typename Number, typename T>
+INLINE void combine(const Number* numbers, int64_t step, const T* weights,
                     int64_t taps, int64_t width, T* result) {
   int64_t k = taps % 2;
   for (int64_t j = 0; j < width; ++j) {
     result[j] = k ? weights[0] * numbers[j] : T(0);
   }
   for (; k < taps; k += 2) {
-    const T *one = numbers + k * step, *other = one + step;
+    const Number *one = numbers + k * step, *other = one + step;
     const T first = weights[k], second = weights[k + 1];
 #pragma omp simd
     for (int64_t j = 0; j < width; ++j) {
@@ -56,8 +57,8 @@ INLINE void combine(const T* numbers, int64_t step, const T* weights,
 }
 
 // The same of a few numbers, next to each other along the axis, too.
-template <int kInner, typename T>
-INLINE void combine_few(const T* numbers, const T* weights, int64_t taps,
+template <int kInner, typename Number, typename T>
+INLINE void combine_few(const Number* numbers, const T* weights, int64_t taps,
                         T* result) {
   T even[kInner] = {}, odd[kInner] = {};
   int64_t k = 0;
@@ -75,21 +76,44 @@ INLINE void combine_few(const T* numbers, const T* weights, int64_t taps,
   for (int j = 0; j < kInner; ++j) result[j] = even[j] + odd[j];
 }
 
+// What results from `first` to `last` read of a line, from `start` on: its
+// numbers, or bytes as numbers, each turned into one once.
+template <typename Number, typename T>
+struct Read {
+  int64_t start = 0;
+  const T* numbers;
+  std::vector<T> copy;
+
+  INLINE Read(const Band& s, const Number* line, const int32_t* starts,
+              int64_t first, int64_t last) {
+    if constexpr (std::is_same_v<Number, T>) {
+      numbers = line;
+    } else {
+      const auto ends = std::minmax_element(starts + first, starts + last);
+      start = *ends.first;
+      const int64_t count = (*ends.second + s.taps - start) * s.inner;
+      copy.resize(count);
+      T* to = copy.data();
+      const Number* from = line + start * s.inner;
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(from[i]);
+      numbers = to;
+    }
+  }
+};
+
 // Results from `first` to `last` of a line, and of them `width` numbers.
-template <typename T>
-INLINE void combine_range(const Band& s, const T* numbers, const T* weights,
+template <typename Number, typename T>
+INLINE void combine_range(const Band& s, const Number* numbers, const T* weights,
                           const int32_t* starts, int64_t first, int64_t last,
                           int64_t width, T* results) {
-  const auto each = [&](const auto& visit) INLINED {
-    for (int64_t i = first; i < last; ++i) {
-      visit(numbers + starts[i] * s.inner, weights + i * s.taps,
-            results + i * s.inner);
-    }
-  };
   const auto few = [&](auto known) INLINED {
-    each([&](const T* from, const T* by, T* to) INLINED {
-      combine_few<decltype(known)::value>(from, by, s.taps, to);
-    });
+    const Read<Number, T> read(s, numbers, starts, first, last);
+    for (int64_t i = first; i < last; ++i) {
+      combine_few<decltype(known)::value>(
+          read.numbers + (starts[i] - read.start) * s.inner,
+          weights + i * s.taps, s.taps, results + i * s.inner);
+    }
   };
   switch (s.inner) {
     case 1:
@@ -101,9 +125,10 @@ INLINE void combine_range(const Band& s, const T* numbers, const T* weights,
     case 4:
       return few(std::integral_constant<int, 4>());
     default:
-      each([&](const T* from, const T* by, T* to) INLINED {
-        combine(from, s.inner, by, s.taps, width, to);
-      });
+      for (int64_t i = first; i < last; ++i) {
+        combine(numbers + starts[i] * s.inner, s.inner, weights + i * s.taps,
+                s.taps, width, results + i * s.inner);
+      }
   }
 }
 

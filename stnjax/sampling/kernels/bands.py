@@ -22,19 +22,21 @@ def product(array: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
   """Multiplies a matrix with an array along an axis.
 
   Args:
-    array: `[..., S, ...]`, float32 or float64.
+    array: `[..., S, ...]`, float32, float64 or uint8.
     matrix: `[K, S]`, fast where the numbers of each row, and of each column,
       that are not 0 are close together.
     axis: The axis, from 0 on.
 
   Returns:
-    `[..., K, ...]`.
+    `[..., K, ...]`, float32 or float64.
   """
+  dtype = jnp.promote_types(array.dtype, jnp.float32)
   starts, taps = _band(matrix)
   starts_down, taps_down = _band(matrix.T)
   operands = promotion.match_varying_axes(
+    jnp.asarray(matrix, dtype),
     array,
-    *map(jnp.asarray, (matrix.astype(array.dtype), starts, starts_down)),
+    *map(jnp.asarray, (starts, starts_down)),
   )
   options = {"axis": axis, "taps": (taps, taps_down), "transposed": False}
   if not primitives.supports(array):
@@ -56,8 +58,8 @@ def _band(matrix: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _product(
-  array: jax.Array,
   matrix: jax.Array,
+  array: jax.Array,
   *starts: jax.Array,
   axis: int,
   taps: tuple[int, int],
@@ -66,6 +68,7 @@ def _product(
   del starts, taps
   axes = list(range(array.ndim))
   row = array.ndim
+  array = array.astype(matrix.dtype)
   result: jax.Array = jnp.einsum(
     *(matrix, [axis, row] if transposed else [row, axis], array, axes),
     [row if a == axis else a for a in axes],
@@ -75,8 +78,8 @@ def _product(
 
 
 def _result_shapes(
-  array: Sequence[int],
   matrix: Sequence[int],
+  array: Sequence[int],
   *starts: Sequence[int],
   axis: int,
   taps: tuple[int, int],
@@ -109,31 +112,31 @@ def _lower_for_cpu(
 def _change(
   operands: Sequence[Any], changes: Sequence[Any], **options: Any
 ) -> tuple[Any, Any]:
-  array, *rest = operands
-  value = _PRODUCT.bind(array, *rest, **options)
-  if type(changes[0]) is ad.Zero:
+  matrix, array, *starts = operands
+  value = _PRODUCT.bind(matrix, array, *starts, **options)
+  if array.dtype == jnp.uint8 or type(changes[1]) is ad.Zero:
     return value, ad.Zero(jax.typeof(value).to_tangent_aval())
-  return value, _PRODUCT.bind(changes[0], *rest, **options)
+  return value, _PRODUCT.bind(matrix, changes[1], *starts, **options)
 
 
 def _transpose(
   cotangent: Any,
-  array: Any,
   matrix: Any,
+  array: Any,
   starts: Any,
   starts_down: Any,
   *,
   axis: int,
   taps: tuple[int, int],
   transposed: bool,
-) -> tuple[Any, None, None, None]:
+) -> tuple[None, Any, None, None]:
   to_array = _PRODUCT.bind(
-    *(cotangent, matrix, starts_down, starts),
+    *(matrix, cotangent, starts_down, starts),
     axis=axis,
     taps=taps[::-1],
     transposed=not transposed,
   )
-  return to_array, None, None, None
+  return None, to_array, None, None
 
 
 def _batch(
@@ -143,9 +146,9 @@ def _batch(
   axis: int,
   **options: Any,
 ) -> tuple[jax.Array, int]:
-  array, *rest = operands
-  moved = jnp.moveaxis(array, dims[0], 0)
-  return _PRODUCT.bind(moved, *rest, axis=axis + 1, **options), 0
+  matrix, array, *starts = operands
+  moved = jnp.moveaxis(array, dims[1], 0)
+  return _PRODUCT.bind(matrix, moved, *starts, axis=axis + 1, **options), 0
 
 
 mlir.register_lowering(_PRODUCT, _by_einsum)

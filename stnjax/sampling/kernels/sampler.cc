@@ -181,21 +181,29 @@ ffi::Error correlate_call(ffi::ThreadPool pool, Operands operands,
   });
 }
 
-// arrays, matrix, starts -> products along an axis
+// matrix, arrays of numbers or bytes, starts -> products along an axis
 ffi::Error band_call(ffi::ThreadPool pool, Operands operands, Results results,
                      int64_t axis, int64_t taps, bool transposed) {
-  const auto arrays = operand(operands, 0), matrix = operand(operands, 1);
+  const auto matrix = operand(operands, 0), arrays = operand(operands, 1);
   const auto starts = operand(operands, 2), products = result(results, 0);
-  return by_type(arrays.element_type(), [&](auto zero) {
+  return by_type(matrix.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto shape = arrays.dimensions();
     const int64_t count = products.dimensions()[axis];
     Band s = {1, shape[axis], count, 1, taps, transposed};
     for (int64_t i = 0; i < axis; ++i) s.lines *= shape[i];
     for (size_t i = axis + 1; i < shape.size(); ++i) s.inner *= shape[i];
-    stnjax::multiply_all(pool, s, arrays.typed_data<T>(),
-                         matrix.typed_data<T>(), starts.typed_data<int32_t>(),
-                         products.typed_data<T>());
+    const auto multiply = [&](const auto* numbers) {
+      stnjax::multiply_all(pool, s, matrix.typed_data<T>(), numbers,
+                           starts.typed_data<int32_t>(),
+                           products.typed_data<T>());
+    };
+    if constexpr (std::is_same_v<T, float>) {
+      if (arrays.element_type() == ffi::DataType::U8) {
+        return multiply(arrays.typed_data<uint8_t>());
+      }
+    }
+    multiply(arrays.typed_data<T>());
   });
 }
 

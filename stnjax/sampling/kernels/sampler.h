@@ -69,7 +69,8 @@ namespace stnjax {
   READ_KERNEL(target, few, Pixel, float, 2, 2) \
   READ_KERNEL(target, few, Pixel, float, 3, 2) \
   READ_KERNEL(target, few, Pixel, float, 2, 4) \
-  READ_KERNEL(target, few, Pixel, float, 3, 4)
+  READ_KERNEL(target, few, Pixel, float, 3, 4) \
+  BAND_KERNEL(target, Pixel, float)
 
 // For any number of taps.
 #define MAP_KERNEL(target, Type, axes)                                 \
@@ -91,8 +92,8 @@ namespace stnjax {
     correlate_task(s, cut, task, line, cotangents, reach, sums);              \
   }
 
-#define BAND_KERNEL(target, Type)                                             \
-  target inline void combine_on(const Band& s, const Type* numbers,           \
+#define BAND_KERNEL(target, Number, Type)                                     \
+  target inline void combine_on(const Band& s, const Number* numbers,         \
                                 const Type* weights, const int32_t* starts,   \
                                 int64_t first, int64_t last, int64_t width,   \
                                 Type* results) {                              \
@@ -101,7 +102,7 @@ namespace stnjax {
 
 #define ALL_KERNELS(target, few, Type)         \
   FILTER_KERNELS(target, Type)                 \
-  BAND_KERNEL(target, Type)                    \
+  BAND_KERNEL(target, Type, Type)              \
   MAP_KERNEL(target, Type, 2)                  \
   MAP_KERNEL(target, Type, 3)                  \
   KERNELS(target, few, Type, 2, 1)             \
@@ -216,9 +217,9 @@ void correlate_all(Pool& pool, const Lines& s, const T* images,
   }
 }
 
-template <typename T, typename Pool>
-void multiply_all(Pool& pool, const Band& s, const T* arrays, const T* matrix,
-                  const int32_t* starts, T* results) {
+template <typename Number, typename T, typename Pool>
+void multiply_all(Pool& pool, const Band& s, const T* matrix,
+                  const Number* arrays, const int32_t* starts, T* results) {
   const std::vector<T> weights = packed(s, matrix, starts);
   over_ranges(pool, s, [&](int64_t line, int64_t first, int64_t last,
                            int64_t column, int64_t width) {
