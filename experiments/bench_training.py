@@ -9,17 +9,23 @@ network, loss, optimiser, schedule, batch and running sums. The protocols:
 "sweep", that of README's first command (experiments.sweep --family=rotation
 --epochs=15), about 3 minutes on 2 cores; "paper", the paper's rotated MNIST
 with 64 + 64 filters and 640 epochs (experiments.paper --preset=rotation
---size=full), for GPUs. Checks first, on the CPU, that torch's network has as
-many parameters and, from the same weights, the same logits, also where its
-transforms are not the identity. Writes a table, bench_training.md, and every
-measurement, bench_training.json.
+--size=full), for GPUs; "cifar" and "house_numbers", the paper's networks for
+these at full width, with the same settings as its presets but for the schedule
+and initial values of house numbers:
+
+  python -m experiments.bench_training --protocol=cifar --steps=2
+
+Checks first, on the CPU, that torch's network has as many parameters and, from
+the same weights, the same logits, also where its transforms are not the
+identity. Writes a table, bench_training.md, and every measurement,
+bench_training.json.
 
 Times: of some steps, scaled to an epoch and to the whole protocol, without
 compilation, evaluation and checkpoints. Few steps underrate stnjax, which draws
 the order of an epoch in every dispatch; a run has fewer dispatches. Images are
-the embedded digits, repeated. The libraries take turns, as in `bench_sampling`;
-the ratio is stnjax's time over torch's in the same round: median over the
-rounds, with quartiles; below 1 stnjax is faster. With --seeds, stnjax also
+the embedded digits, repeated, or random, 10,000 an epoch. The libraries take
+turns, as in `bench_sampling`; the ratio is stnjax's time over torch's in the
+same round: median over the rounds, with quartiles; below 1 stnjax is faster. With --seeds, stnjax also
 trains that many seeds in one program, as the sweep does. Torch uses its fused
 optimiser and channels_last, its faster memory format; on GPU it selects
 convolution algorithms by timing them, as XLA does, and both multiply in TF32.
@@ -76,7 +82,8 @@ if __name__ == "__main__":
     "protocol",
     "sweep",
     list(training.PROTOCOLS),
-    "Protocol of README's sweep, or of the paper.",
+    "Protocol of README's sweep, or of the paper: of its rotated MNIST (paper),"
+    " rotated CIFAR-10 or house numbers.",
   )
   _WIDTH = flags.DEFINE_float(
     "width", None, "Factor on the filters. Default: the protocol's."

@@ -43,6 +43,23 @@ PROTOCOLS: dict[str, Callable[[], Protocol]] = {
   "paper": lambda: Protocol(
     training_stnjax.preset_settings("rotation")[0], 60_000
   ),
+  "cifar": lambda: Protocol(
+    training_stnjax.preset_settings("cifar_rotation")[0], 10_000
+  ),
+  # How the learning rate falls takes no time, and torch has no such schedule.
+  # From the initial values of torch, logits would hardly depend on the image,
+  # and would not tell one network from another.
+  "house_numbers": lambda: Protocol(
+    dataclasses.replace(
+      training_stnjax.preset_settings("house_numbers")[0],
+      init=None,
+      schedule="constant",
+      lr_drop_steps=(),
+      localisation_lr=1.0,
+      localisation_scheme="group",
+    ),
+    10_000,
+  ),
 }
 
 
@@ -176,7 +193,7 @@ def measure_all(
   from experiments.bench import training_torch  # torch is optional
 
   training_torch.set_up()
-  data = training_stnjax.digits(protocol.images)
+  data = training_stnjax.examples(protocol.settings, protocol.images)
   rows: list[dict[str, Any]] = []
   for settings in every:
     print(f"{settings.network} ...", flush=True)

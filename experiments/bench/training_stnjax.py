@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench.training_spec import NetworkSpec, TrainingSpec
+from experiments.bench.training_spec import (
+  Block,
+  LocalisationSpec,
+  NetworkSpec,
+  Shape,
+  TrainingSpec,
+)
 from stnjax import placement
 import stnjax.data
 from stnjax.data import Examples
-from stnjax.paper import backbones
+from stnjax.paper import backbones, classifiers
 from stnjax.paper.presets import PRESETS
 from stnjax.training import building, loops
 from stnjax.training.settings import Settings
@@ -29,18 +35,31 @@ def preset_settings(preset: str) -> list[Settings]:
   return [Settings(**values) for values in PRESETS[preset].settings("full")]
 
 
-def digits(count: int) -> Examples:
-  """The embedded digits, repeated until there are `count`."""
-  data = stnjax.data.load("mnist_subset", "train")
-  chosen = np.arange(count) % len(data.labels)
-  return Examples(data.images[chosen], data.labels[chosen])
+def examples(settings: Settings, count: int) -> Examples:
+  """Training images: the embedded digits again and again, or random ones.
+
+  Args:
+    settings: Settings of a run, of whose data set they have the shape.
+    count: Number of images.
+  """
+  known = building.find(settings).dataset
+  if known.image_shape == (28, 28, 1):
+    data = stnjax.data.load("mnist_subset", "train")
+    chosen = np.arange(count) % len(data.labels)
+    return Examples(data.images[chosen], data.labels[chosen])
+  rng = np.random.default_rng(0)
+  heads = (known.heads,) if known.heads > 1 else ()
+  images = rng.integers(0, 256, (count, *known.image_shape), np.uint8)
+  labels = rng.integers(0, known.num_classes, (count, *heads), np.int32)
+  return Examples(images, labels)
 
 
 def network_spec(settings: Settings) -> NetworkSpec:
-  """The network of a run on MNIST, for other frameworks.
+  """The network of a run, for other frameworks.
 
   Raises:
-    ValueError: If the network has another placement than one at one depth.
+    ValueError: If the network has another placement than one at one depth, or
+      layers that have no counterpart.
   """
   parsed = placement.parse(settings.network)
   if parsed.prefix not in _IN_TORCH or len(parsed.depths) > 1:
@@ -52,10 +71,18 @@ def network_spec(settings: Settings) -> NetworkSpec:
   classifier = backbones.CLASSIFIERS[setup.backbone].resized(
     settings.width, settings.localisation_width, settings.dropout
   )
+  if classifier.slope or classifier.drop_features or classifier.halves_from:
+    raise ValueError(
+      f"backbone={setup.backbone!r} has layers without counterpart in torch;"
+      " accepted: mnist, cifar, house_numbers"
+    )
+  heads, classes = setup.task.heads, setup.task.num_classes
   spec = NetworkSpec(
     image_shape=setup.task.image_shape,
-    num_classes=setup.task.num_classes,
-    convs=[(conv.filters, conv.kernel_size) for conv in classifier.convs],
+    answer=(heads, classes) if heads > 1 else (classes,),
+    blocks=[_block(conv) for conv in classifier.convs],
+    dense=classifier.dense,
+    dropout=classifier.dropout,
     kind=parsed.kind,
     family=settings.family,
     padding=classifier.padding,
@@ -69,21 +96,61 @@ def network_spec(settings: Settings) -> NetworkSpec:
   return dataclasses.replace(
     spec,
     depth=depth,
-    pool_features=net.halving(spec.shapes[depth], spec.image_shape) == "max",
-    hidden=net.dense,
+    localiser=_localiser(net, spec.shapes[depth], spec.image_shape),
   )
 
 
+def _block(conv: classifiers.Conv) -> Block:
+  return Block(
+    filters=conv.filters,
+    kernel_size=conv.kernel_size,
+    padded=conv.padding == "SAME",
+    pool=conv.pool,
+    batch_norm=conv.batch_norm,
+    dropout=conv.dropout,
+    drop_channels=conv.drop_channels,
+  )
+
+
+def _localiser(
+  net: classifiers.Localisation, features: Shape, image_shape: Shape
+) -> LocalisationSpec:
+  halving, shape, blocks = net.halving(features, image_shape), features, []
+  if halving:
+    shape = (shape[0] // 2, shape[1] // 2, shape[2])
+  for conv in net.convs:
+    block = Block(
+      filters=conv.filters,
+      kernel_size=conv.kernel_size,
+      padded=conv.pads(min(shape[:2])),
+      batch_norm=conv.batch_norm,
+    )
+    if conv.pools(min(block.shape(shape)[:2])):
+      block = dataclasses.replace(block, pool=conv.pool)
+    shape = block.shape(shape)
+    blocks.append(block)
+  return LocalisationSpec(halving=halving, blocks=blocks, hidden=net.dense)
+
+
 def training_spec(settings: Settings, images: np.ndarray) -> TrainingSpec:
-  """The training of a run on MNIST, for other frameworks.
+  """The training of a run, for other frameworks.
 
   Args:
     settings: Settings of the run.
-    images: `[N, H, W, 1]`, uint8, the training images.
+    images: `[N, H, W, C]`, uint8, the training images.
+
+  Raises:
+    ValueError: If its perturbation is neither "rotation" nor "none".
   """
+  if settings.perturbation not in ("rotation", "none"):
+    raise ValueError(
+      f"perturbation={settings.perturbation!r} has no counterpart in torch;"
+      " accepted: rotation, none"
+    )
   dataset = building.find(settings).dataset
-  (mean,), (std,) = dataset.normalisation(settings.perturbation, images)
+  mean, std = dataset.normalisation(settings.perturbation, images)
   return TrainingSpec(
+    rotated=settings.perturbation == "rotation",
     batch_size=settings.batch_size,
     total_steps=building.num_steps(settings, len(images)),
     optimiser=settings.optimiser,
@@ -117,13 +184,15 @@ def weights(network: nnx.Module) -> dict[str, np.ndarray]:
   """The weights of a network, by path.
 
   Returns:
-    "kernel" and "bias" of "blocks.0", "copies.0", "localiser.hidden.0",
-    "localiser.head", "head" and so on; kernels are `[H, W, in, out]` or
-    `[in, out]`, of features flattened from `[H, W, C]`.
+    "kernel" and "bias" of "blocks.0.conv", "copies.0.conv",
+    "localiser.blocks.0.conv", "localiser.hidden.0", "localiser.head",
+    "head.last" and so on; "scale" and "bias" of "blocks.0.norm" and so on.
+    Kernels are `[H, W, in, out]` or `[in, out]`, of features flattened from
+    `[H, W, C]`.
   """
   values = {}
   for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.Param)):
-    names = [str(part) for part in path if part != "conv"]
+    names = [str(part) for part in path]
     match names:
       case ["sites", _, "stages", *rest]:
         names = ["copies", *rest]
@@ -131,8 +200,11 @@ def weights(network: nnx.Module) -> dict[str, np.ndarray]:
         names = ["localiser", *rest]
       case ["stages", *rest]:
         names = ["blocks", *rest]
-      case ["head", "last", *rest]:
-        names = ["head", *rest]
+    match names:
+      case ["localiser", "convs", index, *rest]:
+        names = ["localiser", "blocks", index, "conv", *rest]
+      case ["localiser", "norms", index, *rest]:
+        names = ["localiser", "blocks", index, "norm", *rest]
     values[".".join(names)] = np.asarray(leaf.get_value())
   return values
 

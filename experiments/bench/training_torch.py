@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from experiments.bench import torch_warps
-from experiments.bench.training_spec import NetworkSpec, TrainingSpec
+from experiments.bench.training_spec import (
+  Block,
+  LocalisationSpec,
+  NetworkSpec,
+  Shape,
+  TrainingSpec,
+  shapes_behind,
+)
 
 LARGEST_ANGLE = math.pi / 2
 """Bound of the random rotations of images."""
@@ -75,27 +82,90 @@ class FeatureLinear(nn.Linear):
     return super().forward(x.flatten(1))
 
 
-class LocalisationNet(nn.Module):
-  """Dense layers from features to the matrix of each image."""
+def dense_layers(features: Shape, widths: Sequence[int]) -> nn.ModuleList:
+  """Dense layers of those widths, on features."""
+  layers: list[nn.Module] = [FeatureLinear(features, w) for w in widths[:1]]
+  for fan_in, fan_out in itertools.pairwise(widths):
+    layers.append(nn.Linear(fan_in, fan_out))
+  return nn.ModuleList(layers)
 
-  def __init__(self, features: Sequence[int], spec: NetworkSpec):
+
+class ConvBlock(nn.Module):
+  """A block of a specification."""
+
+  def __init__(self, channels: int, spec: Block):
     super().__init__()
-    first, *_ = spec.hidden
-    self.pool = 2 if spec.pool_features else 1
-    height, width, channels = features
-    features = (height // self.pool, width // self.pool, channels)
-    count, self.matrices = FAMILIES[spec.family]
-    layers: list[nn.Module] = [FeatureLinear(features, first)]
-    for fan_in, fan_out in itertools.pairwise(spec.hidden):
-      layers.append(nn.Linear(fan_in, fan_out))
-    self.hidden = nn.ModuleList(layers)
+    padding = "same" if spec.padded else "valid"
+    self.spec = spec
+    self.conv = nn.Conv2d(
+      channels, spec.filters, spec.kernel_size, padding=padding
+    )
+    self.norm = nn.BatchNorm2d(spec.filters) if spec.batch_norm else None
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    x, spec = self.conv(x), self.spec
+    if self.norm is not None:
+      x = self.norm(x.relu())
+    if spec.pool:
+      x = nn.functional.max_pool2d(x, spec.pool, stride=2)
+    if self.norm is None:
+      x = x.relu()
+    if not spec.dropout:
+      return x
+    functional = nn.functional
+    drop = functional.dropout2d if spec.drop_channels else functional.dropout
+    return drop(x, spec.dropout, self.training)
+
+
+def conv_blocks(channels: int, specs: Sequence[Block]) -> nn.ModuleList:
+  """Blocks, one after the other."""
+  before = [channels, *(spec.filters for spec in specs)]
+  return nn.ModuleList(map(ConvBlock, before, specs))
+
+
+class LocalisationNet(nn.Module):
+  """From features to the matrix of each image."""
+
+  def __init__(self, features: Shape, spec: LocalisationSpec, family: str):
+    super().__init__()
+    self.halving = spec.halving
+    if spec.halving:
+      height, width, channels = features
+      features = (height // 2, width // 2, channels)
+    self.blocks = conv_blocks(features[-1], spec.blocks)
+    count, self.matrices = FAMILIES[family]
+    flat = shapes_behind(features, spec.blocks)[-1]
+    self.hidden = dense_layers(flat, spec.hidden)
     self.head = nn.Linear(spec.hidden[-1], count)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
-    x = nn.functional.max_pool2d(x, self.pool)
+    if self.halving == "max":
+      x = nn.functional.max_pool2d(x, 2)
+    elif self.halving == "mean":
+      x = nn.functional.avg_pool2d(x, 2)
+    x = through(self.blocks, x)
     for layer in self.hidden:
       x = layer(x).relu()
     return self.matrices(self.head(x))
+
+
+class DenseHead(nn.Module):
+  """Dense layers, each with ReLU and dropout, and one for the logits."""
+
+  def __init__(self, features: Shape, spec: NetworkSpec):
+    super().__init__()
+    self.spec = spec
+    *widths, last = *spec.dense, math.prod(spec.answer)
+    self.hidden = dense_layers(features, widths)
+    self.last = (
+      nn.Linear(widths[-1], last) if widths else FeatureLinear(features, last)
+    )
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    for layer in self.hidden:
+      x = layer(x).relu()
+      x = nn.functional.dropout(x, self.spec.dropout, self.training)
+    return self.last(x).unflatten(-1, tuple(self.spec.answer))
 
 
 class Network(nn.Module):
@@ -105,21 +175,16 @@ class Network(nn.Module):
     super().__init__()
     self.spec = spec
     shapes = spec.shapes
-    self.blocks = self._convs(len(spec.convs))
-    self.head = FeatureLinear(shapes[-1], spec.num_classes)
+    channels = spec.image_shape[-1]
+    self.blocks = conv_blocks(channels, spec.blocks)
+    self.head = DenseHead(shapes[-1], spec)
     self.localiser = None
-    if spec.kind != "CNN":
-      self.localiser = LocalisationNet(shapes[spec.depth], spec)
-    self.copies = self._convs(spec.depth if spec.kind == "DL" else 0)
-
-  def _convs(self, count: int) -> nn.ModuleList:
-    channels = [shape[-1] for shape in self.spec.shapes]
-    return nn.ModuleList(
-      nn.Conv2d(channels_in, filters, kernel_size)
-      for channels_in, (filters, kernel_size) in zip(
-        channels[:count], self.spec.convs, strict=False
+    if spec.localiser is not None:
+      self.localiser = LocalisationNet(
+        shapes[spec.depth], spec.localiser, spec.family
       )
-    )
+    copied = spec.depth if spec.kind == "DL" else 0
+    self.copies = conv_blocks(channels, spec.blocks[:copied])
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:
     x, blocks, spec = images, self.blocks, self.spec
@@ -151,9 +216,9 @@ class Network(nn.Module):
 
 
 def through(blocks: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
-  """Applies blocks: convolution, max pooling and ReLU."""
-  for conv in blocks:
-    x = nn.functional.max_pool2d(conv(x), 2).relu()
+  """Applies blocks, one after the other."""
+  for block in blocks:
+    x = block(x)
   return x
 
 
@@ -168,9 +233,13 @@ def load_weights(network: Network, weights: Mapping[str, np.ndarray]) -> None:
       layer = network.get_submodule(module)
       value = value.reshape(*getattr(layer, "features", value.shape[:1]), -1)
       value = np.moveaxis(value, (-1, -2), (0, 1)).reshape(len(layer.bias), -1)
-    kind = "weight" if kind == "kernel" else kind
+    kind = "weight" if kind in ("kernel", "scale") else kind
     values[f"{module}.{kind}"] = torch.tensor(value)
-  network.load_state_dict(values)
+  # Batch norms also have running averages, which begin alike.
+  known = dict(network.named_parameters())
+  if known.keys() != values.keys():
+    raise ValueError(f"not its weights: {known.keys() ^ values.keys()}")
+  network.load_state_dict(values, strict=False)
 
 
 def count_parameters(network: Network) -> int:
@@ -227,29 +296,35 @@ def training(
   Args:
     network: Network to train, on its device and in its memory format.
     spec: How it is trained.
-    images: `[N, H, W, 1]`, uint8.
-    labels: `[N]`.
+    images: `[N, H, W, C]`, uint8.
+    labels: `[N]`, or `[N, heads]`.
     steps: Steps of each call.
     forward: What computes the network's logits instead of it, such as the
       network when it is compiled.
   """
-  device = network.head.weight.device
+  device = network.head.last.weight.device
   images = torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
   labels = torch.tensor(labels, device=device).long()
   optimiser, schedule = make_optimiser(network, spec)
   batches = _batches(len(labels), spec.batch_size, device)
   totals = torch.zeros(2, device=device)
+  mean, std = (
+    torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+    for values in (spec.mean, spec.std)
+  )
   network.train()
   forward = network if forward is None else forward
 
   def call() -> None:
     for chosen in itertools.islice(batches, steps):
-      angles = torch.empty(len(chosen), device=device)
-      theta = rotation(angles.uniform_(-LARGEST_ANGLE, LARGEST_ANGLE))
-      perturbed = torch_warps.torch_warp(images[chosen] / 255, theta)
-      predicted = forward((perturbed - spec.mean) / spec.std)
+      perturbed = images[chosen] / 255
+      if spec.rotated:
+        angles = torch.empty(len(chosen), device=device)
+        theta = rotation(angles.uniform_(-LARGEST_ANGLE, LARGEST_ANGLE))
+        perturbed = torch_warps.torch_warp(perturbed, theta)
+      predicted = forward((perturbed - mean) / std)
       losses = nn.functional.cross_entropy(
-        predicted, labels[chosen], reduction="none"
+        predicted.movedim(-1, 1), labels[chosen], reduction="none"
       )
       optimiser.zero_grad()
       losses.mean().backward()
