@@ -27,10 +27,11 @@ the embedded digits, repeated, or random, 10,000 an epoch. The libraries take
 turns, as in `bench_sampling`; the ratio is stnjax's time over torch's in the
 same round: median over the rounds, with quartiles; below 1 stnjax is faster.
 With --seeds, stnjax also trains that many seeds in one program, as the sweep
-does. Torch uses its fused optimiser and channels_last, its faster memory format; on GPU it selects
-convolution algorithms by timing them, as XLA does, and both multiply in TF32.
-On CPU the machine must be quiet: torch's threads spin while they wait, and are
-many times slower if another program runs. The .json has the machine's load.
+does. Torch uses its fused optimiser and channels_last, its faster memory
+format; on GPU it selects convolution algorithms by timing them, as XLA does,
+and both multiply in TF32. On CPU the machine must be quiet: torch's threads
+spin while they wait, and are many times slower if another program runs. The
+.json has the machine's load.
 """
 
 import dataclasses
