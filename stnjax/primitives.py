@@ -17,17 +17,19 @@ def define(
   shapes: Callable[..., list[tuple[int, ...]]],
   options: Sequence[str],
   *,
+  dtype: Callable[[Any], Any] = lambda first: first,
   multiple_results: bool = False,
 ) -> core.Primitive:
   """An operation on arrays, without rules to lower or differentiate it.
 
-  Outside `jit` it runs as a program of its own. Its results have the dtype of
-  the first operand, and vary over the axes of a mesh as the last one does.
+  Outside `jit` it runs as a program of its own. Its results vary over the axes
+  of a mesh as the last operand does.
 
   Args:
     name: of the operation.
     shapes: Shapes of its results, given those of its operands, and its options.
     options: Names of the options, which are not traced.
+    dtype: Dtype of its results, given that of the first operand.
     multiple_results: Whether it returns a list.
   """
   primitive = core.Primitive(name)
@@ -49,7 +51,7 @@ def define(
         last.sharding.mesh, jax.P(*[None] * len(shape))
       )
       results.append(
-        last.update(shape=shape, dtype=first.dtype, sharding=sharding)
+        last.update(shape=shape, dtype=dtype(first.dtype), sharding=sharding)
       )
     return results if multiple_results else results[0]
 
@@ -84,3 +86,27 @@ def supports(*arrays: jax.Array) -> bool:
     not in jax.typeof(array).sharding.mesh.axis_types
     for array in arrays
   )
+
+
+def call_compiled(
+  name: str,
+  operands: Sequence[jax.Array],
+  shape: Sequence[int],
+  dtype: Any,
+  **attributes: Any,
+) -> jax.Array:
+  """Calls compiled code by XLA's foreign function interface.
+
+  Args:
+    name: of the function.
+    operands: Its operands; the result varies over the axes of a mesh as the
+      first one does.
+    shape: of the result.
+    dtype: of the result.
+    **attributes: Of the call.
+  """
+  called = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(tuple(shape), dtype))
+  result, _ = promotion.match_varying_axes(
+    called(*operands, **attributes), operands[0]
+  )
+  return result

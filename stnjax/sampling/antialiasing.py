@@ -6,7 +6,6 @@ and nothing at all where the warp does not shrink.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 import math
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
+from stnjax import primitives
 from stnjax.sampling import grids
 from stnjax.sampling.kernels import filters
 
@@ -98,32 +98,35 @@ def _blur(
   batch = jnp.broadcast_shapes(image.shape[: -1 - num_axes], squares.shape[:-1])
   image = jnp.broadcast_to(image, (*batch, *image.shape[-1 - num_axes :]))
   squares = jnp.broadcast_to(squares, (*batch, num_axes)).astype(image.dtype)
-  images = image.reshape(math.prod(batch), *image.shape[-1 - num_axes :])
-  shape, sums = images.shape, []
-  for axis in range(1, num_axes + 1):
-    square = squares[..., num_axes - axis].reshape(shape[0])
-    repeats = cyclic[num_axes - axis]
-    weights, reach = _gaussian(square, shape[axis], repeats)
-    sums.append(
-      jnp.expand_dims(
-        _sums_within(weights, repeats),
-        [k for k in range(1, num_axes + 2) if k != axis],
-      )
+  if not primitives.supports(image):
+    # So that they lie on an explicit mesh as the images do.
+    zero = jnp.zeros_like(image).sum(range(len(batch), image.ndim))
+    squares = squares + zero[..., None]
+  sums = jnp.ones((), image.dtype)
+  for along in range(num_axes):
+    axis = image.ndim - 2 - along
+    weights, reach = _gaussian(
+      squares[..., along], image.shape[axis], cyclic[along]
     )
-    lines = math.prod(shape[1:axis]), shape[axis], math.prod(shape[axis + 1 :])
-    images = filters.symmetric(
-      images.reshape(shape[0], *lines), weights, reach, cyclic=repeats
-    ).reshape(shape)
-  return (images / functools.reduce(jnp.multiply, sums)).reshape(image.shape)
+    if not cyclic[along]:
+      within = _sums_within(weights)
+      others = [1 if k != axis else image.shape[k] for k in range(image.ndim)]
+      sums = sums * within.reshape(*batch, *others[len(batch) :])
+    image = filters.symmetric(
+      image, weights, reach, axis=axis, cyclic=cyclic[along]
+    )
+  return image / sums
 
 
 def _gaussian(
   square: jax.Array, size: int, cyclic: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """Weights `[B, K]` of distances, and how far they count, for `filters`.
+  """Weights `[..., K]` of distances, and how far they count, for `filters`.
+
+  On both sides together they sum to 1.
 
   Args:
-    square: `[B]`, squared factors of shrinking.
+    square: `[...]`, squared factors of shrinking.
     size: of the axis.
     cyclic: Whether the axis repeats.
   """
@@ -131,26 +134,20 @@ def _gaussian(
   # neither a division by 0 nor a gradient. Beyond the upper one all is mean.
   variance = lax.clamp(*_kinds((square - 1) / 6, 0.005, float(size) ** 2 * 100))
   distance = np.arange(filters.num_weights(size, cyclic), dtype=square.dtype)
-  weights = jnp.exp(-(distance**2) / (2 * variance[:, None]))
+  weights = jnp.exp(-(distance**2) / (2 * variance[..., None]))
   if cyclic and size % 2 == 0:  # the opposite pixel is met from both sides
-    weights = weights.at[:, -1].divide(2)
+    weights = weights * np.where(2 * distance == size, 0.5, 1)
+  weights = weights / (2 * weights.sum(-1, keepdims=True) - weights[..., :1])
   # Weights beyond are less than rounding.
   eps = float(jnp.finfo(square.dtype).eps) / 16
   reach = jnp.sqrt(-2 * math.log(eps) * lax.stop_gradient(variance))
-  return weights, jnp.minimum(reach.astype(np.int32), len(distance) - 1)
+  return weights, jnp.clip(reach.astype(np.int32), 0, len(distance) - 1)
 
 
-def _sums_within(weights: jax.Array, cyclic: bool) -> jax.Array:
-  """What the weights of each pixel within the image sum to, `[B, S or 1]`.
-
-  Args:
-    weights: `[B, K]` of distances.
-    cyclic: Whether the axis repeats.
-  """
-  if cyclic:
-    return 2 * weights.sum(axis=-1, keepdims=True) - weights[:, :1]
+def _sums_within(weights: jax.Array) -> jax.Array:
+  """What the weights of each pixel within the image sum to, `[..., S]`."""
   before = weights.cumsum(axis=-1)
-  return before + before[:, ::-1] - weights[:, :1]
+  return before + jnp.flip(before, axis=-1) - weights[..., :1]
 
 
 def _kinds(

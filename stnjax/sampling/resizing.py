@@ -1,6 +1,7 @@
 """Resizing: a product with one matrix of weights per axis."""
 
 from collections.abc import Callable, Sequence
+import functools
 import math
 from typing import NamedTuple
 
@@ -122,13 +123,9 @@ def resize(
   sizes = zip(names, shape, output_shape, strict=True)
   # Axes that shrink most come first: fewer pixels for the others.
   for name, size, count in sorted(sizes, key=lambda axis: axis[2] / axis[1]):
-    if method == "area":
-      weights = _coverage(size, count)
-    else:
-      kernel = _KERNELS[method]
-      weights = _weights(size, count, kernel, antialias, align_corners)
+    band = _band(method, size, count, antialias, align_corners)
     axis = result.ndim - 1 - num_axes + names.index(name)
-    result = bands.product(result, weights, axis)
+    result = bands.product(result, band, axis)
   return rounding.cast(result, image.dtype)
 
 
@@ -186,6 +183,18 @@ _KERNELS = {
   "lanczos3": _lanczos(3),
   "lanczos4": _lanczos(4),
 }
+
+
+@functools.lru_cache(maxsize=64)  # for calls outside of `jit`
+def _band(
+  method: str, size: int, count: int, antialias: bool, align_corners: bool
+) -> bands.Band:
+  """The band of the matrix `[count, size]` of one axis; its rows sum to 1."""
+  if method == "area":
+    return bands.Band.of(_coverage(size, count))
+  kernel = _KERNELS[method]
+  weights = _weights(size, count, kernel, antialias, align_corners)
+  return bands.Band.of(weights)
 
 
 def _positions(size: int, count: int, align_corners: bool) -> np.ndarray:

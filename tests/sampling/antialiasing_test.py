@@ -80,6 +80,17 @@ class AntialiasTest(parameterized.TestCase):
       alone = compiled.warp(image[index], theta[index], antialias=True)
       np.testing.assert_allclose(out[index], alone, atol=1e-5)
 
+  @parameterized.parameters(64, 300)
+  def test_large_pixels_stay_finite(self, size):
+    largest = 0.99 * np.finfo(np.float32).max
+    image = np.zeros((size, size, 1), np.float32)
+    image[: size // 2] = -largest
+    theta = 1.5 * np.eye(2, 3)
+    out = compiled.warp(image, theta, antialias=True, padding="border")
+    self.assertTrue(np.isfinite(out).all())
+    np.testing.assert_allclose(out[0], np.full_like(out[0], -largest), 1e-5)
+    np.testing.assert_array_equal(out[-1], np.zeros_like(out[-1]))
+
   def test_no_channels(self):
     for size in (9, 300):
       out = compiled.warp(

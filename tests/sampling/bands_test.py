@@ -4,12 +4,14 @@ import functools
 
 from absl.testing import absltest, parameterized
 import jax
-from jax import export
+from jax import export, lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import stnjax
 from stnjax.sampling.kernels import bands
+from stnjax.sampling.kernels.bands import Band
 from tests.sampling.cases import check_gradients
 from tests.sampling.filters_test import afresh
 
@@ -58,7 +60,7 @@ class BandsTest(parameterized.TestCase):
     cotangent = RNG.normal(size=(before, matrix.shape[0], after))
 
     def run(array):
-      call = functools.partial(bands.product, matrix=matrix, axis=1)
+      call = functools.partial(bands.product, band=Band.of(matrix), axis=1)
       value, vjp = jax.vjp(call, array)
       return value, *vjp(jnp.asarray(cotangent))
 
@@ -74,7 +76,7 @@ class BandsTest(parameterized.TestCase):
     shape = [3, 4, 5, 2]
     shape[axis] = matrix.shape[1]
     array = RNG.normal(size=shape).astype(dtype)
-    value = afresh(lambda x: bands.product(x, matrix, axis), array)
+    value = afresh(lambda x: bands.product(x, Band.of(matrix), axis), array)
     expected = np.moveaxis(np.tensordot(matrix, array, (1, axis)), 0, axis)
     self.assertEqual(value.dtype, dtype)
     accepted = 1e-4 if dtype == np.float32 else 1e-12
@@ -85,7 +87,9 @@ class BandsTest(parameterized.TestCase):
     matrix = MATRICES["shrinks"]
     array = RNG.integers(0, 256, (2, 40, after)).astype(np.uint8)
     value = afresh(
-      lambda x: bands.product(x, matrix, 1), array, compiled=compiled
+      lambda x: bands.product(x, Band.of(matrix), 1),
+      array,
+      compiled=compiled,
     )
     self.assertEqual(value.dtype, np.float32)
     expected = np.einsum("oi,bia->boa", matrix, array)
@@ -95,7 +99,7 @@ class BandsTest(parameterized.TestCase):
     matrix = MATRICES["grows"]
 
     def loss(array):
-      return jnp.sin(bands.product(array, matrix, 1)).sum()
+      return jnp.sin(bands.product(array, Band.of(matrix), 1)).sum()
 
     check_gradients(loss, RNG.normal(size=(2, 9, 3)))
     check_gradients(
@@ -107,21 +111,46 @@ class BandsTest(parameterized.TestCase):
   def test_vmap(self, mapped):
     matrix, array = MATRICES["shrinks"], RNG.normal(size=(2, 40, 3, 4))
     array = np.moveaxis(array, 3, mapped)
-    found = jax.jit(jax.vmap(lambda x: bands.product(x, matrix, 1), mapped, 3))(
-      array
-    )
+    found = jax.jit(
+      jax.vmap(lambda x: bands.product(x, Band.of(matrix), 1), mapped, 3)
+    )(array)
     array = np.moveaxis(array, mapped, 3)
     expected = np.einsum("oi,bian->boan", matrix, array)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
+  def test_vmap_of_a_choice(self):
+    """Constants of its branches get the axis that is mapped, too."""
+    image = RNG.uniform(size=(2, 8, 9, 3)).astype(np.float32)
+
+    def run(choice, image):
+      resized = [
+        functools.partial(stnjax.resize, output_shape=(4, 5), method=method)
+        for method in ("linear", "cubic")
+      ]
+      return lax.switch(choice, resized, image)
+
+    found = jax.jit(jax.vmap(run))(np.array([1, 0]), image)
+    for index, method in enumerate(("cubic", "linear")):
+      expected = stnjax.resize(image[index], (4, 5), method=method)
+      np.testing.assert_allclose(found[index], expected, atol=1e-6)
+
+  @parameterized.parameters(*MATRICES)
+  def test_a_band_has_all_of_its_matrix(self, name):
+    band = Band.of(MATRICES[name])
+    np.testing.assert_array_equal(band.matrix, MATRICES[name])
+    np.testing.assert_array_equal(band.transposed.matrix, MATRICES[name].T)
+    self.assertEqual(band, Band.of(MATRICES[name]))
+    self.assertEqual(hash(band), hash(Band.of(MATRICES[name])))
+    self.assertNotEqual(band, Band.of(MATRICES[name] + 1))
+
   def test_outside_jit(self):
     matrix, array = MATRICES["shrinks"], RNG.normal(size=(40, 3))
-    value = bands.product(jnp.asarray(array), matrix, 0)
+    value = bands.product(jnp.asarray(array), Band.of(matrix), 0)
     np.testing.assert_allclose(value, matrix @ array, atol=1e-12)
 
   def test_exported_for_a_batch_of_any_size(self):
     matrix = MATRICES["shrinks"]
-    call = jax.jit(lambda x: bands.product(x, matrix, 1))
+    call = jax.jit(lambda x: bands.product(x, Band.of(matrix), 1))
     (batch,) = export.symbolic_shape("b")
     known = jax.ShapeDtypeStruct((batch, 40, 3), np.float64)
     program = export.export(call, platforms=("cpu", "tpu", "cuda"))(known)

@@ -5,7 +5,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
-from jax import export
+from jax import export, lax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 import numpy as np
@@ -88,7 +88,9 @@ class FiltersTest(parameterized.TestCase):
     cotangent = np.cos(np.arange(images.size)).reshape(images.shape)
 
     def run(images, weights):
-      call = functools.partial(filters.symmetric, reach=reach, cyclic=cyclic)
+      call = functools.partial(
+        filters.symmetric, reach=reach, axis=2, cyclic=cyclic
+      )
       value, vjp = jax.vjp(call, images, weights)
       return value, vjp(jnp.asarray(cotangent))
 
@@ -101,7 +103,7 @@ class FiltersTest(parameterized.TestCase):
   def test_float32(self, cyclic, compiled):
     images, weights, reach = some((2, 3, 300, 5), cyclic)
     expected, _ = loops(images, weights, reach, cyclic)
-    call = functools.partial(filters.symmetric, cyclic=cyclic)
+    call = functools.partial(filters.symmetric, axis=2, cyclic=cyclic)
     single = images.astype(np.float32), weights.astype(np.float32)
     value = afresh(call, *single, reach, compiled=compiled)
     self.assertEqual(value.dtype, np.float32)
@@ -113,7 +115,7 @@ class FiltersTest(parameterized.TestCase):
 
     def loss(images, weights):
       return jnp.sin(
-        filters.symmetric(images, weights, reach, cyclic=cyclic)
+        filters.symmetric(images, weights, reach, axis=2, cyclic=cyclic)
       ).sum()
 
     def slope(images, weights):
@@ -133,7 +135,7 @@ class FiltersTest(parameterized.TestCase):
     ]
 
     def run(images, weights):
-      return filters.symmetric(images, weights, reach, cyclic=False)
+      return filters.symmetric(images, weights, reach, axis=2, cyclic=False)
 
     axes = images_axis, weights_axis
     found = jax.jit(jax.vmap(run, axes))(*several)
@@ -145,14 +147,52 @@ class FiltersTest(parameterized.TestCase):
       expected, _ = loops(*alone, reach, False)
       np.testing.assert_allclose(found[index], expected, atol=1e-12)
 
+  @parameterized.product(axis=(2, 3), cyclic=(False, True))
+  def test_several_axes_of_the_batch_and_another_axis(self, axis, cyclic):
+    shape = (2, 3, 7, 8, 2)
+    images, weights, reach = some((6, 1, shape[axis], 1), cyclic)
+    images = np.random.default_rng(1).normal(size=shape)
+    batched = weights.reshape(2, 3, -1), reach.reshape(2, 3)
+    found = afresh(
+      functools.partial(filters.symmetric, axis=axis, cyclic=cyclic),
+      images,
+      *batched,
+    )
+    if axis == 2:
+      lines = np.moveaxis(images, 2, 3).reshape(6, 8, 7, 2)
+    else:
+      lines = images.reshape(6, 7, 8, 2)
+    expected, _ = loops(lines, weights, reach, cyclic)
+    if axis == 2:
+      expected = expected.swapaxes(1, 2)
+    np.testing.assert_allclose(found, expected.reshape(shape), atol=1e-12)
+
+  @parameterized.parameters("filter", "warp")
+  def test_vmap_of_a_choice(self, what):
+    """Constants of its branches get the axis that is mapped, too."""
+    images, weights, reach = some((2, 2, 6, 2), cyclic=False)
+
+    def blurred(images):
+      if what == "warp":
+        return stnjax.warp(images, THETA, antialias=True)
+      return filters.symmetric(images, weights, reach, axis=2, cyclic=False)
+
+    def run(choice, images):
+      return lax.cond(choice, blurred, jnp.zeros_like, images)
+
+    several = np.stack([images, 2 * images])
+    found = jax.jit(jax.vmap(run))(np.array([True, False]), several)
+    np.testing.assert_allclose(found[0], blurred(images), atol=1e-12)
+    np.testing.assert_array_equal(found[1], np.zeros_like(images))
+
   def test_outside_jit_and_without_it(self):
     operands = some((2, 2, 6, 2), cyclic=True)
     expected, _ = loops(*operands, True)
     operands = list(map(jnp.asarray, operands))
-    value = filters.symmetric(*operands, cyclic=True)
+    value = filters.symmetric(*operands, axis=2, cyclic=True)
     np.testing.assert_allclose(value, expected, atol=1e-12)
     with jax.disable_jit():
-      value = filters.symmetric(*operands, cyclic=True)
+      value = filters.symmetric(*operands, axis=2, cyclic=True)
     np.testing.assert_allclose(value, expected, atol=1e-12)
 
   def test_numbers_beyond_the_reach_do_not_count(self):
@@ -160,7 +200,10 @@ class FiltersTest(parameterized.TestCase):
     reach = reach * 0 + 1
     images[:, :, 5] = np.nan
     value = afresh(
-      functools.partial(filters.symmetric, cyclic=False), images, weights, reach
+      functools.partial(filters.symmetric, axis=2, cyclic=False),
+      images,
+      weights,
+      reach,
     )
     found = np.isnan(value[0, 0, :, 0])
     if library.is_compiled():
@@ -168,7 +211,7 @@ class FiltersTest(parameterized.TestCase):
 
   def test_exported(self):
     operands = some((2, 2, 6, 2), cyclic=False)
-    call = jax.jit(functools.partial(filters.symmetric, cyclic=False))
+    call = jax.jit(functools.partial(filters.symmetric, axis=2, cyclic=False))
     program = export.export(call, platforms=("cpu", "tpu", "cuda"))(*operands)
     expected, _ = loops(*operands, False)
     np.testing.assert_allclose(program.call(*operands), expected, atol=1e-12)
@@ -196,7 +239,7 @@ class ModesTest(absltest.TestCase):
     self.assertNotIn("f32", text)
 
 
-class ThreadsTest(absltest.TestCase):
+class DevicesTest(parameterized.TestCase):
   def test_the_same_sums_every_time(self):
     rng = np.random.default_rng(0)
     images, cotangent = rng.normal(size=(2, 1, 40, 700, 30)).astype(np.float32)
@@ -205,7 +248,7 @@ class ThreadsTest(absltest.TestCase):
     @jax.jit
     def run(images, weights, cotangent):
       call = functools.partial(
-        filters.symmetric, reach=jnp.array([20]), cyclic=False
+        filters.symmetric, reach=jnp.array([20]), axis=2, cyclic=False
       )
       value, vjp = jax.vjp(call, images, weights)
       return value, *vjp(cotangent)
@@ -214,6 +257,25 @@ class ThreadsTest(absltest.TestCase):
     for _ in range(5):
       for a, b in zip(first, run(images, weights, cotangent), strict=True):
         np.testing.assert_array_equal(a, b)
+
+  @parameterized.product(axis=(0, 1), padding=("zeros", "wrap"))
+  def test_images_that_lie_on_a_mesh_explicitly(self, axis, padding):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+    image = np.random.default_rng(0).normal(size=(2, 4, 8, 12, 2))
+    image = image.astype(np.float32)
+    spec = jax.P("x") if axis == 0 else jax.P(None, "x")
+
+    @jax.jit
+    def warped(image):
+      theta = jnp.asarray(THETA, jnp.float32)
+      return stnjax.warp(image, theta, antialias=True, padding=padding)
+
+    expected = np.asarray(warped(image))
+    with jax.set_mesh(mesh):
+      lying = jax.device_put(image, jax.NamedSharding(mesh, spec))
+      found = warped(lying)
+      self.assertEqual(found.sharding.spec[axis], "x")
+      np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
 
   def test_shard_map(self):
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))

@@ -138,10 +138,10 @@ template <typename T>
 void run_bands() {
   const bool wide = draw(0, 3) == 0;
   stnjax::Band s = {draw(0, 3), draw(1, 90), draw(1, 90),
-                    wide ? draw(1000, 2100) : draw(0, 7), 0, draw(0, 1) == 1};
+                    wide ? draw(1000, 2100) : draw(0, 7), 0};
   s.taps = draw(0, s.size);
   const std::vector<T> arrays(s.lines * s.size * s.inner, 1);
-  const std::vector<T> matrix(s.size * s.count, 1);
+  const std::vector<T> weights(s.count * s.taps, 1);
   std::vector<T> results(s.lines * s.count * s.inner);
   std::vector<int32_t> starts;
   for (int64_t i = 0; i < s.count; ++i) {
@@ -149,8 +149,8 @@ void run_bands() {
   }
   Pool pool;
   const auto multiply = [&](const auto& numbers) {
-    stnjax::multiply_all(pool, s, matrix.data(), numbers.data(), starts.data(),
-                         results.data());
+    stnjax::multiply_all(pool, s, numbers.data(), weights.data(),
+                         starts.data(), results.data());
   };
   multiply(arrays);
   if constexpr (std::is_same_v<T, float>) {

@@ -1,7 +1,8 @@
 // Products of a banded matrix with arrays along an axis.
 //
 // Arrays are [lines, size, inner], row-major; results [lines, count, inner].
-// Each result reads `taps` numbers along the axis, from its first one on.
+// Each result reads `taps` numbers along the axis, from its start on, with the
+// weights [count, taps].
 
 #ifndef STNJAX_SAMPLING_KERNELS_BANDS_H_
 #define STNJAX_SAMPLING_KERNELS_BANDS_H_
@@ -18,25 +19,10 @@ namespace stnjax {
 
 struct Band {
   int64_t lines, size, count, inner, taps;
-  bool transposed;  // the matrix is [size, count] instead of [count, size]
 };
 
 constexpr int64_t kAcross = 1024;  // numbers of a result that a task writes
 constexpr int64_t kDown = 32;      // results one below the other, of a task
-
-// The weights of a matrix within the band, [count, taps].
-template <typename T>
-std::vector<T> packed(const Band& s, const T* matrix, const int32_t* first) {
-  std::vector<T> weights(s.count * s.taps);
-  for (int64_t i = 0; i < s.count; ++i) {
-    for (int64_t k = 0; k < s.taps; ++k) {
-      const int64_t at = first[i] + k;
-      weights[i * s.taps + k] =
-          s.transposed ? matrix[at * s.count + i] : matrix[i * s.size + at];
-    }
-  }
-  return weights;
-}
 
 // One result of `width` numbers, or bytes, side by side.
 template <typename Number, typename T>

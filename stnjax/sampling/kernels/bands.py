@@ -6,6 +6,8 @@ whole matrix.
 """
 
 from collections.abc import Sequence
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,145 +16,146 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import primitives, promotion
+from stnjax import primitives
 from stnjax.sampling.kernels import library
 
 
-def product(array: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
-  """Multiplies a matrix with an array along an axis.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Band:
+  """The numbers of a matrix that are not 0; bands compare by their numbers.
+
+  Attributes:
+    size: Number of columns.
+    starts: `[K]`, the first column of each row, int32.
+    weights: `[K, T]`, the numbers of each row from there on.
+  """
+
+  size: int
+  starts: np.ndarray
+  weights: np.ndarray
+
+  @classmethod
+  def of(cls, matrix: np.ndarray) -> "Band":
+    """The band of a matrix `[K, size]`, small if its numbers are together."""
+    count, size = matrix.shape
+    used = matrix != 0
+    if not used.any():
+      return cls(size, np.zeros(count, np.int32), np.zeros((count, 0)))
+    first = used.argmax(axis=1)
+    end = np.where(used.any(axis=1), size - used[:, ::-1].argmax(axis=1), first)
+    taps = int((end - first).max())
+    starts = np.minimum(first, size - taps)
+    columns = starts[:, None] + np.arange(taps)
+    weights = np.take_along_axis(matrix, columns, axis=1)
+    return cls(size, starts.astype(np.int32), weights)
+
+  @property
+  def matrix(self) -> np.ndarray:
+    """The matrix, `[K, size]`."""
+    count, taps = self.weights.shape
+    matrix = np.zeros((count, self.size))
+    columns = self.starts[:, None] + np.arange(taps)
+    np.put_along_axis(matrix, columns, self.weights, axis=1)
+    return matrix
+
+  @functools.cached_property
+  def transposed(self) -> "Band":
+    """The band of the transposed matrix."""
+    return Band.of(self.matrix.T)
+
+  @functools.cached_property
+  def _key(self) -> tuple[Any, ...]:
+    arrays = self.starts, self.weights
+    return self.size, self.weights.shape, *(a.tobytes() for a in arrays)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Band) and self._key == other._key
+
+  def __hash__(self) -> int:
+    return hash(self._key)
+
+
+def product(array: jax.Array, band: Band, axis: int) -> jax.Array:
+  """Multiplies a matrix `[K, S]` with an array along an axis.
 
   Args:
     array: `[..., S, ...]`, float32, float64 or uint8.
-    matrix: `[K, S]`, fast where the numbers of each row, and of each column,
-      that are not 0 are close together.
+    band: Of the matrix.
     axis: The axis, from 0 on.
 
   Returns:
     `[..., K, ...]`, float32 or float64.
   """
-  dtype = jnp.promote_types(array.dtype, jnp.float32)
-  starts, taps = _band(matrix)
-  starts_down, taps_down = _band(matrix.T)
-  operands = promotion.match_varying_axes(
-    jnp.asarray(matrix, dtype),
-    array,
-    *map(jnp.asarray, (starts, starts_down)),
-  )
-  options = {"axis": axis, "taps": (taps, taps_down), "transposed": False}
   if not primitives.supports(array):
-    return _product(*operands, **options)
-  result: jax.Array = _PRODUCT.bind(*operands, **options)
+    return _by_einsum(array, band=band, axis=axis)
+  result: jax.Array = _PRODUCT.bind(array, band=band, axis=axis)
   return result
 
 
-def _band(matrix: np.ndarray) -> tuple[np.ndarray, int]:
-  """Where each row begins, `[K]`, and how many of its numbers are enough."""
-  count, size = matrix.shape
-  if not matrix.size:
-    return np.zeros(count, np.int32), 0
-  used = matrix != 0
-  first = used.argmax(axis=1)
-  end = np.where(used.any(axis=1), size - used[:, ::-1].argmax(axis=1), first)
-  taps = int((end - first).max(initial=0))
-  return np.minimum(first, size - taps).astype(np.int32), taps
+def _floating(dtype: Any) -> Any:
+  return jnp.promote_types(dtype, jnp.float32)
 
 
-def _product(
-  matrix: jax.Array,
-  array: jax.Array,
-  *starts: jax.Array,
-  axis: int,
-  taps: tuple[int, int],
-  transposed: bool,
-) -> jax.Array:
-  del starts, taps
-  axes = list(range(array.ndim))
-  row = array.ndim
-  array = array.astype(matrix.dtype)
+def _by_einsum(array: jax.Array, *, band: Band, axis: int) -> jax.Array:
+  array = array.astype(_floating(array.dtype))
+  axes, row = list(range(array.ndim)), array.ndim
   result: jax.Array = jnp.einsum(
-    *(matrix, [axis, row] if transposed else [row, axis], array, axes),
+    *(band.matrix.astype(array.dtype), [row, axis], array, axes),
     [row if a == axis else a for a in axes],
     precision=lax.Precision.HIGHEST,
   )
   return result
 
 
-def _result_shapes(
-  matrix: Sequence[int],
-  array: Sequence[int],
-  *starts: Sequence[int],
-  axis: int,
-  taps: tuple[int, int],
-  transposed: bool,
+def _compiled(array: jax.Array, *, band: Band, axis: int) -> jax.Array:
+  (shape,) = _shapes(array.shape, band=band, axis=axis)
+  dtype = _floating(array.dtype)
+  operands = array, jnp.asarray(band.weights, dtype), jnp.asarray(band.starts)
+  return primitives.call_compiled(
+    _PRODUCT.name, operands, shape, dtype, axis=np.int64(axis)
+  )
+
+
+def _shapes(
+  array: Sequence[int], *, band: Band, axis: int
 ) -> list[tuple[int, ...]]:
-  return [(*array[:axis], matrix[transposed], *array[axis + 1 :])]
+  return [(*array[:axis], len(band.starts), *array[axis + 1 :])]
 
 
 _PRODUCT = primitives.define(
-  "stnjax_sampler_band", _result_shapes, options=("axis", "taps", "transposed")
+  "stnjax_sampler_band", _shapes, options=("band", "axis"), dtype=_floating
 )
-_by_einsum = primitives.lowering(_product)
-_call = jax.ffi.ffi_lowering(_PRODUCT.name)
-
-
-def _lower_for_cpu(
-  context: Any, *operands: Any, taps: tuple[int, int], **options: Any
-) -> Any:
-  if not (library.is_compiled() and library.may_call(context)):
-    return _by_einsum(context, *operands, taps=taps, **options)
-  return _call(
-    context,
-    *operands,
-    axis=np.int64(options["axis"]),
-    taps=np.int64(taps[0]),
-    transposed=options["transposed"],
-  )
 
 
 def _change(
   operands: Sequence[Any], changes: Sequence[Any], **options: Any
 ) -> tuple[Any, Any]:
-  matrix, array, *starts = operands
-  value = _PRODUCT.bind(matrix, array, *starts, **options)
-  if array.dtype == jnp.uint8 or type(changes[1]) is ad.Zero:
+  value = _PRODUCT.bind(*operands, **options)
+  if operands[0].dtype == jnp.uint8 or type(changes[0]) is ad.Zero:
     return value, ad.Zero(jax.typeof(value).to_tangent_aval())
-  return value, _PRODUCT.bind(matrix, changes[1], *starts, **options)
+  return value, _PRODUCT.bind(*changes, **options)
 
 
 def _transpose(
-  cotangent: Any,
-  matrix: Any,
-  array: Any,
-  starts: Any,
-  starts_down: Any,
-  *,
-  axis: int,
-  taps: tuple[int, int],
-  transposed: bool,
-) -> tuple[None, Any, None, None]:
-  to_array = _PRODUCT.bind(
-    *(matrix, cotangent, starts_down, starts),
-    axis=axis,
-    taps=taps[::-1],
-    transposed=not transposed,
-  )
-  return None, to_array, None, None
+  cotangent: Any, array: Any, *, band: Band, axis: int
+) -> tuple[Any]:
+  del array
+  return (_PRODUCT.bind(cotangent, band=band.transposed, axis=axis),)
 
 
 def _batch(
-  operands: Sequence[Any],
-  dims: Sequence[int | None],
-  *,
-  axis: int,
-  **options: Any,
+  operands: Sequence[Any], dims: Sequence[int], *, band: Band, axis: int
 ) -> tuple[jax.Array, int]:
-  matrix, array, *starts = operands
-  moved = jnp.moveaxis(array, dims[1], 0)
-  return _PRODUCT.bind(matrix, moved, *starts, axis=axis + 1, **options), 0
+  moved = jnp.moveaxis(operands[0], dims[0], 0)
+  return _PRODUCT.bind(moved, band=band, axis=axis + 1), 0
 
 
-mlir.register_lowering(_PRODUCT, _by_einsum)
-mlir.register_lowering(_PRODUCT, _lower_for_cpu, platform="cpu")
+mlir.register_lowering(_PRODUCT, primitives.lowering(_by_einsum))
+mlir.register_lowering(
+  _PRODUCT,
+  library.lowering(_compiled, otherwise=_by_einsum),
+  platform="cpu",
+)
 ad.primitive_jvps[_PRODUCT] = _change
 ad.primitive_transposes[_PRODUCT] = _transpose
 batching.primitive_batchers[_PRODUCT] = _batch

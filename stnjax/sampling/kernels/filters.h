@@ -92,7 +92,9 @@ INLINE void filter_strip(const Lines& s, Strip strip, const T* line,
           const T *first = line + left, *second = line + right;
 #pragma omp simd
           for (int64_t k = 0; k < strip.count; ++k) {
-            result[k] += weight * (first[k] + second[k]);
+            // Not of their sum, which could be too large.
+            result[k] += weight * first[k];
+            result[k] += weight * second[k];
           }
         },
         [&](int64_t at, int64_t from, int64_t to) INLINED {

@@ -3,7 +3,8 @@
 `filter`, and `correlate`, the gradient of its weights. Both are linear in two
 operands, and each is a gradient of the other. On CPU they are functions of
 sampler.cc, where setup.py could compile it, whose work grows with the reach of
-each image; elsewhere products with matrices of the weights.
+each image; where all of an image is within reach, and elsewhere, products with
+matrices of the weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,29 +23,37 @@ from stnjax.sampling.kernels import library
 
 _TILE = 64  # pixels along the axis that one product filters
 _WHOLE = 256  # up to this size one product filters all of it
+_NEAR = 4  # times the reach, up to which compiled code is faster than that
 
 
 def symmetric(
-  images: jax.Array, weights: jax.Array, reach: jax.Array, *, cyclic: bool
+  images: jax.Array,
+  weights: jax.Array,
+  reach: jax.Array,
+  *,
+  axis: int,
+  cyclic: bool,
 ) -> jax.Array:
   """Sums the pixels at each distance from a pixel, weighted.
 
     w[0] x[i] + w[1] (x[i - 1] + x[i + 1]) + ... up to w[reach]
 
   Args:
-    images: `[B, L, S, M]`, filtered along S; float32 or float64.
-    weights: `[B, num_weights(S, cyclic)]` of the distances 0, 1, ..., of the
-      same dtype.
-    reach: `[B]` int32, the largest distance that counts.
+    images: `[*batch, ..., S, ...]`, float32 or float64.
+    weights: `[*batch, num_weights(S, cyclic)]` of the distances 0, 1, ..., of
+      the same dtype.
+    reach: `[*batch]` int32, the largest distance that counts.
+    axis: The axis of S, from 0 on.
     cyclic: Whether the images repeat outside, instead of being 0.
 
   Returns:
-    `[B, L, S, M]`.
+    The shape of `images`.
   """
   operands = promotion.match_varying_axes(images, weights, reach)
+  options = {"axis": axis, "cyclic": cyclic}
   if not primitives.supports(*operands):
-    return _filter(*operands, cyclic=cyclic)
-  result: jax.Array = _FILTER.bind(*operands, cyclic=cyclic)
+    return _filter(*operands, **options)
+  result: jax.Array = _FILTER.bind(*operands, **options)
   return result
 
 
@@ -56,82 +65,100 @@ def num_weights(size: int, cyclic: bool) -> int:
 # The operations by products.
 
 
-@promotion.usual
 def _filter(
-  images: jax.Array, weights: jax.Array, reach: jax.Array, *, cyclic: bool
+  images: jax.Array,
+  weights: jax.Array,
+  reach: jax.Array,
+  *,
+  axis: int,
+  cyclic: bool,
 ) -> jax.Array:
-  counted = jnp.arange(weights.shape[-1]) <= reach[:, None]
+  counted = jnp.arange(weights.shape[-1]) <= reach[..., None]
   weights = jnp.where(counted, weights, 0)
-  size = images.shape[-2]
   if cyclic:
-    return _whole(images, _around(weights, size))
-  if size <= _WHOLE:
-    return _whole(images, _both_sides(weights))
-  return _by_tiles(images, weights, reach.max(initial=0))
+    return _product(images, _matrix(_around(weights, images.shape[axis])), axis)
+  if images.shape[axis] <= _WHOLE:
+    return _product(images, _matrix(_both_sides(weights)), axis)
+  return _by_tiles(images, weights, reach.max(initial=0), axis)
 
 
 def _around(weights: jax.Array, size: int) -> jax.Array:
-  """`[B, 2 S]` weights of offsets 0 to S - 1, and after another, -S + 1 to -1.
+  """`[*batch, 2 S]` weights of offsets 0 to S - 1, another, -S + 1 to -1.
 
   The pixel at half the size is met from both sides.
   """
-  beyond = size - weights.shape[-1]
-  forth = jnp.pad(weights, ((0, 0), (0, beyond)))
-  back = jnp.flip(forth[:, 1:], axis=-1)
-  around = forth.at[:, 1:].add(back)
-  return jnp.concatenate([around, around[:, :1], around[:, 1:]], axis=-1)
+  *batch, count = weights.shape
+  forth = jnp.pad(weights, [*[(0, 0)] * len(batch), (0, size - count)])
+  back = jnp.flip(forth[..., 1:], axis=-1)
+  around = jnp.concatenate([forth[..., :1], forth[..., 1:] + back], axis=-1)
+  return jnp.concatenate([around, around], axis=-1)
 
 
 def _both_sides(weights: jax.Array) -> jax.Array:
   """As `_around`, of images that do not repeat."""
-  back = jnp.flip(weights[:, 1:], axis=-1)
-  return jnp.concatenate([weights, weights[:, :1], back], axis=-1)
+  back = jnp.flip(weights[..., 1:], axis=-1)
+  return jnp.concatenate([weights, weights[..., :1], back], axis=-1)
 
 
 def _matrix(weights: jax.Array) -> jax.Array:
-  """`[B, S, S]`, whose row i has the weights of the offsets j - i.
+  """`[*batch, S, S]`, whose row i has the weights of the offsets j - i.
 
   Args:
-    weights: `[B, 2 S]`, those of offsets from 0 on, then, from the end, of
+    weights: `[*batch, 2 S]`, those of offsets from 0 on, then, from the end, of
       those below 0.
   """
-  batch, double = weights.shape
-  size = double // 2
-  # Each row is the one before, moved by one: rows of all but one number, of
-  # the weights again and again.
-  again = jnp.broadcast_to(weights[:, None], (batch, size, double))
-  again = again.reshape(batch, size * double)[:, : size * (double - 1)]
-  return again.reshape(batch, size, double - 1)[..., :size]
+  size = weights.shape[-1] // 2
+  rows, count = weights[..., None, :], 1
+  # Twice as many each time, without a gather: row i has moved by i.
+  while count < size:
+    rows = jnp.concatenate([rows, jnp.roll(rows, count, axis=-1)], axis=-2)
+    count *= 2
+  return rows[..., :size, :size]
 
 
-def _whole(images: jax.Array, weights: jax.Array) -> jax.Array:
-  return _product("bij,bljm->blim", _matrix(weights), images)
+def _product(images: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
+  """The images times a matrix for each, `[*batch, S, S]`, along an axis."""
+  axes, row = list(range(images.ndim)), images.ndim
+  batch = axes[: matrix.ndim - 2]
+  result: jax.Array = jnp.einsum(
+    *(matrix, [*batch, row, axis], images, axes),
+    [row if a == axis else a for a in axes],
+    precision=lax.Precision.HIGHEST,
+  )
+  return result
 
 
 def _by_tiles(
-  images: jax.Array, weights: jax.Array, reach: jax.Array
+  images: jax.Array, weights: jax.Array, reach: jax.Array, axis: int
 ) -> jax.Array:
   """By products of tiles that are close enough to count.
 
   The work grows with the size times the reach.
   """
-  batch, lines, size, inner = images.shape
+  *before, size = images.shape[: axis + 1]
+  after = images.shape[axis + 1 :]
   count = -(-size // _TILE)
-  filled = ((0, 0), (0, 0), (0, count * _TILE - size), (0, 0))
-  tiles = jnp.pad(images, filled).reshape(batch, lines, count, _TILE, inner)
-  weights = jnp.pad(weights, ((0, 0), (0, (count + 1) * _TILE)))
-  both = jnp.concatenate([jnp.flip(weights[:, 1:], -1), weights], axis=-1)
+  widths = [(0, 0)] * images.ndim
+  widths[axis] = (0, count * _TILE - size)
+  tiles = jnp.pad(images, widths).reshape(*before, count, _TILE, *after)
+  margin = [(0, 0)] * (weights.ndim - 1) + [(0, (count + 1) * _TILE)]
+  weights = jnp.pad(weights, margin)
+  both = jnp.concatenate([jnp.flip(weights[..., 1:], -1), weights], axis=-1)
   # Known when it runs, the reach chooses among programs for powers of two.
   powers = [2**k for k in range((count - 1).bit_length())] + [count - 1]
   farthest = np.unique(np.minimum(powers, count - 1))
   chosen = _largest((_TILE * farthest[:-1] < reach).sum())
   total: jax.Array = lax.switch(
     chosen,
-    [functools.partial(_near_tiles, far=int(far)) for far in farthest],
+    [
+      functools.partial(_near_tiles, axis=axis, far=int(far))
+      for far in farthest
+    ],
     tiles,
     both,
   )
-  return total.reshape(batch, lines, count * _TILE, inner)[:, :, :size]
+  total = total.reshape(*before, count * _TILE, *after)
+  return lax.slice_in_dim(total, 0, size, axis=axis)
 
 
 @custom_batching.custom_vmap
@@ -148,49 +175,50 @@ def _(
   return _largest(chosen.max(axis=0, initial=0)), False
 
 
-def _near_tiles(tiles: jax.Array, weights: jax.Array, far: int) -> jax.Array:
-  """Weighted sums over `[B, L, count, _TILE, M]`, of tiles at most `far`.
+def _near_tiles(
+  tiles: jax.Array, weights: jax.Array, *, axis: int, far: int
+) -> jax.Array:
+  """Weighted sums of tiles at most `far` apart.
 
   Args:
-    tiles: Parts of images.
-    weights: `[B, 2 K - 1]` of distances to both sides.
+    tiles: `[*batch, ..., count, _TILE, ...]`.
+    weights: `[*batch, 2 K - 1]` of distances to both sides.
+    axis: The axis of the count.
     far: Number of tiles.
   """
-  count, middle = tiles.shape[2], weights.shape[-1] // 2
-  padded = jnp.pad(tiles, ((0, 0), (0, 0), (far, far), (0, 0), (0, 0)))
+  count, middle = tiles.shape[axis], weights.shape[-1] // 2
+  widths = [(0, 0)] * tiles.ndim
+  widths[axis] = (far, far)
+  padded = jnp.pad(tiles, widths)
 
   @jax.checkpoint
   def add(total: jax.Array, apart: jax.Array) -> tuple[jax.Array, None]:
-    read = lax.dynamic_slice_in_dim(padded, far + apart, count, axis=2)
+    read = lax.dynamic_slice_in_dim(padded, far + apart, count, axis=axis)
     start = middle + _TILE * apart
     offsets = lax.dynamic_slice_in_dim(weights, start - _TILE, 2 * _TILE, -1)
     matrix = _matrix(jnp.roll(offsets, _TILE, axis=-1))
-    return total + _product("bij,blnjm->blnim", matrix, read), None
+    return total + _product(read, matrix, axis + 1), None
 
   return lax.scan(add, jnp.zeros_like(tiles), jnp.arange(-far, far + 1))[0]
 
 
-def _product(
-  signature: str, weights: jax.Array, images: jax.Array
-) -> jax.Array:
-  return jnp.einsum(signature, weights, images, precision=lax.Precision.HIGHEST)
-
-
-@promotion.usual
 def _correlate(
   images: jax.Array,
   cotangent: jax.Array,
   reach: jax.Array,
   *,
+  axis: int,
   cyclic: bool,
 ) -> jax.Array:
-  shape = images.shape[0], num_weights(images.shape[-2], cyclic)
+  count = num_weights(images.shape[axis], cyclic)
   # Under `shard_map`, the gradient of one that is the same on all devices
   # would be summed over them.
   weights, *_ = promotion.match_varying_axes(
-    jnp.zeros(shape, images.dtype), images
+    jnp.zeros((*reach.shape, count), images.dtype), images
   )
-  filtered = functools.partial(_filter, images, reach=reach, cyclic=cyclic)
+  filtered = functools.partial(
+    _filter, images, reach=reach, axis=axis, cyclic=cyclic
+  )
   (result,) = jax.vjp(filtered, weights)[1](cotangent)
   return result
 
@@ -199,28 +227,45 @@ def _correlate(
 
 
 def _operation(
-  name: str, reference: Callable[..., Any], result: Callable[..., Any]
+  name: str, by_products: Callable[..., Any], shapes: Callable[..., Any]
 ) -> core.Primitive:
-  """An operation of JAX that does what `reference` does.
-
-  Args:
-    name: End of the operation's name.
-    reference: The operation by other operations.
-    result: Shape of its result, in a list, see `primitives.define`.
-  """
+  """An operation of JAX, by its form by products, and the shapes of results."""
   primitive = primitives.define(
-    f"stnjax_sampler_{name}", result, options=("cyclic",)
+    f"stnjax_sampler_{name}", shapes, options=("axis", "cyclic")
   )
-  by_products = primitives.lowering(reference)
-  call = jax.ffi.ffi_lowering(primitive.name)
 
-  def lower_for_cpu(context: Any, *operands: Any, cyclic: bool) -> Any:
-    if library.is_compiled() and library.may_call(context):
-      return call(context, *operands, cyclic=cyclic)
-    return by_products(context, *operands, cyclic=cyclic)
+  def compiled(
+    images: jax.Array, second: jax.Array, reach: jax.Array, **options: Any
+  ) -> jax.Array:
+    (shape,) = shapes(images.shape, second.shape, reach.shape, **options)
 
-  mlir.register_lowering(primitive, by_products)
-  mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+    def call(*operands: jax.Array) -> jax.Array:
+      return primitives.call_compiled(
+        *(primitive.name, operands, shape, images.dtype),
+        axis=np.int64(options["axis"]),
+        cyclic=options["cyclic"],
+      )
+
+    size = images.shape[options["axis"]]
+    if not options["cyclic"] and size > _WHOLE:
+      return call(images, second, reach)
+    wide = _NEAR * reach.max(initial=0) > size
+    near = call(images, second, jnp.where(wide, 0, reach))
+    # Not with the call in a branch, which XLA can move and then does not find.
+    result: jax.Array = lax.cond(
+      wide,
+      lambda near, *operands: by_products(*operands, **options),
+      lambda near, *operands: near,
+      *(near, images, second, reach),
+    )
+    return result
+
+  mlir.register_lowering(primitive, primitives.lowering(by_products))
+  mlir.register_lowering(
+    primitive,
+    library.lowering(compiled, otherwise=by_products),
+    platform="cpu",
+  )
   ad.primitive_jvps[primitive] = functools.partial(_change, primitive)
   batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
   return primitive
@@ -265,27 +310,30 @@ def _batch(
   primitive: core.Primitive,
   operands: Sequence[Any],
   dims: Sequence[int | None],
-  **options: Any,
+  *,
+  axis: int,
+  cyclic: bool,
 ) -> tuple[jax.Array, int]:
   """A new axis is one of the batch."""
   (size,) = {a.shape[d] for a, d in zip(operands, dims) if d is not None}
-
-  def with_axis(operand: Any, dim: int | None) -> Any:
-    if dim is None:
-      return jnp.broadcast_to(operand, (size, *operand.shape))
-    return jnp.moveaxis(operand, dim, 0)
-
-  moved = list(map(with_axis, operands, dims))
-  merged = [lax.collapse(operand, 0, 2) for operand in moved]
-  result = primitive.bind(*merged, **options)
-  return result.reshape(*moved[0].shape[:2], *result.shape[1:]), 0
+  moved = [
+    jnp.broadcast_to(operand, (size, *operand.shape))
+    if dim is None
+    else jnp.moveaxis(operand, dim, 0)
+    for operand, dim in zip(operands, dims, strict=True)
+  ]
+  return primitive.bind(*moved, axis=axis + 1, cyclic=cyclic), 0
 
 
-_FILTER = _operation("filter", _filter, lambda images, *_, cyclic: [images])
+_FILTER = _operation(
+  "filter", _filter, lambda images, *_, axis, cyclic: [images]
+)
 _CORRELATE = _operation(
   "correlate",
   _correlate,
-  lambda images, *_, cyclic: [(images[0], num_weights(images[2], cyclic))],
+  lambda images, _, reach, *, axis, cyclic: [
+    (*reach, num_weights(images[axis], cyclic))
+  ],
 )
 ad.primitive_transposes[_FILTER] = _transpose_filter
 ad.primitive_transposes[_CORRELATE] = _transpose_correlate

@@ -1,12 +1,16 @@
 """The compiled code of sampler.cc, where setup.py could build it."""
 
+from collections.abc import Callable
 import ctypes
 import pathlib
 import re
+from typing import Any
 import warnings
 
 import jax
 from jax.interpreters import mlir
+
+from stnjax import primitives
 
 FUNCTIONS = (
   "stnjax_sampler_read",
@@ -40,6 +44,26 @@ def may_call(context: mlir.LoweringRuleContext) -> bool:
   else:
     alone = True
   return alone and not module.lowering_parameters.for_export
+
+
+def lowering(
+  compiled: Callable[..., Any], otherwise: Callable[..., Any]
+) -> Any:
+  """The rule to lower an operation on CPU to a call of the compiled code.
+
+  Args:
+    compiled: Makes the call.
+    otherwise: The operation by other operations, where it may not be called.
+  """
+  by_call, by_others = map(primitives.lowering, (compiled, otherwise))
+
+  def lower(
+    context: mlir.LoweringRuleContext, *operands: Any, **options: Any
+  ) -> Any:
+    calls = is_compiled() and may_call(context)
+    return (by_call if calls else by_others)(context, *operands, **options)
+
+  return lower
 
 
 def _register(path: pathlib.Path) -> bool:

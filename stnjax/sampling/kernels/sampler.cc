@@ -147,19 +147,31 @@ ffi::Error grad_image_call(ffi::ThreadPool pool, Operands operands,
   });
 }
 
-Lines lines_of(const ffi::AnyBuffer& images, int64_t taps, bool cyclic) {
+// `reaches` has the axes of the batch.
+Lines lines_of(const ffi::AnyBuffer& images, const ffi::AnyBuffer& weights,
+               const ffi::AnyBuffer& reaches, int64_t axis, bool cyclic) {
   const auto shape = images.dimensions();
-  return {shape[0], shape[1], shape[2], shape[3], taps, cyclic};
+  Lines s = {1, 1, shape[axis], 1, weights.dimensions().back(), cyclic};
+  for (int64_t i = 0; i < static_cast<int64_t>(shape.size()); ++i) {
+    if (i < static_cast<int64_t>(reaches.dimensions().size())) {
+      s.batch *= shape[i];
+    } else if (i < axis) {
+      s.lines *= shape[i];
+    } else if (i > axis) {
+      s.inner *= shape[i];
+    }
+  }
+  return s;
 }
 
 // images, weights, reaches -> filtered images
 ffi::Error filter_call(ffi::ThreadPool pool, Operands operands, Results results,
-                       bool cyclic) {
+                       int64_t axis, bool cyclic) {
   const auto images = operand(operands, 0), weights = operand(operands, 1);
   const auto reaches = operand(operands, 2), filtered = result(results, 0);
   return by_type(images.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Lines s = lines_of(images, weights.dimensions()[1], cyclic);
+    const Lines s = lines_of(images, weights, reaches, axis, cyclic);
     stnjax::filter_all(pool, s, images.typed_data<T>(),
                        weights.typed_data<T>(), reaches.typed_data<int32_t>(),
                        filtered.typed_data<T>());
@@ -168,12 +180,12 @@ ffi::Error filter_call(ffi::ThreadPool pool, Operands operands, Results results,
 
 // images, cotangent, reaches -> gradient of the weights
 ffi::Error correlate_call(ffi::ThreadPool pool, Operands operands,
-                          Results results, bool cyclic) {
+                          Results results, int64_t axis, bool cyclic) {
   const auto images = operand(operands, 0), cotangent = operand(operands, 1);
   const auto reaches = operand(operands, 2), weights = result(results, 0);
   return by_type(images.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Lines s = lines_of(images, weights.dimensions()[1], cyclic);
+    const Lines s = lines_of(images, weights, reaches, axis, cyclic);
     stnjax::correlate_all(pool, s, images.typed_data<T>(),
                           cotangent.typed_data<T>(),
                           reaches.typed_data<int32_t>(),
@@ -181,20 +193,20 @@ ffi::Error correlate_call(ffi::ThreadPool pool, Operands operands,
   });
 }
 
-// matrix, arrays of numbers or bytes, starts -> products along an axis
+// arrays of numbers or bytes, weights, starts -> products along an axis
 ffi::Error band_call(ffi::ThreadPool pool, Operands operands, Results results,
-                     int64_t axis, int64_t taps, bool transposed) {
-  const auto matrix = operand(operands, 0), arrays = operand(operands, 1);
+                     int64_t axis) {
+  const auto arrays = operand(operands, 0), weights = operand(operands, 1);
   const auto starts = operand(operands, 2), products = result(results, 0);
-  return by_type(matrix.element_type(), [&](auto zero) {
+  return by_type(weights.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto shape = arrays.dimensions();
-    const int64_t count = products.dimensions()[axis];
-    Band s = {1, shape[axis], count, 1, taps, transposed};
+    const auto band = weights.dimensions();
+    Band s = {1, shape[axis], band[0], 1, band[1]};
     for (int64_t i = 0; i < axis; ++i) s.lines *= shape[i];
     for (size_t i = axis + 1; i < shape.size(); ++i) s.inner *= shape[i];
     const auto multiply = [&](const auto* numbers) {
-      stnjax::multiply_all(pool, s, matrix.typed_data<T>(), numbers,
+      stnjax::multiply_all(pool, s, numbers, weights.typed_data<T>(),
                            starts.typed_data<int32_t>(),
                            products.typed_data<T>());
     };
@@ -235,9 +247,10 @@ DEFINE_SAMPLER(stnjax_sampler_read, read_call);
 DEFINE_SAMPLER(stnjax_sampler_read_affine, read_call);
 DEFINE_SAMPLER(stnjax_sampler_grad_coords, grad_coords_call);
 DEFINE_SAMPLER(stnjax_sampler_grad_image, grad_image_call);
-DEFINE(stnjax_sampler_filter, filter_call, .Attr<bool>("cyclic"));
-DEFINE(stnjax_sampler_correlate, correlate_call, .Attr<bool>("cyclic"));
-DEFINE(stnjax_sampler_band, band_call,
+DEFINE(stnjax_sampler_filter, filter_call,
            .Attr<int64_t>("axis")
-           .Attr<int64_t>("taps")
-           .Attr<bool>("transposed"));
+           .Attr<bool>("cyclic"));
+DEFINE(stnjax_sampler_correlate, correlate_call,
+           .Attr<int64_t>("axis")
+           .Attr<bool>("cyclic"));
+DEFINE(stnjax_sampler_band, band_call, .Attr<int64_t>("axis"));

@@ -195,17 +195,28 @@ template <typename T, typename Pool>
 void correlate_all(Pool& pool, const Lines& s, const T* images,
                    const T* cotangents, const int32_t* reaches, T* weights) {
   std::fill_n(weights, s.batch * s.taps, T(0));
-  if (s.batch == 0 || s.numbers() == 0) return;
-  // Each task has sums of its own, added in order: the same every time.
+  if (s.batch * s.lines * s.numbers() == 0) return;
+  // Some tasks of an image share their sums, which are added in order: the
+  // same every time.
   const Cut cut(s);
+  const int64_t tasks = s.lines * cut.tasks;  // of an image
+  const int64_t parts = std::min<int64_t>(tasks, 128);
   const int64_t taps = *std::max_element(reaches, reaches + s.batch) + 1;
-  std::vector<double> sums(s.batch * s.lines * cut.tasks * taps);
-  over_tasks(pool, s, cut, [&](int64_t image, int64_t line, int64_t task) {
-    const int64_t start = line * s.numbers();
-    correlate_on(s, cut, task, images + start, cotangents + start,
-                 reaches[image], &sums[(line * cut.tasks + task) * taps]);
+  std::vector<double> sums(s.batch * parts * taps);
+  const int64_t grain =
+      std::max<int64_t>(1, kGrain * parts / (s.lines * s.numbers() + 1));
+  in_parallel(pool, s.batch * parts, grain, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t image = i / parts, part = i % parts;
+      const int64_t end = (part + 1) * tasks / parts;
+      for (int64_t task = part * tasks / parts; task < end; ++task) {
+        const int64_t line = image * s.lines + task / cut.tasks;
+        const int64_t start = line * s.numbers();
+        correlate_on(s, cut, task % cut.tasks, images + start,
+                     cotangents + start, reaches[image], &sums[i * taps]);
+      }
+    }
   });
-  const int64_t parts = s.lines * cut.tasks;
   for (int64_t image = 0; image < s.batch; ++image) {
     for (int64_t d = 0; d <= reaches[image]; ++d) {
       double sum = 0;
@@ -218,13 +229,12 @@ void correlate_all(Pool& pool, const Lines& s, const T* images,
 }
 
 template <typename Number, typename T, typename Pool>
-void multiply_all(Pool& pool, const Band& s, const T* matrix,
-                  const Number* arrays, const int32_t* starts, T* results) {
-  const std::vector<T> weights = packed(s, matrix, starts);
+void multiply_all(Pool& pool, const Band& s, const Number* arrays,
+                  const T* weights, const int32_t* starts, T* results) {
   over_ranges(pool, s, [&](int64_t line, int64_t first, int64_t last,
                            int64_t column, int64_t width) {
-    combine_on(s, arrays + line * s.size * s.inner + column, weights.data(),
-               starts, first, last, width,
+    combine_on(s, arrays + line * s.size * s.inner + column, weights, starts,
+                first, last, width,
                results + line * s.count * s.inner + column);
   });
 }
