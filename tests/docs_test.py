@@ -103,6 +103,7 @@ class ResultsTest(absltest.TestCase):
       ("pose_full_circle", "rotation"),
       ("pose_rotation", "rotation"),
       ("pose_scale", "scale_x"),
+      ("pose_similarity", "rotation"),
     ):
       runs, _ = finished.read_all(epath.Path(RESULTS / name))
       (group,) = groups.group(runs)

@@ -64,7 +64,7 @@ def resize(
   Returns:
     `[..., *output_shape, C]` in the dtype of `image`; integers are rounded to
     the nearest (ties to even) and saturate. A pixel that is not finite spoils
-    its channel of the image.
+    its channel around it, where no compiled code runs all of it.
 
   Raises:
     ValueError: For an unknown method, a wrong shape, `antialias` with "nearest"
