@@ -30,6 +30,7 @@ class ImportTest(absltest.TestCase):
         "augmentation",
         "checks",
         "coordinates",
+        "primitives",
         "promotion",
         "registry",
         "sampling",

@@ -37,6 +37,17 @@ def test_means_and_bands():
   assert not draw().axes[0].patches
 
 
+def test_a_network_has_one_colour_in_all_panels():
+  error, residual = draw().axes
+  (line,) = [line for line in error.lines if line.get_label() == "STN-C0"]
+  for name in ("color", "marker", "linestyle"):
+    assert (
+      getattr(line, f"get_{name}")()
+      == getattr(residual.lines[0], f"get_{name}")()
+    )
+  assert line.get_color() != error.lines[0].get_color()
+
+
 @pytest.mark.parametrize(
   "panels, message",
   [

@@ -24,14 +24,14 @@ Warp = Callable[[jax.Array, jax.Array, str, str], jax.Array]
 
 
 def stnjax_warp(
-  image: jax.Array, theta: jax.Array, method: str, padding: str
+  image: jax.Array, theta: jax.Array, method: str, padding: str = "zeros"
 ) -> jax.Array:
   """This library's warp."""
   return stnjax.warp(image, theta, method=method, padding=padding)
 
 
 def antialiased_warp(
-  image: jax.Array, theta: jax.Array, method: str, padding: str
+  image: jax.Array, theta: jax.Array, method: str, padding: str = "zeros"
 ) -> jax.Array:
   """This library's warp of an image that it shrinks by 4, and so blurs."""
   shrinking = theta * np.array([4.0, 4.0, 1.0], theta.dtype)
@@ -40,7 +40,7 @@ def antialiased_warp(
 
 
 def copy(
-  image: jax.Array, theta: jax.Array, method: str, padding: str
+  image: jax.Array, theta: jax.Array, method: str, padding: str = "zeros"
 ) -> jax.Array:
   """The negative of the batch: moves as much memory as a warp forward."""
   del theta, method, padding
@@ -48,7 +48,7 @@ def copy(
 
 
 def map_coordinates(
-  image: jax.Array, theta: jax.Array, method: str, padding: str
+  image: jax.Array, theta: jax.Array, method: str, padding: str = "zeros"
 ) -> jax.Array:
   """A warp by `jax.scipy.ndimage.map_coordinates`."""
   assert padding == "zeros"
@@ -65,7 +65,7 @@ def map_coordinates(
 
 
 def dm_pix_warp(
-  image: jax.Array, theta: jax.Array, method: str, padding: str
+  image: jax.Array, theta: jax.Array, method: str, padding: str = "zeros"
 ) -> jax.Array:
   """A warp by dm_pix, whose matrices are of (row, column, channel)."""
   assert padding == "zeros"

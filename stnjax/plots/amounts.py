@@ -1,7 +1,6 @@
 """Quantities against the amount of a transform of the images."""
 
 from collections.abc import Mapping, Sequence
-import itertools
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -36,10 +35,9 @@ def values_by_amount(
   drawing.require("panels", panels)
   figure = Figure(figsize=(drawing.WIDTH, 3.6), layout="constrained")
   axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+  styles = drawing.styles_of(panels.values())
   for axis, (quantity, by_network) in zip(axes, panels.items(), strict=True):
-    for (name, values), style, marker in zip(
-      by_network.items(), drawing.styles(), itertools.cycle(drawing.MARKERS)
-    ):
+    for name, values in by_network.items():
       values = np.atleast_2d(values)
       if values.shape[1:] != np.shape(amounts):
         raise ValueError(
@@ -49,13 +47,13 @@ def values_by_amount(
       axis.plot(
         amounts,
         values.mean(axis=0),
-        **style,
-        marker=marker,
+        **styles[name],
         ms=3,
         label=drawing.text(name),
       )
       low, high = values.min(axis=0), values.max(axis=0)
-      axis.fill_between(amounts, low, high, color=style["color"], alpha=0.15)
+      colour = styles[name]["color"]
+      axis.fill_between(amounts, low, high, color=colour, alpha=0.15)
     if trained is not None:
       axis.axvspan(*trained, color=drawing.COLOURS[0], alpha=0.12, lw=0)
     axis.set(xlabel=label, ylabel=quantity)

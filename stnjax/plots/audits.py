@@ -177,16 +177,13 @@ def _draw_profiles(
   axis: Axes, audits: Mapping[str, audited.Audit], kind: str
 ) -> None:
   """The share undone against depth: a colour per family, a style per state."""
-  for index, (state, audit) in enumerate(audits.items()):
+  profiles = [audit.profile(kind) for audit in audits.values()]
+  styles = drawing.styles_of(profiles)
+  for index, (state, by_family) in enumerate(zip(audits, profiles)):
     dashes = drawing.DASHES[index % len(drawing.DASHES)]
-    for style, marker, (name, profile) in zip(
-      drawing.styles(),
-      itertools.cycle(drawing.MARKERS),
-      audit.profile(kind).items(),
-      strict=False,
-    ):
+    for name, profile in by_family.items():
       label = None if index else drawing.text(name)
-      style = {**style, "linestyle": dashes, "marker": marker, "markersize": 4}
+      style = {**styles[name], "linestyle": dashes, "markersize": 4}
       axis.plot(100 * profile, **style, label=label, lw=1.4)
     if len(audits) > 1:
       axis.plot(

@@ -52,6 +52,15 @@ def styles(colours: Sequence[str] = COLOURS[1:]) -> Iterator[Style]:
       yield {"color": colour, "linestyle": dashes}
 
 
+def styles_of(panels: Iterable[Iterable[str]]) -> dict[str, Style]:
+  """A style and marker for each name, the same in all panels that have it."""
+  names = dict.fromkeys(itertools.chain.from_iterable(panels))
+  return {
+    name: {**style, "marker": marker}
+    for name, style, marker in zip(names, styles(), itertools.cycle(MARKERS))
+  }
+
+
 def text(name: str, longest: int = 40) -> str:
   """A name for Matplotlib: not read as a formula, shortened if too long."""
   if len(name) > longest:

@@ -92,12 +92,11 @@ def labelled_points(
   drawing.require("panels", panels)
   figure = Figure(figsize=(drawing.WIDTH, 4.2), layout="constrained")
   axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+  styles = drawing.styles_of(panels.values())
   for axis, (vertical, groups) in zip(axes, panels.items(), strict=True):
-    for style, (name, points) in zip(
-      drawing.styles(), groups.items(), strict=False
-    ):
+    for name, points in groups.items():
       if points:
-        _draw_points(axis, name, points, style["color"])
+        _draw_points(axis, name, points, styles[name]["color"])
     axis.set(xlabel=label, ylabel=vertical)
     axis.margins(0.12)
     axis.grid(alpha=0.3)

@@ -1,7 +1,6 @@
 """Quantities of the layers of networks, such as norms of gradients."""
 
 from collections.abc import Mapping, Sequence
-import itertools
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,13 +44,12 @@ def values_by_layer(
     len(panels), 1, squeeze=False, sharex=True, sharey=True
   ).ravel()
   places = {layer: place for place, layer in enumerate(layers)}
+  styles = drawing.styles_of(panels.values())
   for axis, (title, by_network) in zip(axes, panels.items(), strict=True):
-    for (name, by_layer), style, marker in zip(
-      by_network.items(), drawing.styles(), itertools.cycle(drawing.MARKERS)
-    ):
+    for name, by_layer in by_network.items():
       x = [places[layer] for layer in layers if layer in by_layer]
       seeds = [by_layer[layer] for layer in layers if layer in by_layer]
-      style = {**style, "marker": marker, "markersize": 4}
+      style: drawing.Style = {**styles[name], "markersize": 4}
       style["label"] = drawing.text(name)
       _draw(axis, x, seeds, style, logarithmic)
     axis.set(

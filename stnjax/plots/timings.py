@@ -1,6 +1,7 @@
 """Times of benchmarks against sizes."""
 
 from collections.abc import Mapping
+import itertools
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,9 +28,12 @@ def scaling(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
   drawing.require("lines", lines)
   figure = Figure(figsize=(drawing.WIDTH, 3.0), layout="constrained")
   axes = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
+  names = itertools.chain.from_iterable(lines.values())
+  groups = dict.fromkeys(name.split(",")[0] for name in names)
+  colours = dict(zip(groups, itertools.cycle(drawing.COLOURS[1:])))
   for axis, (label, by_name) in zip(axes, lines.items(), strict=True):
     if by_name:
-      _draw_times(axis, by_name)
+      _draw_times(axis, by_name, colours)
       axis.set(xscale="log", yscale="log", xlabel=label)
       axis.grid(alpha=0.3)
   axes[0].set(ylabel="ms")
@@ -40,14 +44,14 @@ def scaling(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
   return figure
 
 
-def _draw_times(axis: Axes, by_name: Mapping[str, np.ndarray]) -> None:
+def _draw_times(
+  axis: Axes, by_name: Mapping[str, np.ndarray], colours: Mapping[str, str]
+) -> None:
   """Lines of times with quartiles, and one that grows in proportion."""
-  groups = list(dict.fromkeys(name.split(",")[0] for name in by_name))
-  drawn = dict.fromkeys(groups, 0)
+  drawn = dict.fromkeys(colours, 0)
   for name, line in by_name.items():
     group = name.split(",")[0]
-    colours = drawing.COLOURS[1:]
-    colour = colours[groups.index(group) % len(colours)]
+    colour = colours[group]
     style = (".-", ".--", ".:")[drawn[group] % 3]
     drawn[group] += 1
     size, low, median, high = line.T

@@ -9,6 +9,7 @@ from experiments.bench import (
   augmenting,
   gpu,
   parity,
+  resizing,
   results,
   sampling,
   scaling,
@@ -47,6 +48,9 @@ TEXTS = {
   "bench_sampling": lambda values: sampling.report(values["rows"]),
   "bench_augmentation": lambda values: tables.markdown(
     augmenting.table(values["rows"])
+  ),
+  "bench_resizing": lambda values: tables.markdown(
+    resizing.table(values["rows"])
   ),
   "bench_start": lambda values: tables.markdown(
     starting.table(values["seconds"])

@@ -49,6 +49,15 @@ class ScalingTest(absltest.TestCase):
     drawn = [line.get_label() for line in axis.lines]
     self.assertContainsSubset(lines["batch"], drawn)
 
+  def test_a_library_has_one_colour_in_all_panels(self):
+    line = np.array([[1.0, 1, 2, 3], [2, 2, 3, 4]])
+    first, second = plots.scaling(
+      {"batch": {"a, both": line, "b, both": line}, "pixels": {"b, both": line}}
+    ).axes
+    colours = [drawn.get_color() for drawn in first.lines[:2]]
+    self.assertNotEqual(*colours)
+    self.assertEqual(second.lines[0].get_color(), colours[1])
+
 
 if __name__ == "__main__":
   absltest.main()
