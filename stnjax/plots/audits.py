@@ -183,7 +183,11 @@ def _draw_profiles(
     dashes = drawing.DASHES[index % len(drawing.DASHES)]
     for name, profile in by_family.items():
       label = None if index else drawing.text(name)
-      style = {**styles[name], "linestyle": dashes, "markersize": 4}
+      style: drawing.Style = {
+        **styles[name],
+        "linestyle": dashes,
+        "markersize": 4,
+      }
       axis.plot(100 * profile, **style, label=label, lw=1.4)
     if len(audits) > 1:
       axis.plot(
