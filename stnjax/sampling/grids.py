@@ -117,6 +117,12 @@ class Mapped:
   output_shape: tuple[int, ...]
 
   @property
+  def shape(self) -> tuple[int, ...]:
+    """Shape of the points."""
+    num_axes = len(self.output_shape)
+    return *self.matrix.shape[:-2], *self.output_shape, num_axes
+
+  @property
   def is_affine(self) -> bool:
     """Whether the points are `affine_maps.places` of the matrix."""
     return self.matrix.shape[-2] == len(self.output_shape)

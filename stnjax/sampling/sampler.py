@@ -283,10 +283,7 @@ def sample_at(
   return_mask: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
   """`sample_pixels` at points whose shape and batch were checked."""
-  if isinstance(points, grids.Mapped):
-    num_axes = len(points.output_shape)
-  else:
-    num_axes = points.shape[-1]
+  num_axes = points.shape[-1]
   method = methods.find(method)
   found = paddings.find(padding, num_axes)
   checks.option("edge", edge, EDGES)
