@@ -1,5 +1,6 @@
 """Filters along an axis, compiled and by products, against loops in NumPy."""
 
+import contextlib
 import functools
 from unittest import mock
 
@@ -70,10 +71,20 @@ def loops(images, weights, reach, cyclic):
   return filtered, gradients
 
 
-def afresh(run, *operands, compiled=True):
-  """What `run` returns, with the compiled code if it is there, or without."""
+@contextlib.contextmanager
+def form(compiled):
+  """Uses the compiled code if it is there, of any size, or nowhere."""
   there = library.is_compiled() and compiled
-  with mock.patch.object(library, "is_compiled", lambda: there):
+  with (
+    mock.patch.object(library, "is_compiled", lambda: there),
+    mock.patch.object(filters, "_SMALL", 0),
+  ):
+    yield
+
+
+def afresh(run, *operands, compiled=True):
+  """What `run` returns, by the compiled code if it is there, or without."""
+  with form(compiled):
     return jax.jit(lambda *operands: run(*operands))(*operands)
 
 
@@ -122,8 +133,7 @@ class FiltersTest(parameterized.TestCase):
       to_images, to_weights = jax.grad(loss, (0, 1))(images, weights)
       return jnp.cos(to_images).sum() + jnp.cos(to_weights).sum()
 
-    there = library.is_compiled() and compiled
-    with mock.patch.object(library, "is_compiled", lambda: there):
+    with form(compiled):
       check_gradients(slope, images, weights)
 
   @parameterized.parameters((0, 0), (1, None), (None, 1))

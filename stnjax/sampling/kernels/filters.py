@@ -3,8 +3,8 @@
 `filter`, and `correlate`, the gradient of its weights. Both are linear in two
 operands, and each is a gradient of the other. On CPU they are functions of
 sampler.cc, where setup.py could compile it, whose work grows with the reach of
-each image; where all of an image is within reach, and elsewhere, products with
-matrices of the weights.
+each image; for small images, and elsewhere, products with matrices of the
+weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from stnjax.sampling.kernels import library
 
 _TILE = 64  # pixels along the axis that one product filters
 _WHOLE = 256  # up to this size one product filters all of it
-_NEAR = 4  # times the reach, up to which compiled code is faster than that
+_SMALL = 48  # up to this size that is faster than compiled code
 
 
 def symmetric(
@@ -238,27 +238,13 @@ def _operation(
     images: jax.Array, second: jax.Array, reach: jax.Array, **options: Any
   ) -> jax.Array:
     (shape,) = shapes(images.shape, second.shape, reach.shape, **options)
-
-    def call(*operands: jax.Array) -> jax.Array:
-      return primitives.call_compiled(
-        *(primitive.name, operands, shape, images.dtype),
-        axis=np.int64(options["axis"]),
-        cyclic=options["cyclic"],
-      )
-
-    size = images.shape[options["axis"]]
-    if not options["cyclic"] and size > _WHOLE:
-      return call(images, second, reach)
-    wide = _NEAR * reach.max(initial=0) > size
-    near = call(images, second, jnp.where(wide, 0, reach))
-    # Not with the call in a branch, which XLA can move and then does not find.
-    result: jax.Array = lax.cond(
-      wide,
-      lambda near, *operands: by_products(*operands, **options),
-      lambda near, *operands: near,
-      *(near, images, second, reach),
+    if images.shape[options["axis"]] <= _SMALL:
+      return by_products(images, second, reach, **options)
+    return primitives.call_compiled(
+      *(primitive.name, (images, second, reach), shape, images.dtype),
+      axis=np.int64(options["axis"]),
+      cyclic=options["cyclic"],
     )
-    return result
 
   mlir.register_lowering(primitive, primitives.lowering(by_products))
   mlir.register_lowering(
