@@ -150,10 +150,11 @@ def _batch(
   return _PRODUCT.bind(moved, band=band, axis=axis + 1), 0
 
 
-mlir.register_lowering(_PRODUCT, primitives.lowering(_by_einsum))
+_elsewhere = primitives.lowering(_by_einsum)
+mlir.register_lowering(_PRODUCT, _elsewhere)
 mlir.register_lowering(
   _PRODUCT,
-  library.lowering(_compiled, otherwise=_by_einsum),
+  library.lowering(primitives.lowering(_compiled), _elsewhere),
   platform="cpu",
 )
 ad.primitive_jvps[_PRODUCT] = _change

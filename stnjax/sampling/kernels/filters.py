@@ -246,12 +246,10 @@ def _operation(
       cyclic=options["cyclic"],
     )
 
-  mlir.register_lowering(primitive, primitives.lowering(by_products))
-  mlir.register_lowering(
-    primitive,
-    library.lowering(compiled, otherwise=by_products),
-    platform="cpu",
-  )
+  elsewhere = primitives.lowering(by_products)
+  mlir.register_lowering(primitive, elsewhere)
+  for_cpu = library.lowering(primitives.lowering(compiled), elsewhere)
+  mlir.register_lowering(primitive, for_cpu, platform="cpu")
   ad.primitive_jvps[primitive] = functools.partial(_change, primitive)
   batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
   return primitive

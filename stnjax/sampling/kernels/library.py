@@ -10,8 +10,6 @@ import warnings
 import jax
 from jax.interpreters import mlir
 
-from stnjax import primitives
-
 FUNCTIONS = (
   "stnjax_sampler_read",
   "stnjax_sampler_read_affine",
@@ -52,16 +50,16 @@ def lowering(
   """The rule to lower an operation on CPU to a call of the compiled code.
 
   Args:
-    compiled: Makes the call.
-    otherwise: The operation by other operations, where it may not be called.
+    compiled: The rule that makes the call.
+    otherwise: The rule where it may not be called.
   """
-  by_call, by_others = map(primitives.lowering, (compiled, otherwise))
 
   def lower(
     context: mlir.LoweringRuleContext, *operands: Any, **options: Any
   ) -> Any:
     calls = is_compiled() and may_call(context)
-    return (by_call if calls else by_others)(context, *operands, **options)
+    rule = compiled if calls else otherwise
+    return rule(context, *operands, **options)
 
   return lower
 

@@ -62,16 +62,12 @@ def _operation(
     f"stnjax_sampler_{name}", shapes, _OPTIONS, multiple_results=several
   )
 
-  def lower_for_cpu(context, *operands, **options):
-    calls = library.is_compiled() and library.may_call(context)
-    lower = _lower_compiled(primitive) if calls else elsewhere
-    return lower(context, *operands, **options)
-
   by_jax = primitives.lowering(reference, multiple_results=several)
   elsewhere = primitives.lowering(on_cpu or reference, multiple_results=several)
   mlir.register_lowering(primitive, by_jax)
   if primitive.name in library.FUNCTIONS:
-    mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+    for_cpu = library.lowering(_lower_compiled(primitive), elsewhere)
+    mlir.register_lowering(primitive, for_cpu, platform="cpu")
   ad.primitive_jvps[primitive] = functools.partial(_change, reference)
   batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
   return primitive
