@@ -57,6 +57,7 @@ def libraries() -> list[Extension]:
         f"stnjax/sampling/kernels/{name}.h"
         for name in (
           "bands",
+          "coordinates",
           "filters",
           "gradients",
           "lanes",

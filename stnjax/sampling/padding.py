@@ -3,15 +3,16 @@
 A padding is one `Padding` object in `PADDINGS`.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 import dataclasses
 from typing import Any
 
 import jax
 from jax import lax
+from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
-from stnjax import checks
+from stnjax import checks, primitives
 from stnjax.registry import Registry
 
 
@@ -184,7 +185,42 @@ def _remainder(position: jax.Array, period: Any) -> jax.Array:
   Not by the floor of a quotient: XLA multiplies by the rounded reciprocal of a
   constant, so that whole multiples of some periods come out one period off.
   """
+  known = isinstance(period, int) and position.dtype in (
+    jnp.float32,
+    jnp.float64,
+  )
+  if known and primitives.supports(position):
+    rest: jax.Array = REMAINDER.bind(position, period=period)
+    return rest
+  return divided(position, period=period)
+
+
+def divided(position: jax.Array, *, period: Any) -> jax.Array:
+  """The remainder by XLA, which calls a function for each number on CPU."""
   return lax.rem(position, lax.full_like(position, _like(position, period)))
+
+
+REMAINDER = primitives.define(
+  "stnjax_sampler_remainder", lambda shape, period: [shape], ("period",)
+)
+"""The remainder of positions, which compiled code has faster than XLA."""
+
+
+def _change_remainder(
+  operands: Sequence[Any], changes: Sequence[Any], **options: Any
+) -> tuple[jax.Array, Any]:
+  return REMAINDER.bind(*operands, **options), changes[0]
+
+
+def _batch_remainder(
+  operands: Sequence[Any], dims: Sequence[int], **options: Any
+) -> tuple[jax.Array, int]:
+  return REMAINDER.bind(*operands, **options), dims[0]
+
+
+mlir.register_lowering(REMAINDER, primitives.lowering(divided))
+ad.primitive_jvps[REMAINDER] = _change_remainder
+batching.primitive_batchers[REMAINDER] = _batch_remainder
 
 
 ZEROS = Padding(

@@ -12,6 +12,7 @@ import stnjax
 from stnjax import sampling
 from tests.sampling.kernels_test import compiled as needs_library
 
+PADDINGS = ("zeros", "border", "reflection", "wrap", "mixed")
 SHAPES = {2: (7, 9), 3: (4, 5, 6)}
 
 
@@ -24,10 +25,12 @@ def inputs(num_axes, dtype=np.float32, batch=(3,)):
 
 
 def at_points(image, theta, **options):
-  """The warp, by points that are worked out before."""
+  """The warp, by points that are worked out before, and XLA's gathers."""
   shape = image.shape[-theta.shape[-1] : -1]
   points = sampling.affine_pixel_grid(theta, shape, shape)
-  return sampling.sample_pixels(image, points, **options)
+  return sampling.sample_pixels(
+    image, points, implementation="gather", **options
+  )
 
 
 def lowered(**options):
@@ -38,13 +41,13 @@ def lowered(**options):
 class ValuesTest(parameterized.TestCase):
   @parameterized.product(
     method=("nearest", "linear", "cubic"),
-    padding=("zeros", "border", "mixed"),
+    padding=PADDINGS,
     num_axes=(2, 3),
     dtype=(np.float32, np.uint8),
   )
   def test_equal_those_at_points(self, method, padding, num_axes, dtype):
     if padding == "mixed":
-      padding = ("border", "zeros", "border")[:num_axes]
+      padding = ("wrap", "zeros", "border")[:num_axes]
     operands = inputs(num_axes, dtype)
     options = dict(method=method, padding=padding)
     ours, theirs = (
@@ -94,16 +97,77 @@ class GradientsTest(parameterized.TestCase):
 
     self.compare(adjoint)
 
-  def test_equal_those_at_points(self):
-    operands = inputs(2)
+  @parameterized.product(
+    method=("nearest", "linear", "cubic"), padding=PADDINGS
+  )
+  def test_equal_those_at_points(self, method, padding):
+    self.compare_gradients(2, method, padding)
+
+  @parameterized.parameters(*PADDINGS)
+  def test_of_volumes(self, padding):
+    self.compare_gradients(3, "linear", padding)
+
+  @pytest.mark.slow
+  def test_of_cubic_volumes(self):
+    self.compare_gradients(3, "cubic", "mixed")
+
+  def compare_gradients(self, num_axes, method, padding):
+    if padding == "mixed":
+      padding = ("wrap", "zeros", "border")[:num_axes]
+    operands = inputs(num_axes)
+
+    def gradients(f):
+      def loss(image, theta):
+        return (f(image, theta, method=method, padding=padding) ** 2).mean()
+
+      return jax.grad(loss, (0, 1))(*operands), jax.jvp(
+        loss, operands, operands
+      )
+
+    self.compare(gradients)
+
+  @parameterized.product(
+    padding=("zeros", "border", "reflection", "wrap"),
+    align_corners=(False, True),
+    size=(1, 2, 5),
+  )
+  def test_on_pixels_and_mirrors(self, padding, align_corners, size):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(4, size, 5, 2)).astype(np.float32)
+    theta = np.array(
+      [[[1, 0, shift], [0, 1, -shift]] for shift in (0.0, -0.8, 2.0, 6.0)],
+      np.float32,
+    )
+    mask = rng.normal(size=image.shape).astype(np.float32)
+    shape = image.shape[1:3]
+    options = dict(padding=padding, align_corners=align_corners)
+
+    def at_points(theta):
+      points = sampling.affine_pixel_grid(
+        theta, shape, shape, align_corners=align_corners
+      )
+      return sampling.sample_pixels(
+        image, points, implementation="gather", **options
+      )
+
+    ours, theirs = (
+      jax.jit(jax.grad(lambda theta, f=f: (f(theta) * mask).sum()))(theta)
+      for f in (lambda theta: stnjax.warp(image, theta, **options), at_points)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+  @parameterized.parameters(((None, 0),), ((0, None),), ((0, 0),))
+  def test_vmap(self, axes):
+    operands = [
+      operand if axis == 0 else operand[0]
+      for operand, axis in zip(inputs(2), axes, strict=True)
+    ]
 
     def gradients(f):
       def loss(image, theta):
         return (f(image, theta) ** 2).mean()
 
-      return jax.grad(loss, (0, 1))(*operands), jax.jvp(
-        loss, operands, operands
-      )
+      return jax.vmap(jax.grad(loss, (0, 1)), axes)(*operands)
 
     self.compare(gradients)
 
@@ -152,15 +216,22 @@ class GradientsTest(parameterized.TestCase):
 
 @needs_library
 class CallsTest(parameterized.TestCase):
-  @parameterized.parameters("zeros", "constant", "border")
+  @parameterized.parameters("zeros", "constant", "border", "reflection", "wrap")
   def test_maps_pixels_itself(self, padding):
     self.assertIn("sampler_read_affine", lowered(padding=padding))
 
-  @parameterized.parameters(
-    dict(padding="wrap"), dict(padding="reflection"), dict(method="spline")
-  )
-  def test_reads_at_points(self, **options):
-    self.check_reads_at_points(**options)
+  def test_gradients_map_pixels_themselves(self):
+    def loss(image, theta):
+      return (stnjax.warp(image, theta) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    text = gradient.lower(*inputs(2)).as_text()
+    for name in ("read", "grad", "grad_image"):
+      self.assertIn(f"stnjax_sampler_{name}_affine", text)
+    self.assertNotIn("stnjax_sampler_grad_coords", text)
+
+  def test_splines_read_at_points(self):
+    self.check_reads_at_points(method="spline")
 
   @parameterized.parameters(dict(padding="constant"), dict(return_mask=True))
   def test_copies_at_the_points_of_the_mask(self, **options):

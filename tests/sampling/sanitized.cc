@@ -99,18 +99,28 @@ void run(int axes) {
     }
   };
   read({points});
-  // Of as many pixels, in one row or column, where none repeats.
-  const std::vector<T> matrix = draw_matrices<T>(s);
-  const bool column = draw(0, 1);
-  const auto repeats = [](const stnjax::Axis& axis) { return axis.period; };
-  if (s.points > 0 && std::none_of(s.axes, s.axes + axes, repeats)) {
-    const int64_t width = column ? 1 : s.points;
-    read({{}, matrix.data(), {width, s.points / width, 1}});
-  }
   stnjax::grad_coords_all<T>(pool, s, image.data(), points, cotangent.data(),
                              gradients);
-  stnjax::grad_image_all<T>(pool, s, cotangent.data(), points,
+  stnjax::grad_image_all<T>(pool, s, cotangent.data(), {points},
                             to_image.data());
+  for (int a = 0; a < axes; ++a) {
+    stnjax::remainders_all(pool, places[a].data(), count, draw(1, 9),
+                           slopes[a].data());
+  }
+  // Of as many pixels, in one row or column.
+  const std::vector<T> matrix = draw_matrices<T>(s);
+  std::vector<T> to_matrix(matrix.size());
+  const bool column = draw(0, 1);
+  if (s.points > 0) {
+    const int64_t width = column ? 1 : s.points;
+    const stnjax::Source<T> source = {
+        {}, matrix.data(), {width, s.points / width, 1}};
+    read(source);
+    stnjax::grad_matrix_all<T>(pool, s, image.data(), source, cotangent.data(),
+                               to_matrix.data());
+    stnjax::grad_image_all<T>(pool, s, cotangent.data(), source,
+                              to_image.data());
+  }
 }
 
 template <typename T>

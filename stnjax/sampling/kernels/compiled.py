@@ -2,7 +2,7 @@
 
 Values and gradients are those of the gather kernel, by operations of JAX that
 keep nothing but the image and the points for the backward pass. See
-`operations`.
+`operations`, `affine_operations`.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from stnjax import primitives, promotion
 from stnjax.sampling import rounding
-from stnjax.sampling.kernels import gather, operations, plain
+from stnjax.sampling.kernels import affine_operations, gather, operations, plain
 from stnjax.sampling.methods import Method
 from stnjax.sampling.padding import Padding, PaddingPerAxis
 
@@ -94,9 +94,9 @@ def sample(
     "align_corners": align_corners,
   }
   shape = points.shape[:-1]
-  if matrix is not None and _maps(matrix, dtype, shape, padding):
+  if matrix is not None and _maps(matrix, dtype, image, shape, padding):
     operands = promotion.match_varying_axes(pixels, matrix)
-    values = operations.READ_AFFINE.bind(
+    values = affine_operations.READ.bind(
       *operands, output_shape=shape, **options
     )
   else:
@@ -112,15 +112,19 @@ def sample(
 def _maps(
   matrix: jax.Array,
   dtype: jax.typing.DTypeLike,
+  image: jax.Array,
   output_shape: tuple[int, ...],
   padding: Padding | PaddingPerAxis,
 ) -> bool:
   """Whether the compiled code can map pixels by a matrix, and pad points."""
-  repeats = [padding.along(axis).repeats for axis in range(len(output_shape))]
+  # Mirrored at centres, two pixels repeat as if they were not mirrored, but
+  # have other gradients there.
+  alike = [
+    size <= 2 and padding.along(axis).repeats
+    for axis, size in enumerate(image.shape[-2::-1])
+  ]
   # Floats must hold halves of pixels.
-  return (
-    matrix.dtype == dtype and not any(repeats) and max(output_shape) < 2**22
-  )
+  return matrix.dtype == dtype and not any(alike) and max(output_shape) < 2**22
 
 
 def _few(image: jax.Array, points: jax.Array, method: Method) -> bool:

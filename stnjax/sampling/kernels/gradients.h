@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "coordinates.h"
 #include "lanes.h"
 #include "places.h"
 #include "taps.h"
@@ -118,32 +119,68 @@ INLINE void slopes(Channels<kChannels> channels,
   }
 }
 
-// Slopes along each axis of sum(values * cotangent).
+// Slopes along each axis of sum(values * cotangent), of the points of a block.
+template <bool kFew, typename T, int kAxes, int kTaps>
+INLINE void block_slopes(Case<T, kAxes, kTaps> which, const Sizes& s,
+                         const Rows<kAxes, kTaps>& rows, const T* image,
+                         const T* nothing, const Points<T>& points,
+                         const T* cotangent, int64_t count,
+                         const Points<T, T>& gradients) {
+  Places<T, kAxes, kTaps> p;
+  place_on(which, s, points, count, true, p);
+  prefetch(p, count, s.channels, rows, image);
+  by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
+    visit_points(
+        channels, s, p, count, rows, image, nothing,
+        [&](int64_t i, const auto& taps) INLINED {
+          T slope[kAxes];
+          slopes(channels, p, i, taps, cotangent + i * channels, slope);
+          for (int a = 0; a < kAxes; ++a) gradients.along[a][i] = slope[a];
+        },
+        [&](int64_t i) INLINED {
+          for (int a = 0; a < kAxes; ++a) gradients.along[a][i] = 0;
+        });
+  });
+}
+
+// The same of any points.
 template <bool kFew, typename T, int kAxes, int kTaps>
 INLINE void grad_coords(Case<T, kAxes, kTaps> which, const Sizes& s,
                         const T* image, const T* nothing,
                         const Points<T>& points, const T* cotangent,
                         int64_t count, const Points<T, T>& gradients) {
   const Rows<kAxes, kTaps> rows(s, s.channels);
-  Places<T, kAxes, kTaps> p;
+  for (int64_t start = 0; start < count; start += kBlock) {
+    block_slopes<kFew>(which, s, rows, image, nothing, points.from(start),
+                       cotangent + start * s.channels,
+                       std::min(kBlock, count - start), gradients.from(start));
+  }
+}
+
+// Adds the gradient of the matrix that takes pixels to the points.
+template <bool kFew, typename T, int kAxes, int kTaps>
+INLINE void grad_matrix(Case<T, kAxes, kTaps> which, const Sizes& s,
+                        const T* image, const T* nothing,
+                        const Source<T>& source, const T* cotangent,
+                        int64_t count, double* matrix) {
+  const Rows<kAxes, kTaps> rows(s, s.channels);
+  T places[kAxes][kBlock], signs[kAxes][kBlock], slopes[kAxes][kBlock];
+  Points<T> points = {};
+  Points<T, T> gradients = {};
+  for (int a = 0; a < kAxes; ++a) {
+    points.along[a] = places[a];
+    gradients.along[a] = slopes[a];
+  }
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place_on(which, s, points.from(start), size, true, p);
-    prefetch(p, size, s.channels, rows, image);
-    const T* block = cotangent + start * s.channels;
-    const Points<T, T> to = gradients.from(start);
-    by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {
-      visit_points(
-          channels, s, p, size, rows, image, nothing,
-          [&](int64_t i, const auto& taps) INLINED {
-            T slope[kAxes];
-            slopes(channels, p, i, taps, block + i * channels, slope);
-            for (int a = 0; a < kAxes; ++a) to.along[a][i] = slope[a];
-          },
-          [&](int64_t i) INLINED {
-            for (int a = 0; a < kAxes; ++a) to.along[a][i] = 0;
-          });
-    });
+    map_on(Case<T, kAxes, 0>{}, s, source, start, size, places, signs);
+    block_slopes<kFew>(which, s, rows, image, nothing, points,
+                       cotangent + start * s.channels, size, gradients);
+    for (int a = 0; a < kAxes; ++a) {
+#pragma omp simd
+      for (int64_t i = 0; i < size; ++i) slopes[a][i] *= signs[a][i];
+    }
+    add_moments<kAxes>(source, start, size, slopes, matrix);
   }
 }
 
@@ -225,13 +262,15 @@ INLINE void add(Channels<kChannels> channels, const W& w, const Taps& taps,
 // Adds values to the pixels that they were read from.
 template <bool kFew, typename T, int kAxes, int kTaps>
 INLINE void grad_image(Case<T, kAxes, kTaps> which, const Sizes& s,
-                       const T* values, const Points<T>& points, int64_t count,
+                       const T* values, const Source<T>& source, int64_t count,
                        T* image) {
   const Rows<kAxes, kTaps> rows(s, s.channels);
   Places<T, kAxes, kTaps> p;
+  T places[kAxes][kBlock];
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    place_on(which, s, points.from(start), size, false, p);
+    const Points<T> points = points_at(s, source, start, size, places);
+    place_on(which, s, points, size, false, p);
     prefetch(p, size, s.channels, rows, image);
     const T* block = values + start * s.channels;
     by_channels<kFew>(which, s.channels, [&](auto channels) INLINED {

@@ -15,9 +15,12 @@ FUNCTIONS = (
   "stnjax_sampler_read_affine",
   "stnjax_sampler_grad_coords",
   "stnjax_sampler_grad_image",
+  "stnjax_sampler_grad_affine",
+  "stnjax_sampler_grad_image_affine",
   "stnjax_sampler_filter",
   "stnjax_sampler_correlate",
   "stnjax_sampler_band",
+  "stnjax_sampler_remainder",
 )
 """Names of the operations in the library."""
 

@@ -5,13 +5,12 @@ points move; `grad_coords`, their gradient with respect to the points;
 `grad_image`, with respect to the image. On CPU all but `slope` are functions of
 sampler.cc, where setup.py could compile it, on NVIDIA GPUs `read` and
 `grad_coords` of linear images are Triton kernels; elsewhere and for further
-derivatives they are those of `plain`. `read_affine`, the values at points that
-a matrix maps pixels to, is such a function, too, and else `read`.
+derivatives they are those of `plain`. Remainders of paddings that repeat are
+such functions, too.
 """
 
 from collections.abc import Callable
 import functools
-import math
 
 import jax
 from jax import lax
@@ -20,10 +19,10 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 import numpy as np
 
-from stnjax import primitives, promotion
-from stnjax.sampling import affine_maps
+from stnjax import primitives
 from stnjax.sampling.kernels import library, plain
 from stnjax.sampling.methods import CUBIC, LINEAR, NEAREST, Method
+from stnjax.sampling.padding import REMAINDER, divided
 from stnjax.sampling.splines import SPLINE
 
 _WEIGHTINGS = {
@@ -39,7 +38,7 @@ def weighting(method: Method) -> int | None:
   return _WEIGHTINGS.get((method.weights, method.pads_position))
 
 
-def _operation(
+def operation(
   name: str,
   reference: Callable,
   results: Callable,
@@ -69,7 +68,7 @@ def _operation(
     for_cpu = library.lowering(_lower_compiled(primitive), elsewhere)
     mlir.register_lowering(primitive, for_cpu, platform="cpu")
   ad.primitive_jvps[primitive] = functools.partial(_change, reference)
-  batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
+  batching.primitive_batchers[primitive] = functools.partial(batch, primitive)
   return primitive
 
 
@@ -83,7 +82,7 @@ def _lower_compiled(primitive: core.Primitive) -> mlir.LoweringRule:
     shape=None,
     output_shape=None,
   ):
-    num_axes = len(operands) - (2 if primitive is _GRAD_COORDS else 1)
+    num_axes = len(operands) - (2 if primitive is GRAD_COORDS else 1)
     if output_shape is not None:
       num_axes = len(output_shape)
     sizes = shape or context.avals_in[0].shape[-num_axes - 1 : -1]
@@ -114,10 +113,11 @@ def _change(reference, operands, changes, **options):
   )
 
 
-def _batch(primitive, operands, dims, **options):
+def batch(primitive, operands, dims, **options):
   """A new axis is one of the batch; of the points where they share an image."""
   (size,) = {a.shape[d] for a, d in zip(operands, dims) if d is not None}
-  shared = primitive is not _GRAD_IMAGE and dims[0] is None
+  gathers = primitive in (READ, _SLOPE, GRAD_COORDS)
+  shared = gathers and dims[0] is None
   axis = operands[-1].ndim - 1 - (dims[-1] is not None) if shared else 0
 
   def with_axis(operand, dim):
@@ -146,17 +146,17 @@ def _batch(primitive, operands, dims, **options):
   return apart(results), axis
 
 
-READ = _operation("read", plain.read, lambda image, x, *_: [(*x, image[-1])])
-_SLOPE = _operation(  # runs in forward mode only, and is never compiled code
+READ = operation("read", plain.read, lambda image, x, *_: [(*x, image[-1])])
+_SLOPE = operation(  # runs in forward mode only, and is never compiled code
   "slope", plain.slope, lambda image, x, *_: [(*x, image[-1])]
 )
-_GRAD_COORDS = _operation(
+GRAD_COORDS = operation(
   "grad_coords",
   plain.grad_coords,
   lambda _, __, *points: list(points),
   plain.grad_coords_on_cpu,
 )
-_GRAD_IMAGE = _operation(
+GRAD_IMAGE = operation(
   "grad_image",
   plain.grad_image,
   lambda v, *_, shape: [(*v[:-2], *shape, v[-1])],
@@ -164,72 +164,28 @@ _GRAD_IMAGE = _operation(
 )
 
 
-@promotion.usual
-def _read_affine(image, matrix, *, output_shape, **options):
-  """`[..., *output_shape, C]`: images at the points of an affine map."""
-  shape = image.shape[-len(output_shape) - 1 : -1]
-  points = _affine_points(matrix, shape, output_shape, **options)
-  values = READ.bind(image, *points, **options)
-  return values.reshape(*matrix.shape[:-2], *output_shape, image.shape[-1])
-
-
-def _affine_points(matrix, shape, output_shape, **options):
-  """The points of an affine map, as operations take them."""
-  points = affine_maps.places(matrix, shape, output_shape)
-  return [
-    place.reshape(*matrix.shape[:-2], math.prod(output_shape))
-    for place in plain.padded(points, shape, **options)
-  ]
-
-
-READ_AFFINE = _operation(
-  "read_affine",
-  _read_affine,
-  lambda image, matrix, output_shape: [
-    (*matrix[:-2], *output_shape, image[-1])
-  ],
-)
-
-
-def _batch_affine(operands, dims, **options):
-  if dims[0] is not None:
-    return _batch(READ_AFFINE, operands, dims, **options)
-  read = functools.partial(_read_affine, **options)  # does not copy the image
-  return jax.vmap(read, dims)(*operands), 0
-
-
-def _affine_change(operands, changes, **options):
-  """As of the operations that it is made of, for operands that change."""
-  moving = [
-    i for i, change in enumerate(changes) if type(change) is not ad.Zero
-  ]
-
-  def read(*some):
-    every = list(operands)
-    for i, operand in zip(moving, some, strict=True):
-      every[i] = operand
-    return _read_affine(*every, **options)
-
-  return jax.jvp(
-    read, [operands[i] for i in moving], [changes[i] for i in moving]
+def _remainder(positions, *, period):
+  return primitives.call_compiled(
+    REMAINDER.name,
+    (positions,),
+    positions.shape,
+    positions.dtype,
+    period=np.int64(period),
   )
 
 
-@promotion.usual
-def _transpose_affine(cotangent, image, matrix, *, output_shape, **options):
-  shape = image.aval.shape[-len(output_shape) - 1 : -1]
-  points = _affine_points(matrix, shape, output_shape, **options)
-  values = cotangent.reshape(*points[0].shape, cotangent.shape[-1])
-  return _GRAD_IMAGE.bind(values, *points, shape=shape, **options), None
-
-
-batching.primitive_batchers[READ_AFFINE] = _batch_affine
-ad.primitive_jvps[READ_AFFINE] = _affine_change
-ad.primitive_transposes[READ_AFFINE] = _transpose_affine
+# The padding's own operation, which is defined without the library.
+mlir.register_lowering(
+  REMAINDER,
+  library.lowering(
+    primitives.lowering(_remainder), primitives.lowering(divided)
+  ),
+  platform="cpu",
+)
 
 for _platform in ("cuda", "rocm"):
   mlir.register_lowering(
-    _GRAD_IMAGE,
+    GRAD_IMAGE,
     primitives.lowering(plain.grad_image_at_once),
     platform=_platform,
   )
@@ -263,12 +219,12 @@ def _lower_for_cuda(
 
 
 _lower_for_cuda(READ, "read", plain.read)
-_lower_for_cuda(_GRAD_COORDS, "grad_coords", plain.grad_coords)
+_lower_for_cuda(GRAD_COORDS, "grad_coords", plain.grad_coords)
 
 # First derivatives are operations again; `_change` does what is beyond.
 
 
-def _linear_change(primitive, rest):
+def linear_change(primitive, rest):
   """Of an operation that is linear in its first operand."""
 
   def rule(operands, changes, *, method, **options):
@@ -302,13 +258,13 @@ def _move_grad_image(operands, moves, **options):
 
 def _transpose_read(cotangent, image, *points, **options):
   shape = image.aval.shape[-len(points) - 1 : -1]
-  to_image = _GRAD_IMAGE.bind(cotangent, *points, shape=shape, **options)
+  to_image = GRAD_IMAGE.bind(cotangent, *points, shape=shape, **options)
   return to_image, *[None] * len(points)
 
 
 def _transpose_slope(cotangent, image, *operands, **options):
   points, moves = plain.halves(operands)
-  gradients = _GRAD_COORDS.bind(image, cotangent, *points, **options)
+  gradients = GRAD_COORDS.bind(image, cotangent, *points, **options)
   wanted = map(ad.is_undefined_primal, moves)
   gradients = [g if want else None for g, want in zip(gradients, wanted)]
   return None, *[None] * len(points), *gradients
@@ -320,8 +276,8 @@ def _transpose_grad_image(cotangent, values, *points, shape, **options):
   return to_values, *[None] * len(points)
 
 
-ad.primitive_jvps[READ] = _linear_change(READ, _move_read)
-ad.primitive_jvps[_GRAD_IMAGE] = _linear_change(_GRAD_IMAGE, _move_grad_image)
+ad.primitive_jvps[READ] = linear_change(READ, _move_read)
+ad.primitive_jvps[GRAD_IMAGE] = linear_change(GRAD_IMAGE, _move_grad_image)
 ad.primitive_transposes[READ] = _transpose_read
 ad.primitive_transposes[_SLOPE] = _transpose_slope
-ad.primitive_transposes[_GRAD_IMAGE] = _transpose_grad_image
+ad.primitive_transposes[GRAD_IMAGE] = _transpose_grad_image

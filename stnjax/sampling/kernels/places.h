@@ -39,8 +39,11 @@ struct Axis {
       return static_cast<int32_t>(fills() || index > 0 ? beyond : 0);
     }
     const int32_t every = static_cast<int32_t>(period);
-    int32_t rest = index % every;
-    if (rest < 0) rest += every;
+    int32_t rest = index < 0 ? index + every : index;
+    if (rest < 0 || rest >= every) {  // divisions are slow
+      rest = index % every;
+      if (rest < 0) rest += every;
+    }
     return rest <= last ? rest : static_cast<int32_t>(size + beyond - rest);
   }
 };
@@ -149,51 +152,6 @@ INLINE Range<T> range_of(const Axis& axis) {
   }
   const T least = T(low + before) - (kTaps == 1 ? T(0.5) : T(0));
   return {T(low + before) - 1, least, T(high + before) + 1};
-}
-
-// Where a matrix takes some pixels of a result, padded.
-template <int kAxes, typename T>
-INLINE void map_pixels(const Sizes& s, const Source<T>& source, int64_t start,
-                       int64_t count, T (*places)[kBlock]) {
-  const int64_t width = source.shape[0];
-  int64_t row = (source.first + start) / width;
-  int32_t column = static_cast<int32_t>((source.first + start) % width);
-  const auto middle = [](int64_t size) { return T(size - 1) / 2; };
-  for (int64_t from = 0; from < count;) {
-    const int64_t until = std::min(count, from + width - column);
-    int64_t other = row;  // along the axes beside x
-    T at[kAxes];
-    for (int a = 1; a < kAxes; ++a) {
-      at[a] = T(other % source.shape[a]) - middle(source.shape[a]);
-      other /= source.shape[a];
-    }
-    const T left = T(column) - middle(width);
-    for (int a = 0; a < kAxes; ++a) {
-      const T* weights = source.matrix + a * (kAxes + 1);
-      T shift = weights[kAxes];
-      for (int b = kAxes - 1; b > 0; --b) shift = weights[b] * at[b] + shift;
-      const T scale = weights[0], centre = middle(s.axes[a].size);
-      T* __restrict along = places[a] + from;
-#pragma omp simd
-      for (int32_t i = 0; i < static_cast<int32_t>(until - from); ++i) {
-        along[i] = (scale * (left + T(i)) + shift) + centre;
-      }
-    }
-    from = until;
-    column = 0;
-    ++row;
-  }
-  for (int a = 0; a < kAxes; ++a) {
-    if (s.axes[a].fills()) continue;
-    // As `near` in padding.py.
-    const T beyond = taps_of(s.weighting) == 4 ? 4 : 0;
-    const T low = -beyond, high = T(s.axes[a].size - 1) + beyond;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      const T place = places[a][i];
-      places[a][i] = place < low ? low : place > high ? high : place;
-    }
-  }
 }
 
 template <typename T, int kAxes, int kTaps>

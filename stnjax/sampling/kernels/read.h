@@ -9,6 +9,7 @@
 #include <memory>
 #include <type_traits>
 
+#include "coordinates.h"
 #include "lanes.h"
 #include "places.h"
 #include "taps.h"
@@ -143,11 +144,7 @@ INLINE void read(Case<T, kAxes, kTaps> which, const Sizes& s,
   T places[kAxes][kBlock];
   for (int64_t start = 0; start < count; start += kBlock) {
     const int64_t size = std::min(kBlock, count - start);
-    Points<T> points = source.points.from(start);
-    if (source.matrix) {
-      map_on(Case<T, kAxes, 0>{}, s, source, start, size, places);
-      for (int a = 0; a < kAxes; ++a) points.along[a] = places[a];
-    }
+    const Points<T> points = points_at(s, source, start, size, places);
     place_on(which, s, points, size, false, p);
     prefetch(p, size, s.channels, rows, image);
     Value* block;

@@ -5,7 +5,7 @@
 // a matrix [..., N, N + 1], of which they are `places` in affine_maps.py; then
 // values are [..., (D,) H, W, C]. Attributes: `weighting`, see places.h;
 // `beyond`, `period`: those of an axis, for x, y(, z). Filters: see filters.h;
-// banded products: see bands.h.
+// banded products: see bands.h; remainders: see coordinates.h.
 
 #include <cstdint>
 #include <type_traits>
@@ -60,12 +60,13 @@ Points<T> points_of(const Operands& operands, size_t first, const Sizes& s) {
   return points;
 }
 
-// The points to read: of all pixels of `values`, if the operand is a matrix.
+// The points among operands, from `first` on: of all pixels of `values`, if a
+// matrix is the only one there.
 template <typename T>
-Source<T> source_of(const Operands& operands, const ffi::AnyBuffer& values,
-                    const Sizes& s) {
-  if (operands.size() > 2) return {points_of<T>(operands, 1, s)};
-  Source<T> source = {{}, operand(operands, 1).typed_data<T>()};
+Source<T> source_of(const Operands& operands, size_t first,
+                    const ffi::AnyBuffer& values, const Sizes& s) {
+  if (operands.size() > first + 1) return {points_of<T>(operands, first, s)};
+  Source<T> source = {{}, operand(operands, first).typed_data<T>()};
   const auto shape = values.dimensions();
   for (int a = 0; a < s.num_axes; ++a) {
     source.shape[a] = shape[shape.size() - 2 - a];
@@ -102,7 +103,7 @@ ffi::Error read_call(ffi::ThreadPool pool, Operands operands, Results results,
     using T = decltype(zero);
     const auto image = operand(operands, 0), values = result(results, 0);
     const Sizes s = sizes_of(image, values, weighting, beyond, period);
-    const Source<T> source = source_of<T>(operands, values, s);
+    const Source<T> source = source_of<T>(operands, 1, values, s);
     if constexpr (std::is_same_v<T, float>) {
       if (image.element_type() == ffi::DataType::U8) {
         stnjax::read_all(pool, s, image.typed_data<uint8_t>(), source,
@@ -133,7 +134,7 @@ ffi::Error grad_coords_call(ffi::ThreadPool pool, Operands operands,
   });
 }
 
-// values, coordinates -> gradient of the image
+// values, coordinates or a matrix -> gradient of the image
 ffi::Error grad_image_call(ffi::ThreadPool pool, Operands operands,
                            Results results, int64_t weighting, Numbers beyond,
                            Numbers period) {
@@ -142,8 +143,23 @@ ffi::Error grad_image_call(ffi::ThreadPool pool, Operands operands,
     const auto values = operand(operands, 0), image = result(results, 0);
     const Sizes s = sizes_of(image, values, weighting, beyond, period);
     stnjax::grad_image_all(pool, s, values.typed_data<T>(),
-                           points_of<T>(operands, 1, s),
+                           source_of<T>(operands, 1, values, s),
                            image.typed_data<T>());
+  });
+}
+
+// image, cotangent, matrix -> gradient of the matrix
+ffi::Error grad_affine_call(ffi::ThreadPool pool, Operands operands,
+                            Results results, int64_t weighting, Numbers beyond,
+                            Numbers period) {
+  return by_type(operands, beyond, [&](auto zero) {
+    using T = decltype(zero);
+    const auto image = operand(operands, 0), cotangent = operand(operands, 1);
+    const Sizes s = sizes_of(image, cotangent, weighting, beyond, period);
+    stnjax::grad_matrix_all(pool, s, image.typed_data<T>(),
+                            source_of<T>(operands, 2, cotangent, s),
+                            cotangent.typed_data<T>(),
+                            result(results, 0).typed_data<T>());
   });
 }
 
@@ -219,6 +235,18 @@ ffi::Error band_call(ffi::ThreadPool pool, Operands operands, Results results,
   });
 }
 
+// numbers -> remainders of their division by `period`
+ffi::Error remainder_call(ffi::ThreadPool pool, Operands operands,
+                          Results results, int64_t period) {
+  const auto numbers = operand(operands, 0), rests = result(results, 0);
+  return by_type(numbers.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    stnjax::remainders_all(pool, numbers.typed_data<T>(),
+                           static_cast<int64_t>(numbers.element_count()),
+                           period, rests.typed_data<T>());
+  });
+}
+
 }  // namespace
 
 // The version of the interface that this was built for.
@@ -247,6 +275,8 @@ DEFINE_SAMPLER(stnjax_sampler_read, read_call);
 DEFINE_SAMPLER(stnjax_sampler_read_affine, read_call);
 DEFINE_SAMPLER(stnjax_sampler_grad_coords, grad_coords_call);
 DEFINE_SAMPLER(stnjax_sampler_grad_image, grad_image_call);
+DEFINE_SAMPLER(stnjax_sampler_grad_affine, grad_affine_call);
+DEFINE_SAMPLER(stnjax_sampler_grad_image_affine, grad_image_call);
 DEFINE(stnjax_sampler_filter, filter_call,
            .Attr<int64_t>("axis")
            .Attr<bool>("cyclic"));
@@ -254,3 +284,4 @@ DEFINE(stnjax_sampler_correlate, correlate_call,
            .Attr<int64_t>("axis")
            .Attr<bool>("cyclic"));
 DEFINE(stnjax_sampler_band, band_call, .Attr<int64_t>("axis"));
+DEFINE(stnjax_sampler_remainder, remainder_call, .Attr<int64_t>("period"));

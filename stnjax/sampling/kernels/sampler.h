@@ -1,5 +1,5 @@
 // Sampling of a batch and both gradients, for every method, number of axes and
-// type of numbers, filters and banded products; by threads.
+// type of numbers, filters, banded products and remainders; by threads.
 
 #ifndef STNJAX_SAMPLING_KERNELS_SAMPLER_H_
 #define STNJAX_SAMPLING_KERNELS_SAMPLER_H_
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bands.h"
+#include "coordinates.h"
 #include "filters.h"
 #include "gradients.h"
 #include "parallel.h"
@@ -48,8 +49,8 @@ namespace stnjax {
   READ_KERNEL(target, few, Type, Type, axes, taps)                            \
   target inline void grad_image_on(                                           \
       Case<Type, axes, taps> which, const Sizes& s, const Type* values,       \
-      const Points<Type>& points, int64_t count, Type* image) {               \
-    grad_image<few>(which, s, values, points, count, image);                  \
+      const Source<Type>& source, int64_t count, Type* image) {               \
+    grad_image<few>(which, s, values, source, count, image);                  \
   }
 
 // "nearest" has no gradient with respect to coordinates.
@@ -61,6 +62,13 @@ namespace stnjax {
       int64_t count, const Points<Type, Type>& gradients) {                   \
     grad_coords<few>(which, s, image, nothing, points, cotangent, count,      \
                      gradients);                                              \
+  }                                                                           \
+  target inline void grad_matrix_on(                                          \
+      Case<Type, axes, taps> which, const Sizes& s, const Type* image,        \
+      const Type* nothing, const Source<Type>& source, const Type* cotangent, \
+      int64_t count, double* matrix) {                                        \
+    grad_matrix<few>(which, s, image, nothing, source, cotangent, count,      \
+                     matrix);                                                 \
   }
 
 #define BYTES_KERNELS(target, few, Pixel)      \
@@ -76,8 +84,9 @@ namespace stnjax {
 #define MAP_KERNEL(target, Type, axes)                                 \
   target inline void map_on(Case<Type, axes, 0>, const Sizes& s,       \
                             const Source<Type>& source, int64_t start, \
-                            int64_t count, Type (*places)[kBlock]) {   \
-    map_pixels<axes>(s, source, start, count, places);                 \
+                            int64_t count, Type (*places)[kBlock],     \
+                            Signs<Type> signs) {                       \
+    map_pixels<axes>(s, source, start, count, places, signs);          \
   }
 
 #define FILTER_KERNELS(target, Type)                                          \
@@ -100,8 +109,15 @@ namespace stnjax {
     combine_range(s, numbers, weights, starts, first, last, width, results);  \
   }
 
+#define REMAINDER_KERNEL(target, Type)                                        \
+  target inline void remainders_on(const Type* numbers, int64_t count,        \
+                                   int64_t period, Type* rests) {             \
+    remainders(numbers, count, period, rests);                                \
+  }
+
 #define ALL_KERNELS(target, few, Type)         \
   FILTER_KERNELS(target, Type)                 \
+  REMAINDER_KERNEL(target, Type)               \
   BAND_KERNEL(target, Type, Type)              \
   MAP_KERNEL(target, Type, 2)                  \
   MAP_KERNEL(target, Type, 3)                  \
@@ -165,16 +181,55 @@ void grad_coords_all(Pool& pool, const Sizes& s, const T* image,
   });
 }
 
+template <typename T, int kAxes>
+void grad_matrix_on(Case<T, kAxes, 1>, const Sizes&, const T*, const T*,
+                    const Source<T>&, const T*, int64_t, double*) {}
+
+template <typename T, typename Pool>
+void grad_matrix_all(Pool& pool, const Sizes& s, const T* image,
+                     const Source<T>& source, const T* cotangent,
+                     T* matrices) {
+  const int64_t numbers = s.num_axes * (s.num_axes + 1);  // of a matrix
+  std::fill_n(matrices, s.batch * numbers, T(0));
+  if (s.points * s.channels == 0) return;
+  const std::vector<T> nothing(s.channels);
+  // Each part of an image has a sum of its own; these are added in order: the
+  // same every time.
+  const int64_t part = std::max<int64_t>(1, kGrain / (kBlock * s.channels)) *
+                       kBlock;  // points
+  const int64_t parts = (s.points + part - 1) / part;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (s.points * s.channels));
+  std::vector<double> sums(s.batch * parts * numbers);
+  in_parallel(pool, s.batch * parts, grain, [&](int64_t i, int64_t last) {
+    for (; i < last; ++i) {
+      const int64_t at = i / parts, start = i % parts * part;
+      const int64_t first = at * s.points + start;
+      by_case<T>(s, [&](auto which) {
+        grad_matrix_on(which, s, image + at * s.numbers(), nothing.data(),
+                       source.of(s, at, first), cotangent + first * s.channels,
+                       std::min(part, s.points - start), &sums[i * numbers]);
+      });
+    }
+  });
+  for (int64_t i = 0; i < s.batch * numbers; ++i) {
+    double sum = 0;
+    for (int64_t p = 0; p < parts; ++p) {
+      sum += sums[(i / numbers * parts + p) * numbers + i % numbers];
+    }
+    matrices[i] = static_cast<T>(sum);
+  }
+}
+
 template <typename T, typename Pool>
 void grad_image_all(Pool& pool, const Sizes& s, const T* values,
-                    const Points<T>& points, T* image) {
+                    const Source<T>& source, T* image) {
   // Each image by one thread, in order: the same sums every time.
   over_images(pool, s, [&](int64_t i) {
     T* pixels = image + i * s.numbers();
     std::fill_n(pixels, s.numbers(), T(0));
     by_case<T>(s, [&](auto which) {
       grad_image_on(which, s, values + i * s.points * s.channels,
-                    points.from(i * s.points), s.points, pixels);
+                    source.of(s, i, i * s.points), s.points, pixels);
     });
   });
 }
@@ -226,6 +281,18 @@ void correlate_all(Pool& pool, const Lines& s, const T* images,
       weights[image * s.taps + d] = static_cast<T>(sum);
     }
   }
+}
+
+template <typename T, typename Pool>
+void remainders_all(Pool& pool, const T* numbers, int64_t count,
+                    int64_t period, T* rests) {
+  in_parallel(pool, count, kGrain, [&](int64_t first, int64_t last) {
+    // In blocks: one number that is large or NaN slows down its own.
+    for (int64_t start = first; start < last; start += kBlock) {
+      remainders_on(numbers + start, std::min(kBlock, last - start), period,
+                    rests + start);
+    }
+  });
 }
 
 template <typename Number, typename T, typename Pool>

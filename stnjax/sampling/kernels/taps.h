@@ -105,9 +105,19 @@ struct Patches {
       const int64_t patch = i - start;
       const TapsAnywhere<const Pixel, kAxes, kTaps> taps(s, p, i, kChannels,
                                                          image, nothing);
+      const bool together = taps.column[0] >= 0 &&
+                            taps.column[kTaps - 1] - taps.column[0] ==
+                                (kTaps - 1) * kChannels;
       for (int r = 0; r < kTotal / kTaps; ++r) {
-        for (int k = 0; k < kTaps; ++k) {
-          std::copy_n(taps(r, k), kChannels, pixels[patch][r][k]);
+        Pixel* row = pixels[patch][r][0];
+        if (taps.row[r] < 0) {
+          std::fill_n(row, kTaps * kChannels, Pixel(0));
+        } else if (together) {
+          std::copy_n(taps(r, 0), kTaps * kChannels, row);
+        } else {
+          for (int k = 0; k < kTaps; ++k) {
+            std::copy_n(taps(r, k), kChannels, row + k * kChannels);
+          }
         }
       }
       p.first[i] = static_cast<int32_t>(patch * kTotal);
