@@ -99,13 +99,18 @@ class ResultsTest(absltest.TestCase):
     self.assertEqual((RESULTS / "claims.md").read_text(), text)
 
   def test_the_guide_to_pose_estimators_has_the_tables_of_its_runs(self):
-    for name, axis in (
-      ("pose_full_circle", "rotation"),
-      ("pose_rotation", "rotation"),
-      ("pose_scale", "scale_x"),
-      ("pose_similarity", "rotation"),
+    for names, axis in (
+      (["pose_full_circle"], "rotation"),
+      (["pose_full_circle_1000"], "rotation"),
+      (["pose_rotation"], "rotation"),
+      (["pose_scale"], "scale_x"),
+      (["pose_similarity", "pose_similarity_c1"], "rotation"),
     ):
-      runs, _ = finished.read_all(epath.Path(RESULTS / name))
+      runs = [
+        run
+        for name in names
+        for run in finished.read_all(epath.Path(RESULTS / name))[0]
+      ]
       (group,) = groups.group(runs)
       table = tables.markdown(guide.table(group, axis))
       self.assertIn(table, (DOCS / "pose_estimators.md").read_text())
