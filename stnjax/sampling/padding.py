@@ -27,7 +27,8 @@ class Padding:
     name: Name of the padding.
     apply: From positions `[...]` in pixels, the size of the axis and
       `align_corners` to the positions inside that stand for them; as given
-      where the outside is a fill.
+      where the outside is a fill. Compiled code finds the same ones by
+      `pixel_after` and `period` alone.
     pixel_after: From the size of the axis and `align_corners` to the index of
       the pixel that stands right after the last one; -1 where the outside is a
       fill.
@@ -203,7 +204,7 @@ def divided(position: jax.Array, *, period: Any) -> jax.Array:
 REMAINDER = primitives.define(
   "stnjax_sampler_remainder", lambda shape, period: [shape], ("period",)
 )
-"""The remainder of positions, which compiled code has faster than XLA."""
+"""The remainder of positions; compiled on CPU, see `kernels.operations`."""
 
 
 def _change_remainder(

@@ -107,6 +107,81 @@ class GradientsTest(parameterized.TestCase):
   def test_of_volumes(self, padding):
     self.compare_gradients(3, "linear", padding)
 
+  @parameterized.parameters("border", "reflection", "wrap")
+  def test_of_another_shape_in_float64(self, padding):
+    image, theta = inputs(2, np.float64)
+    shape = (11, 3)
+    options = dict(padding=padding, method="cubic")
+    with jax.enable_x64(True):
+      theta = jnp.asarray(theta, jnp.float64)
+      points = sampling.affine_pixel_grid(theta, image.shape[1:3], shape)
+      mask = np.random.default_rng(1).normal(size=points.shape[:-1])
+
+      def at_points(image, theta):
+        points = sampling.affine_pixel_grid(theta, image.shape[1:3], shape)
+        return sampling.sample_pixels(
+          image, points, implementation="gather", **options
+        )
+
+      def warped(image, theta):
+        return stnjax.warp(image, theta, output_shape=shape, **options)
+
+      found, wanted = (
+        jax.jit(jax.grad(lambda *a, f=f: (f(*a)[..., 0] * mask).sum(), (0, 1)))(
+          image, theta
+        )
+        for f in (warped, at_points)
+      )
+      for ours, theirs in zip(found, wanted, strict=True):
+        self.assertEqual(ours.dtype, np.float64)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+  def test_clamped_points_hide_what_is_not_finite(self):
+    image, theta = inputs(2)
+    theta = np.array([[[3, 0, 0.01], [0, 3, 0.02]]] * 3, np.float32)
+    cotangent = np.zeros(image.shape, np.float32)
+    cotangent[:, 0, 0] = np.inf  # beyond a corner
+
+    def to_theta(theta):
+      return stnjax.warp(image, theta, padding="border")
+
+    (gradient,) = jax.vjp(to_theta, theta)[1](cotangent)
+    np.testing.assert_array_equal(gradient, 0)
+
+  @parameterized.parameters("compiled", "points", "gather")
+  def test_derivatives_transposed(self, kind):
+    # Both are linear in the image, the second one in its cotangent, too.
+    image, theta = inputs(2)
+    shape = image.shape[1:3]
+
+    def read(image, theta):
+      if kind == "compiled":
+        return stnjax.warp(image, theta, implementation="compiled")
+      points = sampling.affine_pixel_grid(theta, shape, shape)
+      kernel = "gather" if kind == "gather" else "compiled"
+      return sampling.sample_pixels(image, points, implementation=kernel)
+
+    rng = np.random.default_rng(1)
+    move, values = (
+      rng.normal(size=a.shape).astype(np.float32) for a in (theta, image)
+    )
+
+    def slope(image):
+      return jax.jvp(lambda t: read(image, t), (theta,), (move,))[1]
+
+    def gradient(image, cotangent):
+      return jax.vjp(lambda t: read(image, t), theta)[1](cotangent)[0]
+
+    for f, given, cotangent in (
+      (slope, image, values),
+      (lambda i: gradient(i, values), image, move),
+      (lambda c: gradient(image, c), values, move),
+    ):
+      (transposed,) = jax.linear_transpose(f, given)(cotangent)
+      np.testing.assert_allclose(
+        np.vdot(transposed, given), np.vdot(cotangent, f(given)), rtol=1e-3
+      )
+
   @pytest.mark.slow
   def test_of_cubic_volumes(self):
     self.compare_gradients(3, "cubic", "mixed")

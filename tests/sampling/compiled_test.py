@@ -228,10 +228,10 @@ for method in ("nearest", "linear", "cubic"):
       return values, *vjp(values)
     theta = np.eye(axes, axes + 1) + rng.normal(size=(len(image), axes, 1)) / 9
     warp = jax.jit(lambda i, t: stnjax.warp(i, t, method=method))
-    warped = [
-      warp(i, theta.astype(np.float32))
-      for i in (image, (99 * image).astype(np.uint8))
-    ]
+    theta = theta.astype(np.float32)
+    warped = [warp(i, theta) for i in (image, (99 * image).astype(np.uint8))]
+    gradients = jax.jit(jax.grad(lambda *a: (warp(*a) ** 2).sum(), (0, 1)))
+    warped += gradients(image, theta)
     for array in (*jax.jit(run)(image, grid), *warped):
       digest.update(np.asarray(array).tobytes())
 print(digest.hexdigest())

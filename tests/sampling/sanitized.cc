@@ -68,8 +68,10 @@ std::vector<T> draw_matrices(const stnjax::Sizes& s) {
 
 template <typename T>
 void run(int axes) {
+  const int64_t rows = draw(1, 9), planes = axes == 3 ? draw(1, 3) : 1;
+  const int64_t width = draw(0, 150 / (rows * planes) + 3);
   stnjax::Sizes s = {draw(0, 3), draw(0, 1) ? draw(0, 9) : draw(1, 4),
-                     draw(0, 150), draw(0, 3), axes, {}};
+                     width * rows * planes, draw(0, 3), axes, {}};
   int64_t pixels = s.batch * s.channels;
   for (int a = 0; a < axes; ++a) {
     s.axes[a] = draw_axis();
@@ -107,14 +109,12 @@ void run(int axes) {
     stnjax::remainders_all(pool, places[a].data(), count, draw(1, 9),
                            slopes[a].data());
   }
-  // Of as many pixels, in one row or column.
+  // Of as many pixels, which a matrix maps.
   const std::vector<T> matrix = draw_matrices<T>(s);
   std::vector<T> to_matrix(matrix.size());
-  const bool column = draw(0, 1);
   if (s.points > 0) {
-    const int64_t width = column ? 1 : s.points;
     const stnjax::Source<T> source = {
-        {}, matrix.data(), {width, s.points / width, 1}};
+        {}, matrix.data(), {width, rows, planes}};
     read(source);
     stnjax::grad_matrix_all<T>(pool, s, image.data(), source, cotangent.data(),
                                to_matrix.data());

@@ -3,8 +3,9 @@
 As those of `operations`, but of a matrix that takes the pixels of the result to
 the points: `read`, the values; `slope`, their change as the matrix moves;
 `grad`, the gradient of the matrix; `grad_image`, of the image. On CPU all but
-`slope` are functions of sampler.cc, which write no points to memory; elsewhere
-they are made of the operations on points.
+`slope` are functions of sampler.cc, which write no points to memory; elsewhere,
+and where several matrices share an image, they are made of the operations on
+points.
 """
 
 import functools
@@ -106,7 +107,7 @@ def _move_read(operands, moves, **options):
 def _move_grad_image(operands, moves, **options):
   values, matrix = operands
   add = functools.partial(_grad_image, values, **options)
-  return jax.jvp(add, (matrix,), moves)[1]
+  return jax.jvp(add, (matrix,), tuple(moves))[1]
 
 
 def _transpose_read(cotangent, image, matrix, *, output_shape, **options):
@@ -117,8 +118,22 @@ def _transpose_read(cotangent, image, matrix, *, output_shape, **options):
 
 
 def _transpose_slope(cotangent, image, matrix, move, **options):
-  del move
+  if ad.is_undefined_primal(image):
+    return _along(image, cotangent, matrix, move, **options), None, None
   return None, None, _GRAD.bind(image, cotangent, matrix, **options)
+
+
+def _transpose_grad(move, image, cotangent, matrix, **options):
+  if ad.is_undefined_primal(image):
+    return _along(image, cotangent, matrix, move, **options), None, None
+  return None, _SLOPE.bind(image, matrix, move, **options), None
+
+
+def _along(image, values, matrix, move, *, output_shape, **options):
+  """The adjoint of `slope` in the image."""
+  options |= {"output_shape": output_shape}
+  shape = image.aval.shape[-len(output_shape) - 1 : -1]
+  return _move_grad_image((values, matrix), (move,), shape=shape, **options)
 
 
 def _transpose_grad_image(cotangent, values, matrix, *, shape, **options):
@@ -132,4 +147,5 @@ ad.primitive_jvps[_GRAD_IMAGE] = operations.linear_change(
 )
 ad.primitive_transposes[READ] = _transpose_read
 ad.primitive_transposes[_SLOPE] = _transpose_slope
+ad.primitive_transposes[_GRAD] = _transpose_grad
 ad.primitive_transposes[_GRAD_IMAGE] = _transpose_grad_image

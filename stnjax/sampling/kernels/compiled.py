@@ -117,8 +117,8 @@ def _maps(
   padding: Padding | PaddingPerAxis,
 ) -> bool:
   """Whether the compiled code can map pixels by a matrix, and pad points."""
-  # Mirrored at centres, two pixels repeat as if they were not mirrored, but
-  # have other gradients there.
+  # Up to two pixels repeat alike whether they are mirrored or not; only the
+  # padding knows their gradients at the mirrors.
   alike = [
     size <= 2 and padding.along(axis).repeats
     for axis, size in enumerate(image.shape[-2::-1])

@@ -22,10 +22,11 @@ INLINE void remainders(const T* numbers, int64_t count, int64_t period,
   for (int64_t i = 0; i < count; ++i) {
     small &= std::abs(numbers[i]) < kSmall ? 1 : 0;  // not for NaN
   }
-  const double divisor = static_cast<T>(period), inverse = 1 / divisor;
+  const T rounded = static_cast<T>(period);  // as a number of XLA's
+  const double divisor = rounded, inverse = 1 / divisor;
   if (!small) {
     for (int64_t i = 0; i < count; ++i) {
-      rests[i] = std::fmod(numbers[i], T(divisor));
+      rests[i] = std::fmod(numbers[i], rounded);
     }
     return;
   }
@@ -48,15 +49,15 @@ using Signs = T (*)[kBlock];
 
 // Brings coordinates of any size into an image that repeats, or for four taps
 // less than a period from 0: `apply_padding` and `near` in padding.py.
-template <typename T>
+template <bool kSigns, typename T>
 INLINE void fold(const Axis& axis, bool four_taps, int64_t count,
                  T* __restrict places, T* __restrict signs) {
   constexpr T kLimit = std::numeric_limits<T>::max() / 8;
-  T kept[kBlock], rests[kBlock];
+  T rests[kBlock];
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const T place = places[i];
-    kept[i] = place > -kLimit && place < kLimit ? T(1) : T(0);
+    if (kSigns) signs[i] = place > -kLimit && place < kLimit ? T(1) : T(0);
     places[i] = place < -kLimit ? -kLimit : place > kLimit ? kLimit : place;
   }
   remainders(places, count, axis.period, rests);
@@ -70,8 +71,10 @@ INLINE void fold(const Axis& axis, bool four_taps, int64_t count,
       const T rest = before ? 2 * low - rests[i] : rests[i];
       const bool after = !(rest < high);
       const T place = after ? 2 * high - rest : rest;
-      kept[i] *= place > 0 && place < last ? T(1) : T(0);
-      kept[i] = before != after ? -kept[i] : kept[i];
+      if (kSigns) {
+        const T kept = place > 0 && place < last ? signs[i] : T(0);
+        signs[i] = before != after ? -kept : kept;
+      }
       places[i] = place < 0 ? T(0) : place > last ? last : place;
     }
   } else if (!four_taps) {
@@ -83,7 +86,6 @@ INLINE void fold(const Axis& axis, bool four_taps, int64_t count,
   } else {
     std::copy_n(rests, count, places);
   }
-  if (signs) std::copy_n(kept, count, signs);
 }
 
 // The same for an image that continues with its outermost pixels.
@@ -154,8 +156,10 @@ INLINE void map_pixels(const Sizes& s, const Source<T>& source, int64_t start,
     T* sign = signs ? signs[a] : nullptr;
     if (s.axes[a].fills()) {
       if (sign) std::fill_n(sign, count, T(1));
+    } else if (s.axes[a].period && sign) {
+      fold<true>(s.axes[a], four_taps, count, places[a], sign);
     } else if (s.axes[a].period) {
-      fold(s.axes[a], four_taps, count, places[a], sign);
+      fold<false>(s.axes[a], four_taps, count, places[a], sign);
     } else {
       clamp(s.axes[a], four_taps, count, places[a], sign);
     }
@@ -182,7 +186,8 @@ INLINE void add_moments(const Source<T>& source, int64_t start, int64_t count,
   over_rows<kAxes>(source, start, count, [&](int64_t from, int64_t until,
                                              const T* at) INLINED {
     for (int a = 0; a < kAxes; ++a) {
-      const T *slope = slopes[a] + from, left = at[0];
+      const T* slope = slopes[a] + from;
+      const T left = at[0];
       T sum = 0, moment = 0;
 #pragma omp simd reduction(+ : sum, moment)
       for (int32_t i = 0; i < static_cast<int32_t>(until - from); ++i) {

@@ -178,7 +178,10 @@ INLINE void grad_matrix(Case<T, kAxes, kTaps> which, const Sizes& s,
                        cotangent + start * s.channels, size, gradients);
     for (int a = 0; a < kAxes; ++a) {
 #pragma omp simd
-      for (int64_t i = 0; i < size; ++i) slopes[a][i] *= signs[a][i];
+      for (int64_t i = 0; i < size; ++i) {  // 0 also where slopes are NaN
+        const T sign = signs[a][i];
+        slopes[a][i] = sign == 0 ? T(0) : sign * slopes[a][i];
+      }
     }
     add_moments<kAxes>(source, start, size, slopes, matrix);
   }

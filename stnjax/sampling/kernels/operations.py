@@ -253,7 +253,7 @@ def _move_read(operands, moves, **options):
 def _move_grad_image(operands, moves, **options):
   values, *points = operands
   add = functools.partial(plain.grad_image, values, **options)
-  return jax.jvp(add, tuple(points), moves)[1]
+  return jax.jvp(add, tuple(points), tuple(moves))[1]
 
 
 def _transpose_read(cotangent, image, *points, **options):
@@ -264,10 +264,28 @@ def _transpose_read(cotangent, image, *points, **options):
 
 def _transpose_slope(cotangent, image, *operands, **options):
   points, moves = plain.halves(operands)
+  still = [None] * len(points)
+  if ad.is_undefined_primal(image):
+    to_image = _along(image, cotangent, points, moves, **options)
+    return to_image, *still, *still
   gradients = GRAD_COORDS.bind(image, cotangent, *points, **options)
   wanted = map(ad.is_undefined_primal, moves)
   gradients = [g if want else None for g, want in zip(gradients, wanted)]
-  return None, *[None] * len(points), *gradients
+  return None, *still, *gradients
+
+
+def _transpose_grad_coords(moves, image, cotangent, *points, **options):
+  moves = list(map(ad.instantiate_zeros, moves))
+  still = [None] * len(points)
+  if ad.is_undefined_primal(image):
+    return _along(image, cotangent, points, moves, **options), None, *still
+  return None, _SLOPE.bind(image, *points, *moves, **options), *still
+
+
+def _along(image, values, points, moves, **options):
+  """The adjoint of `slope` in the image."""
+  shape = image.aval.shape[-len(points) - 1 : -1]
+  return _move_grad_image((values, *points), moves, shape=shape, **options)
 
 
 def _transpose_grad_image(cotangent, values, *points, shape, **options):
@@ -280,4 +298,5 @@ ad.primitive_jvps[READ] = linear_change(READ, _move_read)
 ad.primitive_jvps[GRAD_IMAGE] = linear_change(GRAD_IMAGE, _move_grad_image)
 ad.primitive_transposes[READ] = _transpose_read
 ad.primitive_transposes[_SLOPE] = _transpose_slope
+ad.primitive_transposes[GRAD_COORDS] = _transpose_grad_coords
 ad.primitive_transposes[GRAD_IMAGE] = _transpose_grad_image

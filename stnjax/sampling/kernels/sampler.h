@@ -181,6 +181,7 @@ void grad_coords_all(Pool& pool, const Sizes& s, const T* image,
   });
 }
 
+// Of "nearest", which never asks for it.
 template <typename T, int kAxes>
 void grad_matrix_on(Case<T, kAxes, 1>, const Sizes&, const T*, const T*,
                     const Source<T>&, const T*, int64_t, double*) {}
