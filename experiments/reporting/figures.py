@@ -224,7 +224,7 @@ def errors_by_placement(
   for network, runs in members.items():
     errors = [100 * run.results["error"] for run in runs]
     parsed = placement.parse(network)
-    if not parsed.depths:
+    if network == "CNN":  # not GCNN or others without a transformer
       baseline += errors
     elif len(set(parsed.depths)) == 1:
       depth, kind = parsed.depths[0], parsed.prefix

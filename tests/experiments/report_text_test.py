@@ -165,6 +165,13 @@ class PlacementTest(absltest.TestCase):
     )
     self.assertEqual((iterations, baseline), ({}, [0.0]))
 
+  def test_the_baseline_is_the_cnn_alone(self):
+    errors = {"CNN": 40, "GCNN": 10, "STN-C0": 30, "STN-C1": 20}
+    made = [made_up.run(name, 0, error) for name, error in errors.items()]
+    (group,) = groups.group(made)
+    *_, baseline = figures.errors_by_placement(group.members)
+    self.assertEqual(baseline, [40.0])
+
   def test_added_iterations_count(self):
     made = [made_up.run("STN-SL1", 0, 10, more_iterations=(1, 2))]
     made += [made_up.run("STN-SL1x2", 0, 20, more_iterations=(1, 2))]
