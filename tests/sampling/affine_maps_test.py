@@ -24,10 +24,13 @@ def inputs(num_axes, dtype=np.float32, batch=(3,)):
   return image, theta.astype(np.float32)
 
 
-def at_points(image, theta, **options):
+def at_points(image, theta, output_shape=None, align_corners=False, **options):
   """The warp, by points that are worked out before, and XLA's gathers."""
   shape = image.shape[-theta.shape[-1] : -1]
-  points = sampling.affine_pixel_grid(theta, shape, shape)
+  options["align_corners"] = align_corners
+  points = sampling.affine_pixel_grid(
+    theta, shape, output_shape or shape, align_corners=align_corners
+  )
   return sampling.sample_pixels(
     image, points, implementation="gather", **options
   )
@@ -126,27 +129,15 @@ class GradientsTest(parameterized.TestCase):
   @parameterized.parameters("border", "reflection", "wrap")
   def test_of_another_shape_in_float64(self, padding):
     image, theta = inputs(2, np.float64)
-    shape = (11, 3)
-    options = dict(padding=padding, method="cubic")
+    options = dict(padding=padding, method="cubic", output_shape=(11, 3))
+    mask = np.random.default_rng(1).normal(size=(3, 11, 3, 1))
     with jax.enable_x64(True):
       theta = jnp.asarray(theta, jnp.float64)
-      points = sampling.affine_pixel_grid(theta, image.shape[1:3], shape)
-      mask = np.random.default_rng(1).normal(size=points.shape[:-1])
-
-      def at_points(image, theta):
-        points = sampling.affine_pixel_grid(theta, image.shape[1:3], shape)
-        return sampling.sample_pixels(
-          image, points, implementation="gather", **options
-        )
-
-      def warped(image, theta):
-        return stnjax.warp(image, theta, output_shape=shape, **options)
-
       found, wanted = (
-        jax.jit(jax.grad(lambda *a, f=f: (f(*a)[..., 0] * mask).sum(), (0, 1)))(
-          image, theta
-        )
-        for f in (warped, at_points)
+        jax.jit(
+          jax.grad(lambda *a, f=f: (f(*a, **options) * mask).sum(), (0, 1))
+        )(image, theta)
+        for f in (stnjax.warp, at_points)
       )
       for ours, theirs in zip(found, wanted, strict=True):
         self.assertEqual(ours.dtype, np.float64)
@@ -230,20 +221,13 @@ class GradientsTest(parameterized.TestCase):
       np.float32,
     )
     mask = rng.normal(size=image.shape).astype(np.float32)
-    shape = image.shape[1:3]
     options = dict(padding=padding, align_corners=align_corners)
 
-    def at_points(theta):
-      points = sampling.affine_pixel_grid(
-        theta, shape, shape, align_corners=align_corners
-      )
-      return sampling.sample_pixels(
-        image, points, implementation="gather", **options
-      )
-
     ours, theirs = (
-      jax.jit(jax.grad(lambda theta, f=f: (f(theta) * mask).sum()))(theta)
-      for f in (lambda theta: stnjax.warp(image, theta, **options), at_points)
+      jax.jit(
+        jax.grad(lambda theta, f=f: (f(image, theta, **options) * mask).sum())
+      )(theta)
+      for f in (stnjax.warp, at_points)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
